@@ -1,0 +1,1 @@
+"""The gateway beside the proxy that a tutorial would build: `make bench` (bench/run.py)."""

@@ -1,0 +1,145 @@
+"""
+The processes of a benchmark: who is started how, on which core, and what is read from them.
+
+1. The proxy has core 0 for itself; upstream and load share core 1.
+2. Every process is started here, is ended by its own id, and writes below one temporary directory.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+from urllib.request import urlopen
+
+import jwt
+from cryptography.hazmat.primitives.asymmetric import rsa
+
+ROOT = Path(__file__).resolve().parent.parent
+PROXY_CORE, LOAD_CORE = 0, 1
+USER, AUDIENCE, ISSUER = "alice", "https://gateway.bench.example", "https://issuer.bench.example"
+START_SECONDS = 60.0
+TICKS_PER_SECOND = os.sysconf("SC_CLK_TCK")
+
+
+@dataclass(frozen=True, slots=True)
+class Upstream:
+    """The API behind the proxies, running."""
+
+    port: int
+    token: str = field(repr=False)
+
+    def seen(self) -> tuple[int, int]:
+        """Return how many requests carried the injected token and nothing else, and how many did not."""
+        with urlopen(f"http://127.0.0.1:{self.port}/bench/seen", timeout=5) as answer:
+            counts = json.load(answer)
+        return counts["accepted"], counts["refused"]
+
+
+@dataclass(frozen=True, slots=True)
+class Proxy:
+    """A proxy, running: the process to measure, and its record: the files that match *record* below *directory*."""
+
+    name: str
+    port: int
+    pid: int
+    directory: Path
+    record: str
+    line: bytes
+
+    def cpu_seconds(self) -> float:
+        """Return user and system time of the process so far (proc(5), fields 14 and 15)."""
+        fields = Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()
+        return (int(fields[11]) + int(fields[12])) / TICKS_PER_SECOND
+
+    def recorded(self) -> int:
+        """Return how many requests its record holds."""
+        return sum(path.read_bytes().count(self.line) for path in self.directory.glob(self.record))
+
+
+@dataclass(frozen=True, slots=True)
+class Issuer:
+    """A key pair, its JWKS on disk, and one caller's JWT that outlives the benchmark."""
+
+    jwks_file: Path
+    credential: str = field(repr=False)
+
+
+def make_issuer(directory: Path) -> Issuer:
+    """Return an issuer whose key was made now."""
+    key = rsa.generate_private_key(public_exponent=65537, key_size=2048)
+    jwk = json.loads(jwt.algorithms.RSAAlgorithm.to_jwk(key.public_key()))
+    jwks_file = directory / "jwks.json"
+    jwks_file.write_text(json.dumps({"keys": [{**jwk, "kid": "bench", "alg": "RS256", "use": "sig"}]}))
+    now = int(time.time())
+    claims = {"iss": ISSUER, "aud": AUDIENCE, "sub": USER, "iat": now, "exp": now + 86_400}
+    return Issuer(jwks_file, jwt.encode(claims, key, algorithm="RS256", headers={"kid": "bench"}))
+
+
+def free_port() -> int:
+    """Return a port of 127.0.0.1 that nobody listens on at the moment."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@contextmanager
+def running(*words: str, core: int) -> Iterator[dict[str, Any]]:
+    """Run `python -m` *words* on *core*; give the JSON line that it prints when it is ready."""
+    command = ["taskset", "--cpu-list", str(core)] if len(os.sched_getaffinity(0)) > 1 else []
+    process = subprocess.Popen([*command, sys.executable, "-m", *words], cwd=ROOT, stdout=subprocess.PIPE)
+    assert process.stdout is not None
+    try:
+        line = process.stdout.readline()
+        if not line:
+            raise SystemExit(f"{words[0]} ended with {process.wait(START_SECONDS)} before it was ready")
+        yield json.loads(line)
+    finally:
+        process.terminate()
+        process.wait(timeout=START_SECONDS)
+        process.stdout.close()
+
+
+@contextmanager
+def running_upstream(issuer: Issuer, *, token: str) -> Iterator[Upstream]:
+    """Run the API that both proxies call."""
+    port = free_port()
+    words = ("bench.upstream", "--port", str(port), "--token", token, "--jwks-file", str(issuer.jwks_file))
+    with running(*words, core=LOAD_CORE):
+        yield Upstream(port, token)
+
+
+def _common(upstream: Upstream, *, port: int) -> tuple[str, ...]:
+    return (
+        *("--port", str(port), "--upstream", f"http://127.0.0.1:{upstream.port}", "--token", upstream.token),
+        *("--issuer", ISSUER, "--audience", AUDIENCE),
+    )
+
+
+@contextmanager
+def running_baseline(upstream: Upstream, issuer: Issuer, *, directory: Path) -> Iterator[Proxy]:
+    """Run the tutorial's proxy."""
+    port = free_port()
+    own = ("--jwks-file", str(issuer.jwks_file), "--record", str(directory / "baseline.jsonl"))
+    with running("bench.baseline", *_common(upstream, port=port), *own, core=PROXY_CORE) as ready:
+        yield Proxy("baseline", port, ready["pid"], directory, ready["record"], ready["line"].encode())
+
+
+@contextmanager
+def running_gateway(upstream: Upstream, *, directory: Path) -> Iterator[Proxy]:
+    """Run the gateway, set up through its command line and its token API."""
+    port = free_port()
+    own = (
+        *("--jwks-uri", f"http://127.0.0.1:{upstream.port}/bench/jwks", "--user", USER, "--directory", str(directory)),
+        *("--token-api-port", str(free_port()), "--console-port", str(free_port())),
+    )
+    with running("bench.gateway_under_test", *_common(upstream, port=port), *own, core=PROXY_CORE) as ready:
+        yield Proxy("gateway", port, ready["pid"], directory, ready["record"], ready["line"].encode())

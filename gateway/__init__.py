@@ -1,0 +1,20 @@
+"""
+The Connection Gateway: agents call third-party APIs through one URL and never hold a provider's token.
+
+A request's way (DESIGN section 2), and where to read about each step:
+
+    listen      proxy/listener.py    the caller's connection, its requests in order
+    route       proxy/routing.py     which route a target belongs to, or that it is refused
+    identify    access/identity.py   who is calling: a JWT, an agent key, a management key
+    authorize   access/policy.py     whether they may
+    token       proxy/tokens.py      the user's connection token, cached or from the token service
+    send        proxy/forward.py     the request as it leaves; proxy/upstream.py its connection
+    answer      proxy/relay.py       the upstream's answer, streamed back
+    record      proxy/record.py      what left, line by line; audit/log.py keeps it
+
+`proxy/exchange.py` is the order of these steps. Around them: `vault/` keeps and refreshes connection tokens, `descope.py`
+asks Descope for them instead, `net/` dials, `store/` is the database, `config/` reads routes.yaml, `console/` serves
+operators, `demo/` is a world to try it in, `server.py` joins everything, `cli/` starts it.
+"""
+
+__version__ = "0.1.0"

@@ -1,0 +1,147 @@
+"""
+`gateway serve`: run the gateway until SIGTERM or SIGINT.
+
+Rules:
+1. Flags win over routes.yaml. What cannot be used is said, with its place, before anything listens (exit code 3).
+2. A first signal drains, a second one ends at once.
+3. Logs are JSON lines on stderr; stdout stays empty.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from gateway.cli.config import DEFAULT_CONFIG, EXIT_INVALID
+from gateway.cli.data import EXIT_FAILURE, data_option
+
+if TYPE_CHECKING:
+    from gateway.config.values import Configuration
+
+
+@click.command()
+@click.option(
+    "-c",
+    "--config",
+    "file",
+    type=click.Path(dir_okay=False, path_type=Path),
+    default=DEFAULT_CONFIG,
+    envvar="GATEWAY_CONFIG",
+    show_default=True,
+    show_envvar=True,
+    help="The configuration.",
+)
+@data_option
+@click.option("--traffic", metavar="H:P", envvar="GATEWAY_TRAFFIC", help="Address for agents.")
+@click.option("--token-api", metavar="H:P", envvar="GATEWAY_TOKEN_API", help="Address for services that hold keys, or off.")
+@click.option("--console", metavar="H:P", envvar="GATEWAY_CONSOLE", help="Address for operators: health and metrics.")
+@click.option("--workers", metavar="N", type=click.IntRange(min=1), default=1, show_default=True)
+def serve(file: Path, data: Path, traffic: str | None, token_api: str | None, console: str | None, workers: int) -> None:
+    """Run the gateway."""
+    if workers > 1:
+        raise click.UsageError("--workers: more than one worker is not supported yet; run more replicas")
+    configuration = load_or_exit(file)
+    configuration = rebind(configuration, traffic=traffic, token_api=token_api, console=console)
+    run_until_signal(configuration, data)
+
+
+def load_or_exit(file: Path) -> Configuration:
+    """Return the configuration of *file*; print every problem and exit with 3 where there is one."""
+    from gateway.config.load import load
+    from gateway.config.problems import ConfigurationError
+
+    try:
+        configuration = load(file, environ=os.environ)
+    except ConfigurationError as exc:
+        for problem in exc.problems:
+            click.echo(str(problem), err=True)
+        sys.exit(EXIT_INVALID)
+    for warning in configuration.warnings:
+        click.echo(f"warning: {warning}", err=True)
+    return configuration
+
+
+def rebind(
+    configuration: Configuration, *, traffic: str | None, token_api: str | None, console: str | None
+) -> Configuration:
+    """Return *configuration* with the addresses that the flags give."""
+    from gateway.config.values import Bind
+
+    listeners = configuration.listeners
+    if traffic is not None:
+        host, port = _address("--traffic", traffic)
+        listeners = replace(listeners, traffic=replace(listeners.traffic, host=host, port=port))
+    if token_api is not None:
+        listeners = replace(listeners, token_api=None if token_api == "off" else Bind(*_address("--token-api", token_api)))
+    if console is not None:
+        listeners = replace(listeners, console=Bind(*_address("--console", console)))
+    return replace(configuration, listeners=listeners)
+
+
+def _address(flag: str, text: str) -> tuple[str, int]:
+    host, colon, port = text.rpartition(":")
+    if not colon or not port.isdigit() or int(port) > 65_535:
+        raise click.UsageError(f'{flag}: expected HOST:PORT, got "{text}"')
+    return host.strip("[]"), int(port)
+
+
+def run_until_signal(configuration: Configuration, data: Path) -> None:
+    """Serve *configuration* with the state in *data* until a signal says stop; exit with 1 when it cannot start."""
+    import uvloop
+    from sqlalchemy.exc import SQLAlchemyError
+
+    from gateway.server import CannotStart
+    from gateway.store.migrate import SchemaTooNew
+    from gateway.telemetry import configure_logs
+    from gateway.vault.connection import ConnectionInvalid
+    from gateway.vault.sealing import SealingKeyError
+
+    configure_logs()
+    try:
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            runner.run(_serve(configuration, data))
+    except (CannotStart, SchemaTooNew, ConnectionInvalid, SealingKeyError) as exc:
+        click.echo(f"gateway: {exc}", err=True)
+        sys.exit(EXIT_FAILURE)
+    except OSError as exc:
+        click.echo(f"gateway: cannot start: {exc.strerror or exc}", err=True)
+        sys.exit(EXIT_FAILURE)
+    except SQLAlchemyError as exc:
+        # Only the class: a driver's text may hold the database URL, and with it a password.
+        click.echo(f"gateway: the database cannot be used ({type(exc).__name__})", err=True)
+        sys.exit(EXIT_FAILURE)
+
+
+async def _serve(configuration: Configuration, data: Path) -> None:
+    import structlog
+
+    from gateway.server import Gateway, settle_garbage
+
+    log = structlog.get_logger()
+    gateway = await Gateway.start(configuration, data=data, environ=os.environ)
+    settle_garbage()
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    log.info(
+        "serving",
+        traffic=gateway.traffic_url,
+        token_api=gateway.token_api_url,
+        console=gateway.console_url,
+        record=str(gateway.record_path),
+        routes=len(configuration.routes),
+    )
+    await stop.wait()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.remove_signal_handler(number)  # the next one ends the process at once
+    log.info("draining", seconds=configuration.drain_seconds)
+    await gateway.stop()
+    log.info("stopped")

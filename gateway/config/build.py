@@ -1,0 +1,181 @@
+"""
+From the file's shape to values: nothing is checked here any more, nothing can fail.
+
+Rules:
+1. Text becomes what it means: URLs become origins and paths, networks become networks, lists become tuples.
+2. A route without `egress` has the global one.
+3. Relative file names start at the directory of the configuration file.
+"""
+
+from __future__ import annotations
+
+from ipaddress import ip_network
+from pathlib import Path
+
+from gateway.config.grammar import split_bind
+from gateway.config.problems import Problem
+from gateway.config.schema import (
+    CallersFile,
+    ConfigurationFile,
+    DescopeFile,
+    IssuerFile,
+    ListenersFile,
+    TokenApiFile,
+)
+from gateway.config.schema_routes import ConnectionFile, CredentialFile, EgressFile, InjectFile, PolicyFile, RouteFile
+from gateway.config.urls import parse_host, parse_origin, parse_url
+from gateway.config.values import (
+    Bind,
+    Claims,
+    Configuration,
+    ConnectionSettings,
+    DescopeSettings,
+    IssuerSettings,
+    Listeners,
+    PolicySettings,
+    Tls,
+    TrafficListener,
+    VaultSettings,
+)
+from gateway.models import AllowPattern, CredentialPlace, Egress, Injection, Limits, Route, Timeouts
+
+
+def build(file: ConfigurationFile, *, directory: Path, warnings: tuple[Problem, ...]) -> Configuration:
+    """Return the configuration that *file* says; *directory* is where relative file names start."""
+    egress = _egress(file.egress, directory)
+    token_service = _token_service(file)
+    return Configuration(
+        project=file.project,
+        listeners=_listeners(file.listeners, directory, is_vault=isinstance(token_service, VaultSettings)),
+        drain_seconds=file.drain_seconds,
+        issuers=_issuers(file.callers),
+        management_keys=file.callers.management_keys,
+        egress=egress,
+        token_service=token_service,
+        connections=tuple(map(_connection, file.connections)),
+        policies=None if file.policies is None else tuple(map(_policy, file.policies)),
+        routes=tuple(_route(route, egress, directory) for route in file.routes),
+        warnings=warnings,
+    )
+
+
+def _listeners(file: ListenersFile, directory: Path, *, is_vault: bool) -> Listeners:
+    host, port = split_bind(file.traffic.bind)
+    tls = file.traffic.tls
+    traffic = TrafficListener(
+        host=host,
+        port=port,
+        public_url=str(parse_origin(file.traffic.public_url)) if file.traffic.public_url else None,
+        tls=Tls(str(directory / tls.cert), str(directory / tls.key)) if tls else None,
+    )
+    # DESIGN section 7: with Descope as token service the token API is off.
+    is_on = isinstance(file.token_api, TokenApiFile) and is_vault
+    token_api = Bind(*split_bind(file.token_api.bind)) if is_on and isinstance(file.token_api, TokenApiFile) else None
+    return Listeners(traffic, token_api, Bind(*split_bind(file.console.bind)))
+
+
+def _issuers(file: CallersFile) -> tuple[IssuerSettings, ...]:
+    return tuple(map(_issuer, file.issuers))
+
+
+def _issuer(file: IssuerFile) -> IssuerSettings:
+    return IssuerSettings(
+        issuer=file.issuer,
+        audience=(file.audience,) if isinstance(file.audience, str) else tuple(file.audience),
+        jwks_uri=file.jwks_uri,
+        algorithms=tuple(file.algorithms),
+        claims=Claims(**file.claims.model_dump()),
+        required_scope=file.required_scope,
+        user_prefix=file.user_prefix,
+    )
+
+
+def _egress(file: EgressFile, directory: Path) -> Egress:
+    return Egress(
+        allow_private=tuple(ip_network(network) for network in file.allow_private),
+        allow_http=file.allow_http,
+        ca_file=str(directory / file.ca_file) if file.ca_file else None,
+    )
+
+
+def _token_service(file: ConfigurationFile) -> VaultSettings | DescopeSettings:
+    service = file.token_service
+    if not isinstance(service, DescopeFile):
+        return VaultSettings()
+    return DescopeSettings(service.project, str(parse_url(service.base_url)), service.credential)
+
+
+def _connection(file: ConnectionFile) -> ConnectionSettings:
+    return ConnectionSettings(
+        id=file.id,
+        name=file.name or file.id,
+        description=file.description,
+        type=file.type,
+        client_id=file.client_id,
+        client_secret=file.client_secret,
+        authorization_url=file.authorization_url,
+        token_url=file.token_url,
+        revocation_url=file.revocation_url,
+        scopes=tuple(file.scopes),
+        origins=None if file.origins is None else tuple(str(parse_origin(origin)) for origin in file.origins),
+        pkce=file.pkce,
+        token_auth=file.token_auth,
+    )
+
+
+def _policy(file: PolicyFile) -> PolicySettings:
+    return PolicySettings(
+        id=file.id,
+        effect=file.effect,
+        roles=tuple(file.roles or ()),
+        permissions=tuple(file.permissions or ()),
+        scopes=tuple(file.scopes or ()),
+        clients=tuple(file.clients or ()),
+        users=tuple(file.users or ()),
+        tenants=tuple(file.tenants or ()),
+        connections=tuple(file.connections or ()),
+        routes=tuple(file.routes or ()),
+        methods=tuple(file.methods or ()),
+        paths=tuple(file.paths or ()),
+    )
+
+
+def _route(file: RouteFile, egress: Egress, directory: Path) -> Route:
+    upstream = parse_url(file.upstream)
+    return Route(
+        name=file.name,
+        prefix="" if file.prefix == "/" else file.prefix,
+        origin=upstream.origin,
+        connection=file.connection,
+        base_path=upstream.path,
+        host=parse_host(file.host) if file.host else None,
+        subject=file.subject,
+        account=file.account,
+        scopes=None if file.scopes is None else tuple(sorted(set(file.scopes))),
+        allow=tuple(map(_allow, file.allow or ())),
+        encoded=frozenset(file.encoded),
+        credential=_credential(file),
+        inject=_injection(file.inject),
+        timeouts=Timeouts(**file.timeouts.model_dump()),
+        limits=Limits(**file.limits.model_dump()),
+        egress=egress if file.egress is None else _egress(file.egress, directory),
+    )
+
+
+def _allow(text: str) -> AllowPattern:
+    method, _, path = text.partition(" ")
+    return AllowPattern(method, path)
+
+
+def _credential(file: RouteFile) -> CredentialPlace:
+    if isinstance(file.credential, CredentialFile):
+        header = file.credential.header
+        # The Authorization field has its own kind, which knows the schemes.
+        return CredentialPlace() if header.lower() == "authorization" else CredentialPlace("header", header)
+    return CredentialPlace(file.credential)
+
+
+def _injection(file: InjectFile) -> Injection:
+    if file.basic is not None:
+        return Injection("basic", "Authorization", file.basic)
+    return Injection("header", file.header or "Authorization", file.format or "Bearer {token}")

@@ -1,0 +1,101 @@
+"""
+What a file may say, and perhaps should not: `gateway check` and `gateway serve` print these.
+
+Rules:
+1. A caution never stops anything; what must stop is an error.
+2. It says what follows from the choice, in one sentence.
+"""
+
+from __future__ import annotations
+
+from gateway.config.document import Document
+from gateway.config.problems import Path, Problem, did_you_mean
+
+
+def cautions(document: Document) -> list[Problem]:
+    """Return what is unwise in *document*, a document without errors."""
+    return [
+        *_callers(document),
+        *_token_service(document),
+        *_policies(document),
+        *_connections(document),
+        *_routes(document),
+    ]
+
+
+def _callers(document: Document) -> list[Problem]:
+    found = []
+    sends_caller = document.get("token_service", "credential") == "caller"
+    if not document.entries("callers", "issuers"):
+        path: Path = ("callers", "issuers") if document.get("callers", "issuers") is not None else ("callers",)
+        who = (
+            "nobody can call: Descope is asked with the caller's own token"
+            if sends_caller
+            else "only keys identify callers"
+        )
+        found.append(document.problem(path, f"no issuers: {who}"))
+    if document.get("callers", "management_keys") in (True, "true"):
+        text = "management keys choose their user and bypass policies on the traffic listener"
+        found.append(document.problem(("callers", "management_keys"), text))
+    return found
+
+
+def _token_service(document: Document) -> list[Problem]:
+    if document.get("token_service", "kind") != "descope":
+        return []
+    found = []
+    path: Path = ("token_service", "credential")
+    if document.get(*path) != "caller":
+        text = "a management key bypasses Descope's policies: only the policies of this file hold"
+        found.append(document.problem(path, text))
+        found += _literal_secret(document, path)
+    if isinstance(document.get("listeners", "token_api"), dict):
+        text = "the token API is off: Descope is the token service"
+        found.append(document.problem(("listeners", "token_api"), text))
+    return found
+
+
+def _policies(document: Document) -> list[Problem]:
+    if document.get("policies") is None:
+        return [document.problem(("policies",), "no policies: every identified caller may use every route")]
+    if not document.entries("policies"):
+        return [document.problem(("policies",), "an empty list: no caller may use any route")]
+    return []
+
+
+def _connections(document: Document) -> list[Problem]:
+    found = []
+    for index in range(len(document.entries("connections"))):
+        base: Path = ("connections", index)
+        if document.get(*base, "origins") is None:
+            text = "no origins: any route may send this connection's tokens to its upstream"
+            found.append(document.problem((*base, "origins"), text))
+        if document.get(*base, "type") != "apikey" and document.get(*base, "token_url") is None:
+            found.append(document.problem((*base, "token_url"), "no token_url: tokens are never refreshed"))
+        if document.get(*base, "client_secret") is not None:
+            found += _literal_secret(document, (*base, "client_secret"))
+    return found
+
+
+def _literal_secret(document: Document, path: Path) -> list[Problem]:
+    if path in document.templates:
+        return []
+    return [document.problem(path, "a secret in the file: take it from ${NAME} or ${file:PATH}")]
+
+
+def _routes(document: Document) -> list[Problem]:
+    entries = document.entries("routes")
+    if not entries:
+        return [document.problem(("routes",), "no routes: agents can call nothing")]
+    known = {document.text("connections", i, "id") or "" for i in range(len(document.entries("connections")))}
+    if not known or document.get("token_service", "kind") == "descope":
+        return []  # all of them live at the token service, which is not asked here
+    found = []
+    for index in range(len(entries)):
+        path: Path = ("routes", index, "connection")
+        name = document.text(*path) or ""
+        if name not in known:
+            near = "" if path in document.templates else did_you_mean(name, known)
+            text = f"{document.found(path)} is not in connections: the vault must know it when it is called{near}"
+            found.append(document.problem(path, text))
+    return found

@@ -1,0 +1,165 @@
+"""
+The shape of what routes.yaml lists: connections, policies, routes, and the egress that a route may
+have as well.
+
+Rules are those of `schema.py`.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import Discriminator, Field, Tag
+
+from gateway.config import grammar as g
+from gateway.config.schema_base import Model
+
+
+class EgressFile(Model):
+    """Where the gateway may dial."""
+
+    allow_private: list[g.Network] = Field([], description="Networks that are dialled although they are not public.")
+    allow_http: g.Truth = Field(False, description="Let plain http through; otherwise https only.")
+    ca_file: g.FilePlace | None = Field(None, description="PEM bundle of authorities, instead of the system's.")
+    proxy: Annotated[str | None, g.Later(None)] = Field(None, description="Not supported yet: an outbound proxy.")
+
+
+class ConnectionFile(Model):
+    """A provider that users connect, owned by this file and read-only in the API."""
+
+    id: g.Name = Field(description="The id that routes, policies and the token API name it by.")
+    name: g.Label | None = Field(None, description="What people see; absent: the id.")
+    description: Annotated[str, g.Text("visible text", r"[^\x00-\x08\x0b-\x1f\x7f]*", 2000)] = Field(
+        "", description="What it is for."
+    )
+    template: Annotated[str | None, g.Later(None)] = Field(
+        None, description="Not supported yet: an entry of the catalogue."
+    )
+    type: Literal["oauth", "apikey"] = Field("oauth", description="OAuth, or a key that is uploaded.")
+    client_id: g.Secret | None = Field(None, description="The gateway's client id at the provider.")
+    client_secret: g.Secret | None = Field(None, description="Its secret; from the environment or a file.")
+    authorization_url: g.Endpoint | None = Field(
+        None, description="The provider's authorization endpoint (for browsers)."
+    )
+    token_url: g.Endpoint | None = Field(None, description="Its token endpoint; absent: tokens are never refreshed.")
+    revocation_url: g.Endpoint | None = Field(None, description="Its revocation endpoint (RFC 7009).")
+    scopes: list[g.Scope] = Field([], description="Scopes asked for where a connect request names none.")
+    origins: Annotated[list[g.WebOrigin], Field(min_length=1)] | None = Field(
+        None, description="The origins its tokens may be sent to; absent: any route's."
+    )
+    pkce: g.Truth = Field(True, description="Use PKCE (S256) in the authorization request.")
+    token_auth: Literal["client_secret_basic", "client_secret_post", "none"] = Field(
+        "client_secret_basic", description="How the client proves itself at the token endpoint."
+    )
+
+
+# An empty list or a null would read as "nobody" and work as "anybody": refused.
+_Labels = Annotated[Annotated[list[g.Label], Field(min_length=1)] | None, g.Given]
+_Names = Annotated[Annotated[list[g.Name], Field(min_length=1)] | None, g.Given]
+_Scopes = Annotated[Annotated[list[g.Scope], Field(min_length=1)] | None, g.Given]
+_Methods = Annotated[Annotated[list[g.Method], Field(min_length=1)] | None, g.Given]
+_PathGlobs = Annotated[Annotated[list[g.PathGlob], Field(min_length=1)] | None, g.Given]
+_Allows = Annotated[Annotated[list[g.Allow], Field(min_length=1)] | None, g.Given]
+
+
+class PolicyFile(Model):
+    """One rule. Keys are ANDed, the values of one key ORed."""
+
+    id: g.Name = Field(description="The id that decisions and records name it by.")
+    effect: Literal["allow", "deny"] = Field(description="What it does to a call that fits.")
+    roles: _Labels = Field(None, description="The caller has one.")
+    permissions: _Labels = Field(None, description="The caller has one.")
+    scopes: _Scopes = Field(None, description="The caller has one.")
+    clients: _Labels = Field(None, description="The caller is one.")
+    users: _Labels = Field(None, description="The user is one.")
+    tenants: _Labels = Field(None, description="The tenant is one.")
+    connections: _Names = Field(None, description="The route's connection is one.")
+    routes: _Names = Field(None, description="The route is one.")
+    methods: _Methods = Field(None, description="The method is one.")
+    paths: _PathGlobs = Field(None, description="The path below the prefix fits one: * within a segment, ** across.")
+    when: Annotated[str | None, g.Later(None)] = Field(None, description="Not supported yet: a CEL condition.")
+
+
+class CredentialFile(Model):
+    """A field of its own for the caller's credential."""
+
+    header: g.FieldName = Field(description="The field whose whole value is the caller's credential.")
+
+
+def _credential_kind(value: Any) -> str:
+    return "<header>" if isinstance(value, dict) else "<word>"
+
+
+class InjectFile(Model):
+    """How the connection token enters the upstream request: header and format, or basic."""
+
+    header: g.FieldName | None = Field(None, description="The field; absent: Authorization.")
+    format: g.TokenFormat | None = Field(None, description='Its value with "{token}" in it; absent: "Bearer {token}".')
+    basic: g.BasicFormat | None = Field(None, description='HTTP Basic: "user:{token}".')
+    query: Annotated[str | None, g.Later(None)] = Field(None, description="Not supported yet: a query key.")
+
+
+class TimeoutsFile(Model):
+    """Seconds until the upstream must have accepted, begun to answer, and gone on answering."""
+
+    connect_seconds: g.Seconds = Field(5.0, description="Until a connection stands, TLS included.")
+    response_seconds: g.Seconds = Field(60.0, description="From the end of the request to the answer's head.")
+    idle_seconds: g.Seconds = Field(300.0, description="Between two pieces of a body.")
+
+
+class LimitsFile(Model):
+    """What the route takes."""
+
+    max_body_bytes: g.Bytes = Field(104_857_600, description="The largest request body.")
+    replay_bytes: g.ReplayBytes = Field(
+        1_048_576, description="Bodies up to this size are kept in memory for a second send."
+    )
+    requests_per_minute: g.Count | None = Field(None, description="Per caller; absent: no limit.")
+    concurrent: g.Count | None = Field(None, description="Calls under way on this route; absent: no limit.")
+
+
+class RouteFile(Model):
+    """One upstream API."""
+
+    name: g.Name = Field(description="What policies and records call it.")
+    prefix: g.Prefix = Field(
+        description="Where it stands on the traffic listener; ends at a segment, the longest wins."
+    )
+    host: g.Host | None = Field(None, description="Only requests with this Host, port left aside; absent: any.")
+    upstream: g.Upstream = Field(description="The API's URL: origin and perhaps a base path.")
+    connection: g.Name = Field(description="The connection whose token is used.")
+    subject: Literal["user", "user_in_tenant", "tenant"] = Field("user", description="Whose token.")
+    account: g.Identifier | None = Field(None, description="Which of several accounts of one user at the provider.")
+    scopes: Annotated[list[g.Scope], Field(min_length=1)] | None = Field(
+        None, description="The exact scopes of the token; absent: the latest token."
+    )
+    allow: _Allows = Field(
+        None, description='"METHOD /path" below the prefix; * within a segment, ** across; absent: everything.'
+    )
+    encoded: list[Literal["slash", "percent"]] = Field(
+        [], description="What may be percent-encoded inside one segment."
+    )
+    credential: Annotated[
+        Annotated[Literal["authorization", "basic"], Tag("<word>")] | Annotated[CredentialFile, Tag("<header>")],
+        Discriminator(_credential_kind),
+    ] = Field(
+        "authorization", description="Where callers put theirs: Authorization, the password of Basic, or a field."
+    )
+    inject: InjectFile = Field(InjectFile(), description="How the connection token enters the upstream request.")
+    timeouts: TimeoutsFile = Field(TimeoutsFile(), description="How long the upstream may take.")
+    limits: LimitsFile = Field(LimitsFile(), description="What the route takes.")
+    egress: Annotated[EgressFile | None, g.Given] = Field(
+        None, description="Replaces the global egress for this route."
+    )
+    upgrade: Annotated[list[Literal["websocket"]], g.Later(())] = Field(
+        [], description="Not supported yet: protocols that may be switched to."
+    )
+    echo_guard: Annotated[Literal["off", "record", "cut"], g.Later("off")] = Field(
+        "off", description="Only off yet: what to do when an answer holds the token."
+    )
+    method_override: Annotated[Literal["refuse", "judge"], g.Later("refuse")] = Field(
+        "refuse", description="Only refuse yet: what to do with X-HTTP-Method-Override."
+    )
+    audit: Annotated[Literal["default", "required"], g.Later("default")] = Field(
+        "default", description="Only default yet: whether the record must be on disk first."
+    )

@@ -1,0 +1,169 @@
+"""
+A checked configuration: what `load` returns and `server.py` hands to the parts as plain values.
+
+Rules:
+1. Fields are named as the keys of routes.yaml; absent keys have taken their defaults.
+2. What holds a secret keeps it out of its repr.
+3. File names are absolute, or relative to where the process stands: they no longer depend on the file's place.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from gateway.config.problems import Problem
+from gateway.models import Egress, Route
+
+
+@dataclass(frozen=True, slots=True)
+class Bind:
+    """Where a listener listens. *host* is a name or an address, IPv6 without brackets; port 0 takes any free port."""
+
+    host: str
+    port: int
+
+    def __str__(self) -> str:
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+
+@dataclass(frozen=True, slots=True)
+class Tls:
+    """Paths of PEM files: the certificate with its chain, and its private key."""
+
+    cert: str
+    key: str
+
+
+@dataclass(frozen=True, slots=True)
+class TrafficListener:
+    """The listener for agents. *public_url* is an origin without trailing "/"; *tls* is None for plain HTTP."""
+
+    host: str
+    port: int
+    public_url: str | None = None
+    tls: Tls | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Listeners:
+    """The three doors. *token_api* is None where it is off, by `off` or because Descope is the token service."""
+
+    traffic: TrafficListener
+    token_api: Bind | None
+    console: Bind
+
+
+@dataclass(frozen=True, slots=True)
+class Claims:
+    """The name of the claim that says each of these."""
+
+    user: str = "sub"
+    client: str = "azp"
+    roles: str = "roles"
+    permissions: str = "permissions"
+    scopes: str = "scope"
+    tenant: str = "dct"
+    tenants: str = "tenants"
+
+
+@dataclass(frozen=True, slots=True)
+class IssuerSettings:
+    """
+    An issuer whose tokens identify callers. *jwks_uri* None: keys by discovery, and *issuer* is a URL.
+
+    Of several issuers at most one has an empty *user_prefix*, and no prefix begins with another.
+    """
+
+    issuer: str
+    audience: tuple[str, ...]
+    jwks_uri: str | None = None
+    algorithms: tuple[str, ...] = ("RS256", "ES256", "EdDSA")
+    claims: Claims = Claims()
+    required_scope: str | None = "outbound.token.fetch"
+    user_prefix: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class VaultSettings:
+    """The vault built in here is the token service."""
+
+
+@dataclass(frozen=True, slots=True)
+class DescopeSettings:
+    """
+    Descope is the token service. *base_url* has no trailing "/".
+
+    *credential* is the word "caller" (the caller's own JWT is sent), or a management key.
+    """
+
+    project: str
+    base_url: str
+    credential: str = field(repr=False)
+
+    @property
+    def sends_caller(self) -> bool:
+        """Whether the caller's own credential is sent."""
+        return self.credential == "caller"
+
+
+@dataclass(frozen=True, slots=True)
+class ConnectionSettings:
+    """
+    A connection that the file owns. *origins* are as `str(Origin)` writes them; None: not restricted.
+
+    *token_url* None: tokens are uploaded, and never refreshed.
+    """
+
+    id: str
+    name: str
+    description: str = ""
+    type: Literal["oauth", "apikey"] = "oauth"
+    client_id: str | None = None
+    client_secret: str | None = field(default=None, repr=False)
+    authorization_url: str | None = None
+    token_url: str | None = None
+    revocation_url: str | None = None
+    scopes: tuple[str, ...] = ()
+    origins: tuple[str, ...] | None = None
+    pkce: bool = True
+    token_auth: Literal["client_secret_basic", "client_secret_post", "none"] = "client_secret_basic"  # noqa: S105 a method
+
+
+@dataclass(frozen=True, slots=True)
+class PolicySettings:
+    """One rule: keys are ANDed, the values of one key ORed. An empty key was absent and fits everything."""
+
+    id: str
+    effect: Literal["allow", "deny"]
+    roles: tuple[str, ...] = ()
+    permissions: tuple[str, ...] = ()
+    scopes: tuple[str, ...] = ()
+    clients: tuple[str, ...] = ()
+    users: tuple[str, ...] = ()
+    tenants: tuple[str, ...] = ()
+    connections: tuple[str, ...] = ()
+    routes: tuple[str, ...] = ()
+    methods: tuple[str, ...] = ()
+    paths: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Configuration:
+    """
+    Everything that routes.yaml says. *policies* None: there are none, and every identified caller may use every route.
+
+    *warnings* are what is allowed but unwise, by place.
+    """
+
+    project: str
+    listeners: Listeners
+    drain_seconds: float = 30.0
+    issuers: tuple[IssuerSettings, ...] = ()
+    management_keys: bool = False
+    egress: Egress = field(default_factory=Egress)
+    token_service: VaultSettings | DescopeSettings = VaultSettings()
+    connections: tuple[ConnectionSettings, ...] = ()
+    policies: tuple[PolicySettings, ...] | None = None
+    routes: tuple[Route, ...] = ()
+    warnings: tuple[Problem, ...] = ()

@@ -1,0 +1,36 @@
+"""
+What operators' tools read: `/healthz`, `/readyz` and `/metrics` on the console listener.
+
+Rules:
+1. `/healthz` says that the process serves; `/readyz` that it should be sent traffic: false from the moment it drains.
+2. No answer names a user, a route or a version.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from aiohttp import web
+
+from gateway.telemetry import Metrics
+
+
+def create_app(metrics: Metrics, *, is_ready: Callable[[], bool]) -> web.Application:
+    """Return the application of the console listener."""
+
+    async def healthz(_: web.Request) -> web.Response:
+        return web.json_response({"status": "ok"})
+
+    async def readyz(_: web.Request) -> web.Response:
+        if is_ready():
+            return web.json_response({"status": "ready"})
+        return web.json_response({"status": "draining"}, status=503)
+
+    async def render(_: web.Request) -> web.Response:
+        return web.Response(body=metrics.render(), headers={"Content-Type": "text/plain; version=0.0.4; charset=utf-8"})
+
+    app = web.Application()
+    app.router.add_get("/healthz", healthz)
+    app.router.add_get("/readyz", readyz)
+    app.router.add_get("/metrics", render)
+    return app

@@ -1,0 +1,103 @@
+"""
+A request's body: passed on as it arrives, and kept only as far as it may have to be sent again.
+
+Rules:
+1. No body is collected. Chunks go on as they come; up to *replay_bytes* of them are kept beside, and let go of as soon as
+   the body turns out to be larger or the upstream has accepted the token.
+2. A body of known length above the limit, or one that was asked for with Expect, goes out with `Expect: 100-continue`, so
+   that a 401 comes before it is spent (RFC 9110 section 10.1.1).
+3. A body that was begun and is not kept cannot be sent again (`can_replay`).
+4. More than *max_bytes* is refused, whatever Content-Length said.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable
+
+from aiohttp.streams import StreamReader
+
+from gateway.errors import BodyTooLarge
+
+
+class RequestBody:
+    """
+    The body of one request, readable once from the caller and again from what was kept.
+
+    *length* is the Content-Length, None for a chunked body. *invite* is called before the first byte is read where the
+    caller waits for `100 Continue`.
+    """
+
+    __slots__ = ("_invite", "_kept", "_max_bytes", "_reader", "_replay_bytes", "length", "received_bytes")
+
+    def __init__(
+        self,
+        reader: StreamReader,
+        *,
+        length: int | None,
+        replay_bytes: int,
+        max_bytes: int,
+        invite: Callable[[], None] | None = None,
+    ) -> None:
+        if length is not None and length > max_bytes:
+            raise BodyTooLarge
+        self._reader = reader
+        self._replay_bytes = replay_bytes
+        self._max_bytes = max_bytes
+        self._invite = invite
+        self._kept: list[bytes] | None = []
+        self.length = length
+        self.received_bytes = 0
+
+    @property
+    def fits_replay(self) -> bool:
+        """Whether the body is known to fit what may be kept."""
+        return self.length is not None and self.length <= self._replay_bytes
+
+    @property
+    def can_replay(self) -> bool:
+        """Whether the body can be sent from its first byte: nothing was read yet, or all that was read is kept."""
+        return self._kept is not None
+
+    @property
+    def is_buffered(self) -> bool:
+        """Whether the whole body has arrived, so that it can leave in one write with the head."""
+        return self._invite is None and self.fits_replay and self._reader.is_eof()
+
+    def let_go(self) -> None:
+        """Forget what was kept: the token was accepted, nothing will be sent again."""
+        if self.received_bytes:
+            self._kept = None
+
+    async def chunks(self) -> AsyncIterator[bytes]:
+        """
+        Yield the body from its first byte: what was kept, then what still comes.
+
+        Raises:
+            BodyTooLarge: the caller sent more than the route allows.
+            aiohttp.web_protocol.RequestPayloadError: the caller's framing broke.
+        """
+        if self._kept:
+            for chunk in tuple(self._kept):
+                yield chunk
+        if self._invite is not None:
+            self._invite()
+            self._invite = None
+        while chunk := await self._reader.readany():
+            self._keep(chunk)
+            yield chunk
+
+    def take_buffered(self) -> bytes:
+        """Return the whole body of which `is_buffered` is true."""
+        if unread := self._reader.read_nowait(-1):
+            self._keep(unread)
+        return b"".join(self._kept or ())
+
+    def _keep(self, chunk: bytes) -> None:
+        self.received_bytes += len(chunk)
+        if self.received_bytes > self._max_bytes:
+            raise BodyTooLarge
+        if self._kept is not None:
+            if self.received_bytes > self._replay_bytes:
+                self._kept = None
+            else:
+                self._kept.append(chunk)

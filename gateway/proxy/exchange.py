@@ -1,0 +1,364 @@
+"""
+One request from the first stage to the record: the order, the one retry, errors into answers (DESIGN section 2).
+
+Rules:
+1. route, identify, authorize, token, send, answer: `_pass` and the methods it calls name the stages in this order.
+2. A route's refusal is held back until the caller is known: a stranger is always answered 401.
+3. Nothing leaves before its intent line is written; every request ends in exactly one outcome line (those of strangers in
+   a count per second).
+4. Compare and refresh: a 401 leads to at most one more send, with another token than the rejected one, and only if the
+   whole body can be sent again. The answer to it passes through, whatever it is.
+5. What goes wrong after the answer has begun resets the caller's connection: a cut answer never looks complete.
+
+Leaves sending to `forward.py`, the answer's bytes to `relay.py` and `answers.py`, fields to `headers.py`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import structlog
+from aiohttp.http_parser import RawRequestMessage
+from aiohttp.streams import StreamReader
+
+from gateway.access.identity import Identity, choose_subject, parse_credential
+from gateway.access.policy import PolicySet
+from gateway.errors import (
+    CallerUnauthenticated,
+    ConnectionScopeMissing,
+    DeniedByPolicy,
+    InternalError,
+    RateLimited,
+    Refusal,
+)
+from gateway.models import Caller, ConnectionToken, CredentialPlace, RouteMatch, Subject, TokenKey
+from gateway.proxy import record
+from gateway.proxy.answers import NAME, refusal_answer
+from gateway.proxy.body import RequestBody
+from gateway.proxy.discovery import WELL_KNOWN, ProtectedResource
+from gateway.proxy.forward import send
+from gateway.proxy.headers import RequestFields, RequestRules
+from gateway.proxy.lane import Lane
+from gateway.proxy.record import Call, EgressLog
+from gateway.proxy.relay import AnswerCut, relay
+from gateway.proxy.request import Client, ProxyRequest
+from gateway.proxy.routing import RouteTable
+from gateway.proxy.tokens import ConnectionTokens
+from gateway.proxy.upstream import Answer
+from gateway.telemetry import Metrics
+
+_INSUFFICIENT_SCOPE = re.compile(rb'error\s*=\s*"?insufficient_scope"?', re.IGNORECASE)
+_SCOPE = re.compile(rb'(?:^|[\s,])scope\s*=\s*"([^"]*)"', re.IGNORECASE)
+_TRACEPARENT = re.compile(r"00-([0-9a-f]{32})-[0-9a-f]{16}-[0-9a-f]{2}")  # W3C Trace Context, version 00
+_AUTHORIZATION = CredentialPlace()
+
+log = structlog.get_logger()
+
+
+@dataclass(frozen=True, slots=True)
+class _Asker:
+    """For whom the token service is asked: the key, the caller, and the caller's own credential."""
+
+    key: TokenKey
+    caller: Caller
+    credential: str
+
+
+class Exchange:
+    """Serves requests. One object per process; every part comes in from `server.py`."""
+
+    def __init__(
+        self,
+        *,
+        lanes: dict[str, Lane],
+        identity: Identity,
+        policies: PolicySet,
+        tokens: ConnectionTokens,
+        egress_log: EgressLog,
+        metrics: Metrics,
+        resource: ProtectedResource,
+        project: str,
+        public_url: Callable[[str], str],
+        clock: Callable[[], float],
+        monotonic: Callable[[], float],
+        random_bits: Callable[[int], int],
+    ) -> None:
+        self._routes = RouteTable(lane.route for lane in lanes.values())
+        self._lanes = lanes
+        self._identity = identity
+        self._policies = policies
+        self._tokens = tokens
+        self._log = egress_log
+        self._metrics = metrics
+        self._resource = resource
+        self._project = project
+        self._public_url = public_url
+        self._clock = clock
+        self._monotonic = monotonic
+        self._random_bits = random_bits
+        self._no_route = RequestRules(None, via=NAME)
+        self._strangers = 0
+        self._strangers_since = 0.0
+
+    # --- the order -------------------------------------------------------------------------------------------
+
+    async def serve(self, message: RawRequestMessage, payload: StreamReader, client: Client) -> bool:
+        """Answer one request on *client*. Return whether the connection may take another."""
+        call = Call(
+            message.method,
+            message.path,
+            call_id=f"{self._random_bits(64):016x}",
+            trace_id=f"{self._random_bits(128):032x}",
+            peer=client.peer,
+            started_at=self._clock(),
+            started=self._monotonic(),
+        )
+        request = ProxyRequest(call, message, payload, client)
+        if call.target == WELL_KNOWN and call.method in ("GET", "HEAD"):
+            return self._tell_resource(request)
+        error: str | None = None
+        try:
+            await self._pass(request)
+        except Refusal as refusal:
+            error = refusal.code
+            self._refuse(request, refusal)
+        except asyncio.CancelledError:
+            error = "client_aborted"
+            raise
+        except ConnectionError:
+            error = "client_aborted"
+            request.keep_alive = False
+        except AnswerCut:
+            error = "upstream_cut"
+        except Exception as exc:
+            error = InternalError.code
+            log.error("request_failed", error=type(exc).__name__, trace_id=call.trace_id, exc_info=True)
+            self._refuse(request, InternalError())
+        finally:
+            self._conclude(call, error)
+        return request.keep_alive
+
+    def _tell_resource(self, request: ProxyRequest) -> bool:
+        """Answer the one public page of this listener."""
+        with_body = request.call.method == "GET"
+        request.client.send(
+            self._resource.answer(self._public_url(request.host), with_body=with_body, keep_alive=request.keep_alive)
+        )
+        return request.keep_alive
+
+    async def _pass(self, request: ProxyRequest) -> None:
+        call = request.call
+        match, held = self._route(request)
+        lane = self._lanes[match.route.name] if match is not None else None
+        rules = lane.request_rules if lane is not None else self._no_route
+        fields = request.fields = rules.read(request.message.raw_headers)
+        request.check_version()
+        call.trace_id = _trace_id(fields.traceparent) or call.trace_id
+        credential = self._credential(fields, lane)
+        caller = self._identity.cached(credential) or await self._identity.identify(credential)
+        call.caller = caller
+        if match is None or lane is None:
+            raise held or InternalError()
+        call.match = match
+        subject = choose_subject(caller, lane.route, user=fields.user, tenant=fields.tenant, account=fields.account)
+        call.subject = subject
+        self._authorize(call, lane, caller, subject, match)
+        key = TokenKey(lane.route.connection, subject.user, subject.tenant, lane.route.scopes, subject.account)
+        asker = _Asker(key, caller, credential)
+        began = self._monotonic()
+        call.auth_seconds = began - call.started
+        token = self._tokens.cached(key, credential)
+        if token is None:
+            token = await self._tokens.fetch(key, caller=caller, credential=credential)
+            call.refreshed = token.refreshed
+            call.token_seconds = self._monotonic() - began
+        lane.check_origin(token)
+        body = _body(request, lane)
+        lane.pool.enter()
+        try:
+            await self._send_and_answer(request, lane, body, token, asker)
+        finally:
+            lane.pool.leave()
+            if body is not None:
+                call.bytes_received = body.received_bytes
+
+    def _route(self, request: ProxyRequest) -> tuple[RouteMatch | None, Refusal | None]:
+        """Return the route of *request*, or the refusal that is held back until its caller is known."""
+        try:
+            return self._routes.match(request.call.method, request.call.target, request.host_name), None
+        except Refusal as refusal:
+            return None, refusal
+
+    def _credential(self, fields: RequestFields, lane: Lane | None) -> str:
+        """Return the caller's credential: Gateway-Authorization wins, else the route's own place is looked at."""
+        if fields.gateway_authorization is not None:
+            return parse_credential(fields.gateway_authorization, _AUTHORIZATION, self._project)
+        place = lane.route.credential if lane is not None else _AUTHORIZATION
+        value = fields.credential if place.kind == "header" else fields.authorization
+        if value is None:
+            raise CallerUnauthenticated
+        return parse_credential(value, place, self._project)
+
+    def _authorize(self, call: Call, lane: Lane, caller: Caller, subject: Subject, match: RouteMatch) -> None:
+        decision = self._policies.decide(
+            caller,
+            subject,
+            route=lane.route.name,
+            connection=lane.route.connection,
+            method=call.method,
+            path=match.path,
+        )
+        call.rule = decision.rule
+        if not decision.allowed:
+            raise DeniedByPolicy(rule=decision.rule)
+        if lane.limit is not None:
+            who = (caller.issuer, caller.user, caller.client, caller.key_id)
+            wait = lane.limit.take(who, now=call.started)
+            if wait is not None:
+                raise RateLimited(retry_after=wait)
+
+    # --- send, and once more -----------------------------------------------------------------------------------
+
+    async def _send_and_answer(
+        self, request: ProxyRequest, lane: Lane, body: RequestBody | None, token: ConnectionToken, asker: _Asker
+    ) -> None:
+        call = request.call
+        self._log.append(record.intent(call))
+        began = self._monotonic()
+        sent = await send(request, lane, body, token)
+        try:
+            call.upstream_seconds = self._monotonic() - began
+            note = ""
+            if sent.answer.status in (401, 403):
+                _check_scope(lane, sent.answer)
+            if sent.answer.status == 401:
+                fresh, note = await self._after_rejection(call, lane, body, token, asker)
+                if fresh is not None:
+                    await sent.end(lane)
+                    token = fresh
+                    self._log.append(record.attempt(call, reason="token_rejected", now=self._clock()))
+                    began = self._monotonic()
+                    sent = await send(request, lane, body, token)
+                    call.upstream_seconds += self._monotonic() - began
+                    if sent.answer.status in (401, 403):
+                        _check_scope(lane, sent.answer)
+            if sent.answer.status != 401 and self._tokens.has_trials:
+                self._tokens.accepted(token, lane.route.name)
+            if body is not None:
+                body.let_go()
+            await relay(request, lane, sent.answer, public_url=self._public_url(request.host), note=note)
+        finally:
+            await sent.end(lane)
+
+    async def _after_rejection(
+        self, call: Call, lane: Lane, body: RequestBody | None, token: ConnectionToken, asker: _Asker
+    ) -> tuple[ConnectionToken | None, str]:
+        """Return the token to send once more, if there is one and the request can be repeated; and what to tell."""
+        began = self._monotonic()
+        try:
+            fresh = await self._tokens.replace(
+                asker.key, rejected=token, route=lane.route.name, caller=asker.caller, credential=asker.credential
+            )
+        finally:
+            call.token_seconds += self._monotonic() - began
+        if fresh is None:
+            return None, "the token was rejected, and a fresh one has been rejected within the last minute"
+        call.refreshed = call.refreshed or fresh.refreshed
+        if body is not None and not body.can_replay:
+            return None, "the token was rejected and replaced, the body could not be sent again"
+        lane.check_origin(fresh)
+        return fresh, "the token was rejected and replaced, the request was sent again"
+
+    # --- refusals and the record ---------------------------------------------------------------------------------
+
+    def _refuse(self, request: ProxyRequest, refusal: Refusal) -> None:
+        """Answer with *refusal*, or reset the connection where an answer has begun."""
+        call, client = request.call, request.client
+        if request.has_answered:
+            request.keep_alive = False
+            client.abort()
+            return
+        call.status = refusal.status
+        if not request.payload.is_eof():
+            request.keep_alive = False  # the rest of a body that nobody reads must not be taken for a request
+        answer = refusal_answer(
+            refusal,
+            trace_id=call.trace_id,
+            public_url=self._public_url(request.host),
+            keep_alive=request.keep_alive,
+            with_body=call.method != "HEAD",
+            extra=f"traceparent: {call.traceparent}\r\n".encode("ascii"),
+        )
+        try:
+            client.send(answer)
+        except ConnectionError:
+            request.keep_alive = False
+
+    def _conclude(self, call: Call, error: str | None) -> None:
+        """Write the outcome line, and count."""
+        now = self._monotonic()
+        route = call.match.route.name if call.match is not None else ""
+        self._metrics.request(route, call.method, call.status, now - call.started)
+        if call.caller is None:
+            if self._strangers == 0:
+                self._strangers_since = call.started_at
+            self._strangers += 1
+            return
+        try:
+            self._log.append(record.outcome(call, seconds=now - call.started, error=error))
+        except Refusal:
+            # The intent is in the kernel; an intent without an outcome is found when the record is verified.
+            self._metrics.outcomes_lost.inc()
+            log.error("outcome_not_recorded", id=call.id)
+
+    def count_malformed(self) -> None:
+        """Count a request that the parser refused: a stranger's, whoever sent it."""
+        self._metrics.request("", "other", 400, 0.0)
+        if self._strangers == 0:
+            self._strangers_since = self._clock()
+        self._strangers += 1
+
+    def sweep(self) -> None:
+        """Once a second: write the count of strangers, let go of what is over, enforce the upstreams' deadlines."""
+        self._tokens.sweep()
+        for lane in self._lanes.values():
+            lane.pool.sweep()
+        if self._strangers:
+            count, self._strangers = self._strangers, 0
+            try:
+                self._log.append(record.unauthenticated(count, first=self._strangers_since, last=self._clock()))
+            except Refusal:
+                self._strangers += count
+
+
+def _body(request: ProxyRequest, lane: Lane) -> RequestBody | None:
+    fields, limits = request.fields, lane.route.limits
+    if not fields.has_body:
+        return None
+    return RequestBody(
+        request.payload,
+        length=fields.content_length,
+        replay_bytes=limits.replay_bytes,
+        max_bytes=limits.max_body_bytes,
+        invite=request.invite if fields.expects_continue else None,
+    )
+
+
+def _check_scope(lane: Lane, answer: Answer) -> None:
+    """Raise ConnectionScopeMissing for a provider that wants scopes, not another token (RFC 6750 section 3.1)."""
+    for name, value in answer.raw_fields:
+        if name.lower() == b"www-authenticate" and _INSUFFICIENT_SCOPE.search(value):
+            found = _SCOPE.search(value)
+            scopes = tuple(found[1].decode("ascii", "replace").split()[:50]) if found else ()
+            raise ConnectionScopeMissing(connection=lane.route.connection, missing_scopes=scopes)
+
+
+def _trace_id(traceparent: str | None) -> str | None:
+    """Return the trace id of a valid W3C traceparent."""
+    if traceparent is None:
+        return None
+    found = _TRACEPARENT.fullmatch(traceparent)
+    return found[1] if found else None

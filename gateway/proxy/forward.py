@@ -1,0 +1,134 @@
+"""
+Send a request to its upstream once, and wait for the head of the answer.
+
+Rules:
+1. The head is written anew: our Host, our framing, our Via, the caller's fields that may cross, then the injected field.
+2. A body that has arrived leaves with the head in one write; any other is sent by a task of its own while the answer is
+   awaited, so that an early answer is seen at once.
+3. A stale connection costs a repetition only for requests that change nothing and have no body (RFC 9110 section 9.2.1):
+   nothing else is ever sent twice by itself.
+4. Whatever ends the exchange early ends its connection.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass
+
+from aiohttp.web_protocol import RequestPayloadError
+
+from gateway.errors import InvalidRequest, Refusal, UpstreamUnreachable
+from gateway.models import ConnectionToken
+from gateway.proxy.body import RequestBody
+from gateway.proxy.lane import Lane
+from gateway.proxy.request import ProxyRequest
+from gateway.proxy.upstream import Answer, Stale, UpstreamConnection
+
+CONTINUE_SECONDS = 1.0  # how long an upstream may think about Expect before it gets the body (DESIGN section 10)
+SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})  # RFC 9110 9.2.1; TRACE is never passed on
+
+
+@dataclass(slots=True)
+class Sent:
+    """A request on an upstream connection: its answer's head, and the task that still sends its body."""
+
+    connection: UpstreamConnection
+    answer: Answer
+    pump: asyncio.Task[None] | None
+    is_ended: bool = False
+
+    async def end(self, lane: Lane) -> None:
+        """Give the connection back to *lane*'s pool, once; one whose exchange is not whole is closed there."""
+        if self.is_ended:
+            return  # given back twice, a connection would be taken by two requests
+        self.is_ended = True
+        if self.pump is not None:
+            if not self.pump.done():
+                self.connection.fail(UpstreamUnreachable())
+            await _stop(self.pump)
+        lane.pool.release(self.connection)
+
+
+async def send(request: ProxyRequest, lane: Lane, body: RequestBody | None, token: ConnectionToken) -> Sent:
+    """
+    Send *request* with *token* to *lane*'s upstream and return it with the head of its answer.
+
+    Raises:
+        Refusal: the upstream could not be reached, broke the protocol or took too long; the body was too large or broken.
+    """
+    call = request.call
+    call.attempts += 1
+    head = _head(request, lane, body, token)
+    while True:
+        connection = lane.pool.take_idle() or await lane.pool.connect()
+        call.address = connection.address
+        pump: asyncio.Task[None] | None = None
+        try:
+            connection.begin(method=call.method, timeouts=lane.route.timeouts)
+            if body is None:
+                connection.write(head)
+            elif body.is_buffered:
+                connection.write(head + body.take_buffered())
+            else:
+                connection.write(head)
+                pump = asyncio.create_task(_pump(connection, body), name="request-body")
+            return Sent(connection, await connection.answer(), pump)
+        except Stale as exc:
+            await _abandon(lane, connection, pump)
+            if call.method not in SAFE_METHODS or body is not None:
+                raise UpstreamUnreachable from exc
+        except BaseException:
+            await _abandon(lane, connection, pump)
+            raise
+
+
+def _head(request: ProxyRequest, lane: Lane, body: RequestBody | None, token: ConnectionToken) -> bytes:
+    call, match = request.call, request.call.match
+    assert match is not None  # a request without a route was refused
+    framing = b""
+    if body is not None:
+        framing = b"Transfer-Encoding: chunked\r\n" if body.length is None else b"Content-Length: %d\r\n" % body.length
+        if not body.fits_replay:
+            framing += b"Expect: 100-continue\r\n"
+    elif request.fields.content_length is not None:
+        framing = b"Content-Length: 0\r\n"
+    return b"".join(
+        (
+            f"{call.method} {match.target}{lane.host_line}".encode("ascii"),
+            *request.fields.lines,
+            lane.injected(token.access_token),
+            framing,
+            f"traceparent: {call.traceparent}\r\n\r\n".encode("ascii"),
+        )
+    )
+
+
+async def _pump(connection: UpstreamConnection, body: RequestBody) -> None:
+    """Send *body* as it arrives. The caller's faults end the exchange; the upstream's are told by its connection."""
+    try:
+        if not body.fits_replay and not await connection.wait_for_continue(CONTINUE_SECONDS):
+            return  # answered without the body: it is not spent
+        async for chunk in body.chunks():
+            connection.write(chunk if body.length is not None else b"%x\r\n%b\r\n" % (len(chunk), chunk))
+            connection.restart_response_time()
+            await connection.drain()
+        if body.length is None:
+            connection.write(b"0\r\n\r\n")
+    except RequestPayloadError:
+        connection.fail(InvalidRequest())
+    except (UpstreamUnreachable, Stale):
+        return  # the connection has told its reader already; an answer may have come before it was lost
+    except Refusal as refusal:
+        connection.fail(refusal)
+
+
+async def _abandon(lane: Lane, connection: UpstreamConnection, pump: asyncio.Task[None] | None) -> None:
+    connection.fail(UpstreamUnreachable())
+    lane.pool.release(connection)
+    if pump is not None:
+        await _stop(pump)
+
+
+async def _stop(task: asyncio.Task[None]) -> None:
+    task.cancel()
+    await asyncio.wait((task,))

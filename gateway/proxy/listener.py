@@ -1,0 +1,167 @@
+"""
+The callers' side of the data path: connections, their requests in order, and the bytes of answers.
+
+Rules:
+1. One task a connection serves its requests one after another; answers leave in the order of the requests.
+2. What the parser refuses is answered with a constant 400, closed, and counted; the bytes are neither echoed nor logged
+   (threats.md section 0, row 2: aiohttp itself does both).
+3. After an answer the rest of an unread body is read only if it is small; otherwise the connection is closed.
+4. When the caller goes away, the task is cancelled, and with it everything done for it.
+5. `start` replaces aiohttp's loop of the same name: no task, no request object and no stream writer per request (50
+   against 130 microseconds). The names it leans on are listed in `aiohttp_names.py`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+from aiohttp import web
+from aiohttp.http_parser import RawRequestMessage
+from aiohttp.streams import StreamReader
+from aiohttp.web_protocol import RequestHandler, _ErrInfo
+
+from gateway.errors import InvalidRequest
+from gateway.proxy.answers import refusal_answer
+
+KEEPALIVE_SECONDS = 75.0  # idle connections, and the time for a first request (threats R3, G1)
+LINGER_SECONDS = 2.0
+LINGER_BYTES = 262_144  # what is read and thrown away to keep a connection after a refused body
+
+Serve = Callable[[RawRequestMessage, StreamReader, "CallerConnection"], Awaitable[bool]]
+_NO_TRACE = "0" * 32
+
+
+class CallerConnection(RequestHandler):
+    """One caller's connection. Made by `TrafficServer`."""
+
+    __slots__ = ("_malformed", "_peer", "_serve")
+
+    def __init__(self, manager: TrafficServer, *, loop: asyncio.AbstractEventLoop, serve: Serve) -> None:
+        super().__init__(
+            manager,
+            loop=loop,
+            keepalive_timeout=KEEPALIVE_SECONDS,
+            access_log=None,  # type: ignore[arg-type]  # aiohttp takes None for "no access log"; its annotation does not say so
+            auto_decompress=False,  # a body passes as it came (threats.md section 0, row 4)
+            max_headers=100,
+        )
+        self._serve = serve
+        self._malformed = manager.on_malformed
+        self._peer: str | None = None
+
+    @property
+    def peer(self) -> str:
+        """Address of the other end, without the port."""
+        if self._peer is None:
+            name = self.peername
+            self._peer = str(name[0]) if isinstance(name, tuple) else ""
+        return self._peer
+
+    @property
+    def is_closing(self) -> bool:
+        """Whether this answer is the last on its connection."""
+        return self._close or self._force_close
+
+    def send(self, data: bytes) -> None:
+        """Write *data* to the caller, or raise ConnectionError when it has gone."""
+        if self.transport is None:
+            raise ConnectionResetError("the caller has gone")
+        self.transport.write(data)
+
+    async def drain(self, seconds: float) -> None:
+        """Wait until the caller has read enough of what was sent; raise ConnectionError after *seconds*."""
+        if self._paused:
+            try:
+                async with asyncio.timeout(seconds):
+                    await self._drain_helper()
+            except TimeoutError as exc:
+                self.abort()
+                raise ConnectionResetError("the caller does not read") from exc
+
+    def abort(self) -> None:
+        """Reset the connection: the caller sees that its answer was cut."""
+        self._force_close = True
+        if self.transport is not None:
+            self.transport.abort()
+
+    async def start(self) -> None:
+        """Serve the requests of this connection until it ends. Called by aiohttp when the connection is made."""
+        while not self._force_close:
+            if not self._messages:
+                self._waiter = self._loop.create_future()
+                try:
+                    await self._waiter
+                finally:
+                    self._waiter = None
+            message, payload = self._messages.popleft()
+            if self._parser is not None:
+                self._parser.message_consumed()
+            if self._buffer_paused and len(self._messages) <= self._msg_queue_resume_size:
+                self._resume_reading_if_drained()
+            if isinstance(message, _ErrInfo):
+                self._refuse_malformed()
+                break
+            if not await self._serve_one(message, payload):
+                break
+            self._restart_keepalive()
+        if not self._force_close and self.transport is not None:
+            self._task_handler = None
+            self.transport.close()
+
+    async def _serve_one(self, message: RawRequestMessage, payload: StreamReader) -> bool:
+        self._request_in_progress = True
+        try:
+            keep_alive = await self._serve(message, payload, self)
+        finally:
+            self._request_in_progress = False
+            if self._handler_waiter is not None and not self._handler_waiter.done():
+                self._handler_waiter.set_result(None)
+        if not payload.is_eof():
+            keep_alive = keep_alive and await self._discard(payload)
+        return keep_alive and not self._close
+
+    def _restart_keepalive(self) -> None:
+        self._keepalive = True
+        self._next_keepalive_close_time = self._loop.time() + KEEPALIVE_SECONDS
+        if self._keepalive_handle is None:
+            self._keepalive_handle = self._loop.call_at(self._next_keepalive_close_time, self._process_keepalive)
+
+    async def _discard(self, payload: StreamReader) -> bool:
+        """Read the rest of a body that nobody wants. Return whether it ended soon enough to go on."""
+        discarded = 0
+        try:
+            async with asyncio.timeout(LINGER_SECONDS):
+                while chunk := await payload.readany():
+                    discarded += len(chunk)
+                    if discarded > LINGER_BYTES:
+                        return False
+        except (TimeoutError, web.HTTPException, Exception):  # noqa: B014  # whatever breaks a body ends the connection
+            return False
+        return True
+
+    def _refuse_malformed(self) -> None:
+        self._malformed()
+        if self.transport is not None:
+            self.transport.write(
+                refusal_answer(InvalidRequest(), trace_id=_NO_TRACE, public_url="", keep_alive=False, with_body=True)
+            )
+
+
+async def _unused(_: Any) -> web.StreamResponse:
+    raise AssertionError("CallerConnection.start serves requests itself")
+
+
+class TrafficServer(web.Server):
+    """The factory of callers' connections, for `loop.create_server`; ends them with `shutdown`."""
+
+    def __init__(self, serve: Serve, *, on_malformed: Callable[[], None], loop: asyncio.AbstractEventLoop) -> None:
+        super().__init__(_unused, handler_cancellation=True)
+        self._serve = serve
+        self._running_loop = loop
+        self.on_malformed = on_malformed
+
+    def __call__(self) -> CallerConnection:
+        """Return the protocol of a new connection."""
+        return CallerConnection(self, loop=self._running_loop, serve=self._serve)

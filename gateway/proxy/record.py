@@ -1,0 +1,195 @@
+"""
+What is recorded of a call: the lines of DESIGN section 2, as JSON.
+
+Rules:
+1. `intent` before the first byte leaves, `attempt` before a second send, `outcome` at the end. A refusal is one outcome
+   line; those of callers who could not be identified are counted per second (`unauthenticated`).
+2. No token, key, cookie or header value; of the query its keys. What a stranger sent is cut to MAX_TEXT characters, and
+   JSON escapes it.
+3. Who and what is said once per call and stands in both lines: each line can be read alone.
+4. The log is a protocol: `append` returns when the line is in the kernel, or raises RecordUnavailable.
+
+Field names follow what proxies' access logs and OCSF's HTTP activity call them.
+"""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Any, Protocol
+
+import orjson
+
+from gateway.models import Caller, RouteMatch, Subject
+
+MAX_TEXT = 512
+MAX_QUERY_KEYS = 100
+
+
+class EgressLog(Protocol):
+    """An append-only log of lines."""
+
+    def append(self, line: bytes) -> None:
+        """
+        Write *line*, one JSON object without a line break, so that it survives this process.
+
+        Raises:
+            RecordUnavailable: it could not be written; nothing may leave.
+        """
+
+
+class Call:
+    """One request on its way through the stages: what is known of it so far. Belongs to one task."""
+
+    __slots__ = (
+        "_who_and_what",
+        "address",
+        "attempts",
+        "auth_seconds",
+        "bytes_received",
+        "bytes_sent",
+        "caller",
+        "id",
+        "match",
+        "method",
+        "peer",
+        "refreshed",
+        "rule",
+        "started",
+        "started_at",
+        "status",
+        "subject",
+        "target",
+        "token_seconds",
+        "trace_id",
+        "upstream_seconds",
+    )
+
+    def __init__(
+        self, method: str, target: str, *, call_id: str, trace_id: str, peer: str, started_at: float, started: float
+    ) -> None:
+        self.id = call_id
+        self.trace_id = trace_id
+        self.method = method
+        self.target = target
+        self.peer = peer
+        self.started_at = started_at  # POSIX seconds
+        self.started = started  # monotonic seconds
+        self.auth_seconds = 0.0
+        self.token_seconds = 0.0
+        self.upstream_seconds = 0.0
+        self.caller: Caller | None = None
+        self.subject: Subject | None = None
+        self.match: RouteMatch | None = None
+        self.rule: str | None = None
+        self.address: str | None = None
+        self.attempts = 0
+        self.refreshed = False
+        self.status = 0
+        self.bytes_received = 0
+        self.bytes_sent = 0
+        self._who_and_what: bytes | None = None
+
+    @property
+    def traceparent(self) -> str:
+        """The W3C trace context of this call, for the upstream and for the answer."""
+        return f"00-{self.trace_id}-{self.id}-01"
+
+    def who_and_what(self) -> bytes:
+        """Return the members that every line of this call has, as JSON without its braces; made once."""
+        if self._who_and_what is None:
+            self._who_and_what = _who_and_what(self)
+        return self._who_and_what
+
+
+def intent(call: Call) -> bytes:
+    """Return the line that says what is about to leave."""
+    return b'{"event":"intent","time":"%b",%b}' % (timestamp(call.started_at), call.who_and_what())
+
+
+def attempt(call: Call, *, reason: str, now: float) -> bytes:
+    """Return the line that says at *now* that the call leaves once more, and why."""
+    rest = {"id": call.id, "attempt": call.attempts + 1, "reason": reason, "refreshed": call.refreshed}
+    return b'{"event":"attempt","time":"%b",%b' % (timestamp(now), orjson.dumps(rest)[1:])
+
+
+def outcome(call: Call, *, seconds: float, error: str | None) -> bytes:
+    """Return the line that says how the call ended after *seconds*; *error*: a refusal's code, or what cut it short."""
+    rest = {
+        "status": call.status,
+        "attempts": call.attempts,
+        "refreshed": call.refreshed,
+        "bytes_received": call.bytes_received,
+        "bytes_sent": call.bytes_sent,
+        "duration_ms": {
+            "total": int(seconds * 1e6) / 1e3,
+            "auth": int(call.auth_seconds * 1e6) / 1e3,
+            "token": int(call.token_seconds * 1e6) / 1e3,
+            "upstream": int(call.upstream_seconds * 1e6) / 1e3,
+        },
+        "address": call.address,
+        "error": error,
+    }
+    ended = timestamp(call.started_at + seconds)
+    return b'{"event":"outcome","time":"%b",%b,%b' % (ended, call.who_and_what(), orjson.dumps(rest)[1:])
+
+
+def unauthenticated(count: int, *, first: float, last: float) -> bytes:
+    """Return the line for *count* refused strangers between *first* and *last*."""
+    return b'{"event":"unauthenticated","time":"%b","count":%d,"first":"%b","last":"%b"}' % (
+        timestamp(last),
+        count,
+        timestamp(first),
+        timestamp(last),
+    )
+
+
+def _who_and_what(call: Call) -> bytes:
+    caller, match, subject = call.caller, call.match, call.subject
+    members: dict[str, Any] = {"id": call.id, "trace_id": call.trace_id, "peer": call.peer}
+    if caller is not None:
+        members["caller"] = {
+            "kind": caller.kind,
+            "user": caller.user,
+            "tenant": caller.tenant,
+            "client": caller.client,
+            "key": caller.key_id,
+        }
+    if subject is not None:
+        members["subject"] = {"user": subject.user, "tenant": subject.tenant, "account": subject.account}
+    target = call.target
+    if match is not None:
+        route, _, target = match
+        members["route"] = route.name
+        members["connection"] = route.connection
+        members["rule"] = call.rule
+        members["host"] = route.origin.host_field
+    path, _, query = target.partition("?")
+    members["method"] = call.method
+    members["path"] = path if len(path) <= MAX_TEXT else path[:MAX_TEXT]
+    members["query_keys"] = _query_keys(query) if query else []
+    try:
+        return orjson.dumps(members)[1:-1]
+    except orjson.JSONEncodeError:
+        # A refused target may hold bytes that are no UTF-8 (the parser keeps them as lone surrogates).
+        members["path"] = ascii(path[:MAX_TEXT])
+        members["query_keys"] = []
+        return orjson.dumps(members)[1:-1]
+
+
+def _query_keys(query: str) -> list[str]:
+    return [pair.partition("=")[0][:MAX_TEXT] for pair in query.split("&", MAX_QUERY_KEYS)[:MAX_QUERY_KEYS]]
+
+
+_second = 0
+_second_text = b""
+
+
+def timestamp(seconds: float) -> bytes:
+    """Return POSIX *seconds* as RFC 3339 UTC with milliseconds."""
+    # The text of a second is kept: 0.4 microseconds instead of 1.5 for strftime on each line.
+    global _second, _second_text
+    whole = int(seconds)
+    if whole != _second:
+        _second_text = datetime.fromtimestamp(whole, UTC).strftime("%Y-%m-%dT%H:%M:%S").encode("ascii")
+        _second = whole
+    return b"%b.%03dZ" % (_second_text, (seconds - whole) * 1000)

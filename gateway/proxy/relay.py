@@ -1,0 +1,112 @@
+"""
+Stream an upstream's answer to the caller.
+
+Rules:
+1. Nothing is collected: what has arrived leaves in one write with the head, the rest as it comes, at the pace of the
+   slower side.
+2. Framing is the gateway's own: Content-Length where the length is known, else chunked, else (HTTP/1.0) until the end of
+   the connection. HEAD, 204 and 304 have no body (RFC 9112 section 6.3).
+3. A 401 that reaches the caller challenges for the upstream, not with the provider's own words: those would send the
+   caller to look for a better credential of its own.
+4. An answer that the upstream cuts is cut for the caller too: the connection is reset, never ended cleanly (threats R1).
+"""
+
+from __future__ import annotations
+
+from gateway.errors import Refusal, UpstreamProtocolError
+from gateway.proxy.answers import NAME, status_line
+from gateway.proxy.headers import AnswerFields
+from gateway.proxy.lane import Lane
+from gateway.proxy.request import ProxyRequest
+from gateway.proxy.upstream import Answer, Truncated
+
+NO_BODY_STATUSES = frozenset({204, 304})
+
+
+class AnswerCut(Exception):
+    """The upstream's answer ended before its end; the caller's connection was reset to say so."""
+
+
+async def relay(request: ProxyRequest, lane: Lane, answer: Answer, *, public_url: str, note: str) -> None:
+    """
+    Send *answer* to the caller of *request*, and *note* with it in Proxy-Status.
+
+    Raises:
+        UpstreamProtocolError: its head or the first of its body cannot be passed on; nothing was sent yet.
+        AnswerCut: it ended too early.
+        ConnectionError: the caller has gone.
+    """
+    call = request.call
+    try:
+        fields = lane.answer_rules.read(answer.raw_fields, public_url=public_url.encode("latin-1"))
+        data = answer.body.read_nowait(-1)
+    except (ValueError, Truncated) as exc:
+        raise UpstreamProtocolError from exc
+    is_whole = answer.body.is_eof()
+    framing, is_chunked = _framing(request, answer, fields, len(data) if is_whole else None)
+    lines = [status_line(answer.status), *fields.lines]
+    if answer.status == 401:
+        lines.append(f'WWW-Authenticate: Upstream realm="{lane.route.name}"\r\n'.encode("ascii"))
+    elif fields.challenges:
+        lines += [b"WWW-Authenticate: %b\r\n" % challenge for challenge in fields.challenges]
+    lines.append(framing)
+    lines.append(_own_lines(request, answer.status, note))
+    if data:
+        lines.append(b"%x\r\n%b\r\n" % (len(data), data) if is_chunked else data)
+    call.status = answer.status
+    call.bytes_sent = len(data)
+    request.has_answered = True
+    request.client.send(b"".join(lines))
+    if not is_whole:
+        await _relay_rest(request, lane, answer, is_chunked=is_chunked)
+
+
+def _framing(
+    request: ProxyRequest, answer: Answer, fields: AnswerFields, whole_bytes: int | None
+) -> tuple[bytes, bool]:
+    """Return the field line that frames the body, and whether it is chunked; *whole_bytes* where all of it is here."""
+    length = fields.content_length
+    if request.call.method == "HEAD" or answer.status in NO_BODY_STATUSES:
+        return (b"Content-Length: %d\r\n" % length if length is not None and answer.status != 204 else b""), False
+    if whole_bytes is not None:
+        return b"Content-Length: %d\r\n" % whole_bytes, False
+    if length is not None and not answer.chunked:
+        return b"Content-Length: %d\r\n" % length, False
+    if request.is_http_1_0:
+        request.keep_alive = False
+        return b"", False
+    return b"Transfer-Encoding: chunked\r\n", True
+
+
+async def _relay_rest(request: ProxyRequest, lane: Lane, answer: Answer, *, is_chunked: bool) -> None:
+    call, client = request.call, request.client
+    idle_seconds = lane.route.timeouts.idle_seconds
+    try:
+        while data := await answer.body.readany():
+            call.bytes_sent += len(data)
+            client.send(b"%x\r\n%b\r\n" % (len(data), data) if is_chunked else data)
+            await client.drain(idle_seconds)
+    except (Truncated, Refusal) as exc:
+        request.keep_alive = False
+        client.abort()
+        raise AnswerCut from exc
+    if is_chunked:
+        client.send(b"0\r\n\r\n")
+
+
+def _own_lines(request: ProxyRequest, status: int, note: str) -> bytes:
+    """Return the fields that the gateway adds to an answer, and the empty line that ends them."""
+    call = request.call
+    details = f'; details="{note}"' if note else ""
+    refreshed = ';desc="refreshed"' if call.refreshed else ""
+    connection = ""
+    if not request.keep_alive:
+        connection = "Connection: close\r\n"
+    elif request.is_http_1_0:
+        connection = "Connection: keep-alive\r\n"
+    return (
+        f"Proxy-Status: {NAME}; received-status={status}{details}\r\n"
+        f"Server-Timing: auth;dur={call.auth_seconds * 1000:.3f}, token{refreshed};dur={call.token_seconds * 1000:.3f}, "
+        f"upstream;dur={call.upstream_seconds * 1000:.3f}\r\n"
+        f"traceparent: {call.traceparent}\r\n{connection}\r\n"
+    ).encode("ascii")

@@ -1,0 +1,72 @@
+"""
+One caller's request as the stages share it, and the caller's connection as they see it.
+
+Rules:
+1. What was read of the request is here once; the stages add what they learned, and nobody reads it twice.
+2. `keep_alive` only ever turns from true to false.
+"""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from aiohttp.http import HttpVersion10, HttpVersion11
+from aiohttp.http_parser import RawRequestMessage
+from aiohttp.streams import StreamReader
+
+from gateway.errors import InvalidRequest
+from gateway.proxy.headers import RequestFields
+from gateway.proxy.record import Call
+
+
+class Client(Protocol):
+    """The caller's connection."""
+
+    @property
+    def peer(self) -> str:
+        """Address of the other end, without the port."""
+
+    @property
+    def is_closing(self) -> bool:
+        """Whether this answer is the last on its connection."""
+
+    def send(self, data: bytes) -> None:
+        """Write *data*; raise ConnectionError when the caller is gone."""
+
+    async def drain(self, seconds: float) -> None:
+        """Wait until the caller has read enough; raise ConnectionError after *seconds*."""
+
+    def abort(self) -> None:
+        """End the connection so that the caller sees that the answer was cut."""
+
+
+class ProxyRequest:
+    """A request on its way: *message* and *payload* as the parser delivered them, *fields* once they were read."""
+
+    __slots__ = ("call", "client", "fields", "has_answered", "host", "is_http_1_0", "keep_alive", "message", "payload")
+
+    fields: RequestFields
+
+    def __init__(self, call: Call, message: RawRequestMessage, payload: StreamReader, client: Client) -> None:
+        self.call = call
+        self.message = message
+        self.payload = payload
+        self.client = client
+        self.has_answered = False
+        self.is_http_1_0 = message.version == HttpVersion10
+        self.keep_alive = not (message.should_close or message.upgrade or client.is_closing)
+        self.host: str = message.headers.get("Host", "").lower()
+
+    @property
+    def host_name(self) -> str:
+        """The Host field in lower case, without its port."""
+        return self.host if self.host.endswith("]") else self.host.rsplit(":", 1)[0]
+
+    def check_version(self) -> None:
+        """Raise InvalidRequest for a version that the parser lets through and that is not ours."""
+        if not self.is_http_1_0 and self.message.version != HttpVersion11:
+            raise InvalidRequest
+
+    def invite(self) -> None:
+        """Answer the caller's Expect: from here on its body is wanted (RFC 9110 section 10.1.1)."""
+        self.client.send(b"HTTP/1.1 100 Continue\r\n\r\n")

@@ -1,0 +1,173 @@
+"""
+The connection token of a call: from the cache, from the token service, or fresh after a rejection (DESIGN section 2).
+
+Rules:
+1. A token is cached until the token service wants to be asked again (`refresh_at`), at most the service's
+   `max_cache_seconds`; it is dropped when the service says that the owner's tokens changed.
+2. Where the service answers per caller, so does the cache: the caller's credential is part of its key.
+3. One fetch and one replacement at a time for one token, whoever asks. Both run to their end when a caller goes away.
+4. A rejection counts only for the token that was sent. Is another one here by now, that one is used, without a refresh.
+5. A fresh token that a route has answered with nothing but 401 is not refreshed again for that route for
+   REJECTED_SECONDS: a route that always answers 401 causes no refresh storm.
+6. What is cached is found by the whole `TokenKey`, a tuple: two users can never share an entry by their spelling.
+
+The token service itself is a protocol: the vault, or Descope.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import Protocol
+
+from gateway.models import Caller, ConnectionToken, TokenKey
+
+REJECTED_SECONDS = 60.0  # DESIGN section 2, rule (4) of compare-and-refresh
+MAX_CACHED_TOKENS = 100_000  # about 60 MB; beyond it the oldest entry goes
+
+CacheKey = tuple[TokenKey, str | None]
+
+
+class TokenService(Protocol):
+    """Where connection tokens come from."""
+
+    @property
+    def shares_tokens_between_callers(self) -> bool:
+        """Whether every caller who may use a `TokenKey` gets the same answer."""
+
+    @property
+    def max_cache_seconds(self) -> float | None:
+        """How long an answer may be cached at most; None: until `refresh_at`."""
+
+    async def fetch(self, key: TokenKey, *, caller: Caller, credential: str) -> ConnectionToken:
+        """
+        Return the usable token of *key*; *credential* is the caller's own, for a service that asks in its name.
+
+        Raises:
+            ConnectionRequired, ConnectionUnknown, CallerKindUnsupported, DeniedByPolicy, TokenServiceUnavailable.
+        """
+
+    async def replace(
+        self, key: TokenKey, *, rejected: ConnectionToken, caller: Caller, credential: str
+    ) -> ConnectionToken:
+        """
+        Return a token other than *rejected*: the stored one if it differs by now, else a refreshed one.
+
+        Raises: as `fetch`.
+        """
+
+
+class ConnectionTokens:
+    """The connection tokens in use by this process. *clock* gives POSIX seconds."""
+
+    def __init__(self, service: TokenService, *, clock: Callable[[], float]) -> None:
+        self._service = service
+        self._shared = service.shares_tokens_between_callers
+        self._clock = clock
+        self._cached: dict[CacheKey, tuple[ConnectionToken, float]] = {}
+        self._owned: dict[str, set[CacheKey]] = {}
+        self._flights: dict[object, asyncio.Task[ConnectionToken]] = {}
+        self._on_trial: dict[tuple[str, str], tuple[str, float]] = {}
+
+    def cached(self, key: TokenKey, credential: str) -> ConnectionToken | None:
+        """Return the cached token of *key* if it may still be used without asking (0.3 microseconds)."""
+        entry = self._cached.get((key, None if self._shared else credential))
+        if entry is None or entry[1] <= self._clock():
+            return None
+        return entry[0]
+
+    async def fetch(self, key: TokenKey, *, caller: Caller, credential: str) -> ConnectionToken:
+        """Return the token of *key* from the service, and cache it. Raises as `TokenService.fetch`."""
+        place: CacheKey = (key, None if self._shared else credential)
+        return await self._one_flight(
+            place, place, lambda: self._service.fetch(key, caller=caller, credential=credential)
+        )
+
+    async def replace(
+        self, key: TokenKey, *, rejected: ConnectionToken, route: str, caller: Caller, credential: str
+    ) -> ConnectionToken | None:
+        """
+        Return a token to send instead of *rejected*, or None when *route* has to live with the 401.
+
+        Raises: as `TokenService.replace`.
+        """
+        place: CacheKey = (key, None if self._shared else credential)
+        known = self.cached(key, credential)
+        if known is not None and known.access_token != rejected.access_token:
+            return known
+        if self.is_on_trial(rejected, route):
+            return None
+        fresh = await self._one_flight(
+            place,
+            (place, rejected.access_token),
+            lambda: self._service.replace(key, rejected=rejected, caller=caller, credential=credential),
+        )
+        if fresh.access_token == rejected.access_token:
+            return None
+        if fresh.refreshed and not self.is_on_trial(fresh, route):
+            self._on_trial[fresh.id, route] = (fresh.access_token, self._clock() + REJECTED_SECONDS)
+        return fresh
+
+    def is_on_trial(self, token: ConnectionToken, route: str) -> bool:
+        """Whether *token* is a fresh one that *route* has never accepted, and the minute of rule 5 is not over."""
+        trial = self._on_trial.get((token.id, route))
+        return trial is not None and trial[0] == token.access_token and trial[1] > self._clock()
+
+    def accepted(self, token: ConnectionToken, route: str) -> None:
+        """The upstream of *route* answered *token* with something else than a rejection."""
+        trial = self._on_trial.get((token.id, route))
+        if trial is not None and trial[0] == token.access_token:
+            del self._on_trial[token.id, route]
+
+    @property
+    def has_trials(self) -> bool:
+        """Whether any token is on trial: the hot path asks before it reports an acceptance."""
+        return bool(self._on_trial)
+
+    def forget_owner(self, owner: str) -> None:
+        """Drop every cached token of *owner* (`TokenKey.owner`): something about them changed."""
+        for place in self._owned.pop(owner, ()):
+            self._cached.pop(place, None)
+
+    def sweep(self) -> None:
+        """Let go of trials that are over."""
+        now = self._clock()
+        self._on_trial = {place: trial for place, trial in self._on_trial.items() if trial[1] > now}
+
+    async def close(self) -> None:
+        """Wait for fetches and refreshes under way: a refresh that was begun is stored."""
+        if self._flights:
+            await asyncio.wait(tuple(self._flights.values()))
+
+    async def _one_flight(
+        self, place: CacheKey, flight: object, ask: Callable[[], Awaitable[ConnectionToken]]
+    ) -> ConnectionToken:
+        """Join the flight of that name or start it. A caller that goes away leaves it running for the others."""
+        task = self._flights.get(flight)
+        if task is None:
+            task = asyncio.create_task(self._ask(place, ask), name="connection-token")
+            self._flights[flight] = task
+            task.add_done_callback(lambda done: self._land(flight, done))
+        return await asyncio.shield(task)
+
+    def _land(self, flight: object, task: asyncio.Task[ConnectionToken]) -> None:
+        del self._flights[flight]
+        if not task.cancelled():
+            task.exception()  # seen: whoever waited has it, and with nobody waiting there is nobody to tell
+
+    async def _ask(self, place: CacheKey, ask: Callable[[], Awaitable[ConnectionToken]]) -> ConnectionToken:
+        token = await ask()
+        self._remember(place, token)
+        return token
+
+    def _remember(self, place: CacheKey, token: ConnectionToken) -> None:
+        until = token.refresh_at if token.refresh_at is not None else float("inf")
+        longest = self._service.max_cache_seconds
+        if longest is not None:
+            until = min(until, self._clock() + longest)
+        if place not in self._cached and len(self._cached) >= MAX_CACHED_TOKENS:
+            oldest = next(iter(self._cached))
+            del self._cached[oldest]
+            self._owned.get(oldest[0].owner, set()).discard(oldest)
+        self._cached[place] = (token, until)
+        self._owned.setdefault(place[0].owner, set()).add(place)

@@ -1,0 +1,109 @@
+"""
+What changed, told to every process that shares the database.
+
+Rules:
+1. A writer adds its line in the transaction of the change itself (`announce`): no change is ever silent.
+2. `ChangeFeed` reads what is new every POLL_SECONDS and calls the subscribers, in this process and in every other,
+   so a revoked key or a deleted token is out of every cache within a second.
+3. While the feed cannot read, `is_live` turns false within STALE_SECONDS and caches that depend on it must not be used:
+   doubt refuses.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from contextlib import suppress
+
+import structlog
+from sqlalchemy import delete, func, insert, select
+from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from gateway.store.engine import Store
+from gateway.store.schema import changes
+
+POLL_SECONDS = 0.4  # two polls fit into the second after which a revoked key must be refused
+STALE_SECONDS = 0.9
+KEEP_SECONDS = (
+    3600.0  # how long a line stays for a process that was stopped meanwhile; after it, that process restarts cold
+)
+
+log = structlog.get_logger()
+
+
+async def announce(connection: AsyncConnection, topic: str, subject: str, *, at: float) -> None:
+    """Add to *connection*'s transaction the line that *subject* (a row's id) of *topic* changed at *at*."""
+    await connection.execute(insert(changes).values(topic=topic, subject=subject, at=at))
+
+
+class ChangeFeed:
+    """Calls subscribers with the id of each row that any process changed. Owns one task between start and stop."""
+
+    def __init__(self, store: Store, *, clock: Callable[[], float], monotonic: Callable[[], float]) -> None:
+        self._store = store
+        self._clock = clock
+        self._monotonic = monotonic
+        self._subscribers: dict[str, list[Callable[[str], None]]] = {}
+        self._seq = 0
+        self._read_at = float("-inf")
+        self._task: asyncio.Task[None] | None = None
+
+    @property
+    def is_live(self) -> bool:
+        """Whether the last successful read is recent enough for caches to be believed."""
+        return self._monotonic() - self._read_at < STALE_SECONDS
+
+    def subscribe(self, topic: str, on_change: Callable[[str], None]) -> None:
+        """Call *on_change* with the row's id for each change of *topic* from now on."""
+        self._subscribers.setdefault(topic, []).append(on_change)
+
+    async def start(self) -> None:
+        """Begin after the newest change there is, and read on in the background."""
+        async with self._store.read() as connection:
+            self._seq = (await connection.execute(select(func.coalesce(func.max(changes.c.seq), 0)))).scalar_one()
+        self._read_at = self._monotonic()
+        self._task = asyncio.create_task(self._run(), name="change-feed")
+
+    async def stop(self) -> None:
+        """End the background reading."""
+        if self._task is None:
+            return
+        self._task.cancel()
+        with suppress(asyncio.CancelledError):
+            await self._task
+        self._task = None
+
+    async def poll(self) -> None:
+        """Read once and call the subscribers for what is new."""
+        began = self._monotonic()
+        async with self._store.read() as connection:
+            rows = (
+                await connection.execute(
+                    select(changes.c.seq, changes.c.topic, changes.c.subject)
+                    .where(changes.c.seq > self._seq)
+                    .order_by(changes.c.seq)
+                )
+            ).all()
+        for seq, topic, subject in rows:
+            self._seq = seq
+            for on_change in self._subscribers.get(topic, ()):
+                on_change(subject)
+        self._read_at = began
+
+    async def prune(self) -> None:
+        """Delete the lines that every process has seen long ago."""
+        async with self._store.write() as connection:
+            await connection.execute(delete(changes).where(changes.c.at < self._clock() - KEEP_SECONDS))
+
+    async def _run(self) -> None:
+        polls = 0
+        while True:
+            await asyncio.sleep(POLL_SECONDS)
+            try:
+                await self.poll()
+                polls += 1
+                if polls % 1000 == 0:
+                    await self.prune()
+            except (SQLAlchemyError, OSError) as exc:
+                log.warning("change_feed_failed", error=type(exc).__name__)

@@ -1,0 +1,180 @@
+"""
+What a connection is: one OAuth client at one provider, or a place for API keys; and when its fields are valid.
+
+Rules:
+1. An id is [A-Za-z0-9._-]{1,200} and not only dots: SDKs put it into paths without encoding it (contract row 18).
+2. Endpoints are absolute http or https URLs without credentials and fragment. Whether plain http and the address
+   behind a name may be dialled is the egress guard's business, when it is dialled.
+3. Origins are compared as text, so they have one spelling: `https://host[:port]`, lower case, no default port.
+4. How a client authenticates at the token endpoint is one of three (RFC 6749 2.3.1, RFC 7591 section 2); unsaid, it is
+   `client_secret_basic` with a secret, because every server must support it, and `none` without.
+
+Source: descope-contract.md section 2, App; DESIGN section 7, "Where tokens may go".
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+from urllib.parse import urlsplit
+
+ConnectionKind = Literal["oauth", "apikey"]
+TokenAuth = Literal["client_secret_basic", "client_secret_post", "none"]
+
+KINDS: frozenset[str] = frozenset({"oauth", "apikey"})
+TOKEN_AUTHS: frozenset[str] = frozenset({"client_secret_basic", "client_secret_post", "none"})
+# Parameters of the exchange that are ours to set: a connection's own may not replace them.
+RESERVED_PARAMS = frozenset(
+    {
+        "grant_type", "code", "redirect_uri", "client_id", "client_secret", "refresh_token", "scope", "state",
+        "response_type", "code_challenge", "code_challenge_method", "code_verifier",
+    }
+)  # fmt: skip
+ID = re.compile(r"(?!\.+\Z)[A-Za-z0-9._-]{1,200}\Z")
+HOST = re.compile(r"[a-z0-9]([a-z0-9.-]{0,251}[a-z0-9])?\Z|\[[0-9a-f:.]{2,45}\]\Z")
+MAX_URL_LENGTH = 2048
+MAX_LIST = 200
+MAX_VALUE_LENGTH = 2048
+
+Params = tuple[tuple[str, str], ...]
+
+
+class ConnectionInvalid(Exception):
+    """A field of a connection is not as it must be. The message names the field and what was expected, no value."""
+
+
+@dataclass(frozen=True, slots=True)
+class Connection:
+    """
+    One provider as the vault knows it.
+
+    *origins* are canonical; None lets the token go to any route. *extra* keeps the App fields that nothing here reads
+    yet (logo, discoveryUrl, prompt, …) under their names on the wire. *owner* "file" is read-only in the API.
+    """
+
+    id: str
+    name: str
+    description: str = ""
+    kind: ConnectionKind = "oauth"
+    client_id: str = ""
+    client_secret: str | None = field(default=None, repr=False)
+    authorization_url: str = ""
+    token_url: str = ""
+    revocation_url: str = ""
+    default_scopes: tuple[str, ...] = ()
+    origins: tuple[str, ...] | None = None
+    pkce: bool = True
+    token_auth: TokenAuth | None = None
+    authorization_params: Params = ()
+    token_params: Params = ()
+    extra: Mapping[str, object] = field(default_factory=dict)
+    owner: Literal["api", "file"] = "api"
+
+    @property
+    def client_authentication(self) -> TokenAuth:
+        """How the client authenticates at the token endpoint, the default filled in (rule 4)."""
+        if self.token_auth is not None:
+            return self.token_auth
+        return "client_secret_basic" if self.client_secret else "none"
+
+
+def is_connection_id(text: str) -> bool:
+    """Tell whether *text* may be a connection's id."""
+    return ID.match(text) is not None
+
+
+def check(connection: Connection) -> None:
+    """
+    Do nothing where every field of *connection* is valid.
+
+    Raises:
+        ConnectionInvalid: names the first field that is not.
+    """
+    if not is_connection_id(connection.id):
+        raise ConnectionInvalid("id: expected 1 to 200 of A-Z a-z 0-9 . _ -")
+    if not connection.name.strip() or len(connection.name) > 200 or not connection.name.isprintable():
+        raise ConnectionInvalid("name: expected 1 to 200 printable characters")
+    if connection.kind not in KINDS:
+        raise ConnectionInvalid("type: expected oauth or apikey")
+    if connection.token_auth is not None and connection.token_auth not in TOKEN_AUTHS:
+        raise ConnectionInvalid(f"token auth: expected one of {', '.join(sorted(TOKEN_AUTHS))}")
+    if connection.client_authentication != "none" and connection.kind == "oauth" and not connection.client_secret:
+        raise ConnectionInvalid("client secret: missing, and the connection's client authenticates with one")
+    for name, text in (("client id", connection.client_id), ("client secret", connection.client_secret or "")):
+        if len(text) > MAX_VALUE_LENGTH or not _is_visible(text):
+            raise ConnectionInvalid(f"{name}: expected up to {MAX_VALUE_LENGTH} characters without control characters")
+    for name, url in (
+        ("authorization URL", connection.authorization_url),
+        ("token URL", connection.token_url),
+        ("revocation URL", connection.revocation_url),
+    ):
+        _check_url(url, name=name)
+    if len(connection.default_scopes) > MAX_LIST or not all(is_scope(scope) for scope in connection.default_scopes):
+        raise ConnectionInvalid("scopes: expected a list of scopes without spaces (RFC 6749 3.3)")
+    for name, params in (
+        ("authorization URL parameters", connection.authorization_params),
+        ("token URL parameters", connection.token_params),
+    ):
+        _check_params(params, name=name)
+    for origin in connection.origins or ():
+        if canonical_origin(origin) != origin:
+            raise ConnectionInvalid("origins: expected scheme://host[:port] in lower case")
+
+
+def is_scope(text: str) -> bool:
+    """Tell whether *text* is one scope: visible ASCII (RFC 6749 3.3 leaves out quote and backslash as well)."""
+    return 0 < len(text) <= 512 and all("!" <= character <= "~" for character in text)
+
+
+def canonical_origin(text: str) -> str:
+    """
+    Return *text* as the one spelling of its origin.
+
+    Raises:
+        ConnectionInvalid: not an http or https origin: it has a path, a query, credentials or another scheme.
+    """
+    expected = "origins: expected https://host[:port], no path, query or credentials"
+    try:
+        parts = urlsplit(text.strip().lower())
+        port = parts.port
+    except ValueError as exc:
+        raise ConnectionInvalid(expected) from exc
+    host = parts.netloc.rsplit(":", 1)[0] if port is not None else parts.netloc.removesuffix(":")
+    if parts.scheme not in ("http", "https") or parts.path not in ("", "/") or not HOST.match(host):
+        raise ConnectionInvalid(expected)
+    if parts.query or parts.fragment or "?" in text or "#" in text:
+        raise ConnectionInvalid(expected)
+    is_default = port is None or port == (443 if parts.scheme == "https" else 80)
+    return f"{parts.scheme}://{host}" if is_default else f"{parts.scheme}://{host}:{port}"
+
+
+def _check_url(url: str, *, name: str) -> None:
+    if not url:
+        return
+    expected = f"{name}: expected an absolute https URL without credentials and fragment"
+    if len(url) > MAX_URL_LENGTH or not all("!" <= character <= "~" for character in url):
+        raise ConnectionInvalid(expected)
+    try:
+        parts = urlsplit(url)
+        _ = parts.port
+    except ValueError as exc:
+        raise ConnectionInvalid(expected) from exc
+    if parts.scheme not in ("https", "http") or not parts.hostname or "@" in parts.netloc or "#" in url:
+        raise ConnectionInvalid(expected)
+
+
+def _check_params(params: Params, *, name: str) -> None:
+    if len(params) > MAX_LIST:
+        raise ConnectionInvalid(f"{name}: expected at most {MAX_LIST}")
+    for key, value in params:
+        if not key or key.lower() in RESERVED_PARAMS:
+            raise ConnectionInvalid(f"{name}: expected names that the gateway does not set itself")
+        if len(key) + len(value) > MAX_VALUE_LENGTH or not _is_visible(key + value):
+            raise ConnectionInvalid(f"{name}: expected up to {MAX_VALUE_LENGTH} characters without control characters")
+
+
+def _is_visible(text: str) -> bool:
+    """Tell whether *text* can be written into a form as it is: no control characters, no lone surrogates."""
+    return not any(character < " " or character == "\x7f" or "\ud800" <= character <= "\udfff" for character in text)

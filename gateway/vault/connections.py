@@ -1,0 +1,219 @@
+"""
+The connections that the vault keeps, in the database.
+
+Rules:
+1. A connection's settings are plain; its client secret is sealed and bound to the connection's id.
+2. Ids and names are unique (contract section 2).
+3. What routes.yaml lists is owned by the file: the file is the truth on every start, and wins over a connection of the
+   same id that was made by the API. A connection that has left the file stays, read-only, with its tokens, and is
+   reported: deleting it would destroy grants that users gave, for a line that somebody commented out.
+4. Every write announces the connection, and the connection's tokens (their origins are cached with them), in the
+   same transaction.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
+from typing import Any
+
+from sqlalchemy import insert, literal, select, update
+from sqlalchemy.exc import IntegrityError
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from gateway.store.changes import announce
+from gateway.store.engine import Store
+from gateway.store.schema import changes, tokens
+from gateway.store.schema import connections as table
+from gateway.vault.connection import Connection, ConnectionInvalid, check
+from gateway.vault.sealing import Binding, Sealer
+
+__all__ = ["Connection", "ConnectionExists", "ConnectionInvalid", "Connections", "FileConnections"]
+
+
+class ConnectionExists(Exception):
+    """Another connection has this id or this name."""
+
+
+@dataclass(frozen=True, slots=True)
+class FileConnections:
+    """What loading the file's connections did: ids *written*, *taken_over* from the API, or that *left* it."""
+
+    written: tuple[str, ...]
+    taken_over: tuple[str, ...]
+    left: tuple[str, ...]
+
+
+class Connections:
+    """The table of connections, secrets opened."""
+
+    def __init__(
+        self, store: Store, sealer: Sealer, *, clock: Callable[[], float], random_bytes: Callable[[int], bytes]
+    ) -> None:
+        self._store = store
+        self._sealer = sealer
+        self._clock = clock
+        self._random_bytes = random_bytes
+
+    def new_id(self) -> str:
+        """Return an id that no connection has: 80 random bits."""
+        return f"C{self._random_bytes(10).hex()}"
+
+    async def create(self, connection: Connection) -> Connection:
+        """
+        Store *connection*, owned by the API, and return it.
+
+        Raises:
+            ConnectionInvalid: a field is not valid.
+            ConnectionExists: its id or its name is taken.
+        """
+        connection = replace(connection, owner="api")
+        check(connection)
+        try:
+            async with self._store.write() as db:
+                if await _is_name_taken(db, connection):
+                    raise ConnectionExists(f"another connection is named like {connection.id}")
+                await self._insert(db, connection)
+        except IntegrityError as exc:
+            raise ConnectionExists(f"connection {connection.id} exists") from exc
+        return connection
+
+    async def load(self, connection_id: str) -> Connection | None:
+        """Return the connection of this id, its client secret opened, or None."""
+        async with self._store.read() as db:
+            return await self.load_in(db, connection_id)
+
+    async def load_in(self, db: AsyncConnection, connection_id: str) -> Connection | None:
+        """Return the same as `load`, read in the transaction of *db*."""
+        row = (await db.execute(select(table).where(table.c.id == connection_id))).mappings().one_or_none()
+        return None if row is None else self._open(row)
+
+    async def list(self) -> list[Connection]:
+        """Return all connections, by id, without their client secrets."""
+        async with self._store.read() as db:
+            rows = (await db.execute(select(table).order_by(table.c.id))).mappings().all()
+        return [_from_settings(row) for row in rows]
+
+    async def known(self, connection_id: str) -> bool:
+        """Tell whether there is a connection of this id."""
+        async with self._store.read() as db:
+            found = await db.execute(select(table.c.id).where(table.c.id == connection_id))
+            return found.one_or_none() is not None
+
+    async def upsert_from_file(self, connections: Iterable[Connection]) -> FileConnections:
+        """
+        Make the stored connections what the file says (rule 3), all of them or none, and tell what changed.
+
+        Raises:
+            ConnectionInvalid: a field is not valid; the message begins with the connection's id.
+        """
+        wanted = [replace(connection, owner="file") for connection in connections]
+        for connection in wanted:
+            try:
+                check(connection)
+            except ConnectionInvalid as exc:
+                raise ConnectionInvalid(f"{connection.id}: {exc}") from exc
+        written: list[str] = []
+        taken_over: list[str] = []
+        async with self._store.write() as db:
+            for connection in wanted:
+                stored = await self.load_in(db, connection.id)
+                if stored == connection:
+                    continue
+                written.append(connection.id)
+                if stored is None:
+                    await self._insert(db, connection)
+                    continue
+                if stored.owner == "api":
+                    taken_over.append(connection.id)
+                await self._update(db, connection)
+            owned = (await db.execute(select(table.c.id).where(table.c.owner == "file"))).scalars().all()
+        left = sorted(set(owned) - {connection.id for connection in wanted})
+        return FileConnections(tuple(written), tuple(taken_over), tuple(left))
+
+    async def _insert(self, db: AsyncConnection, connection: Connection) -> None:
+        now = self._clock()
+        values = self._values(connection) | {"id": connection.id, "created_at": now, "updated_at": now}
+        await db.execute(insert(table).values(values))
+        await announce(db, "connections", connection.id, at=now)
+
+    async def _update(self, db: AsyncConnection, connection: Connection) -> None:
+        now = self._clock()
+        values = self._values(connection) | {"updated_at": now}
+        await db.execute(update(table).where(table.c.id == connection.id).values(values))
+        await announce(db, "connections", connection.id, at=now)
+        # One statement instead of one `announce` a token: a connection may have a hundred thousand.
+        of_tokens = select(literal("tokens"), tokens.c.id, literal(now)).where(tokens.c.connection_id == connection.id)
+        await db.execute(insert(changes).from_select(["topic", "subject", "at"], of_tokens))
+
+    def _values(self, connection: Connection) -> dict[str, object]:
+        sealed = None
+        if connection.client_secret is not None:
+            sealed = self._sealer.seal(connection.client_secret.encode(), binding=_binding(connection.id))
+        return {
+            "owner": connection.owner,
+            "settings": _to_settings(connection),
+            "sealed_client_secret": sealed,
+        }
+
+    def _open(self, row: Any) -> Connection:
+        connection = _from_settings(row)
+        sealed = row["sealed_client_secret"]
+        if sealed is None:
+            return connection
+        secret = self._sealer.open(bytes(sealed), binding=_binding(connection.id)).decode()
+        return replace(connection, client_secret=secret)
+
+
+async def _is_name_taken(db: AsyncConnection, connection: Connection) -> bool:
+    named = select(table.c.id).where(
+        table.c.settings["name"].as_string() == connection.name, table.c.id != connection.id
+    )
+    return (await db.execute(named.limit(1))).first() is not None
+
+
+def _binding(connection_id: str) -> Binding:
+    return Binding(table="connections", column="sealed_client_secret", row_id=connection_id, connection=connection_id)
+
+
+def _to_settings(connection: Connection) -> dict[str, object]:
+    """The settings column: names as in `Connection`, without id, owner and secret."""
+    return {
+        "name": connection.name,
+        "description": connection.description,
+        "kind": connection.kind,
+        "client_id": connection.client_id,
+        "authorization_url": connection.authorization_url,
+        "token_url": connection.token_url,
+        "revocation_url": connection.revocation_url,
+        "default_scopes": list(connection.default_scopes),
+        "origins": None if connection.origins is None else list(connection.origins),
+        "pkce": connection.pkce,
+        "token_auth": connection.token_auth,
+        "authorization_params": [list(pair) for pair in connection.authorization_params],
+        "token_params": [list(pair) for pair in connection.token_params],
+        "extra": dict(connection.extra),
+    }
+
+
+def _from_settings(row: Any) -> Connection:
+    settings: dict[str, Any] = row["settings"]
+    origins = settings["origins"]
+    return Connection(
+        id=row["id"],
+        owner=row["owner"],
+        name=settings["name"],
+        description=settings["description"],
+        kind=settings["kind"],
+        client_id=settings["client_id"],
+        authorization_url=settings["authorization_url"],
+        token_url=settings["token_url"],
+        revocation_url=settings["revocation_url"],
+        default_scopes=tuple(settings["default_scopes"]),
+        origins=None if origins is None else tuple(origins),
+        pkce=settings["pkce"],
+        token_auth=settings["token_auth"],
+        authorization_params=tuple((key, value) for key, value in settings["authorization_params"]),
+        token_params=tuple((key, value) for key, value in settings["token_params"]),
+        extra=settings["extra"],
+    )

@@ -1,0 +1,357 @@
+"""
+The refresh of one grant: a durable job that outlives whoever asked for it.
+
+Rules (threats.md section 2, "Refresh protocol"; DESIGN section 7):
+1. One flight per token in this process; everybody who asks meanwhile shares its result.
+2. One lease per token in the database: (owner, until), taken in a write transaction that has just read the row. Whoever
+   finds a lease of another process polls the row, for a bounded time.
+3. The provider is asked once per lease, and never by two. What it answers is written before anybody is given it, with
+   compare-and-swap on version and lease; a write that fails is repeated with the answer kept in memory.
+4. The job runs in a task of its own: a caller who goes away, or stops waiting, changes nothing for it.
+5. invalid_grant: the row is read again. It has moved: use it. Else the grant is marked dead; the row stays.
+6. No clear answer (time-out, reset, 5xx, unreadable; a lease that ran out): the refresh token may be spent. The row
+   says `answer_lost`; while the stored token serves, nothing is tried. Then one exchange at a time with the only
+   refresh token there is; is that refused, the row says `rotation_interrupted`.
+7. Any other failure leaves the row as it is, notes why, and backs off: 5 s, doubled up to 300 s, with jitter; across
+   processes, 5 s.
+
+Left to issue 3: renewing a lease while its exchange runs, an intent holding a keyed digest of the refresh token, a
+recovery file for an answer that cannot be written before the process ends, refresh ahead of expiry in the background.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from collections.abc import Callable, Coroutine
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple, TypeVar
+
+import structlog
+from cachetools import LRUCache
+from sqlalchemy.exc import SQLAlchemyError
+
+from gateway.net.client import OutboundClient, OutboundError
+from gateway.store.engine import Store
+from gateway.vault.connection import Connection
+from gateway.vault.oauth import ExchangeFailed, Granted, GrantRefused, Outcome, read_token_answer, refresh_request
+from gateway.vault.sealing import SealBroken
+from gateway.vault.tokens import (
+    ANSWER_LOST,
+    EXCHANGE_SECONDS,
+    LEASE_SECONDS,
+    ROTATION_INTERRUPTED,
+    StoredToken,
+    TokenDraft,
+    Tokens,
+)
+
+WAIT_SECONDS = 25.0  # how long a caller waits for a job: an exchange and its writes; then 503, and the job goes on
+POLL_SECONDS = 0.1  # how often another process' lease is looked at
+PERSIST_SECONDS = 600.0  # how long an answer that cannot be written is kept and tried again
+PERSIST_FIRST_SECONDS = 0.05
+PERSIST_MAX_SECONDS = 5.0
+BACKOFF_FIRST_SECONDS = 5.0
+BACKOFF_MAX_SECONDS = 300.0
+MAX_ANSWER_BYTES = 65_536
+NOT_SENT = frozenset(
+    {"blocked", "tls"}
+)  # reasons of OutboundError after which no request can have reached the provider
+
+T = TypeVar("T")
+
+log = structlog.get_logger()
+
+
+class RefreshFailed(Exception):
+    """No newer token for a cause that may pass. *error* is a word for the operator, *retry_after* in whole seconds."""
+
+    def __init__(self, error: str, *, retry_after: int) -> None:
+        self.error = error
+        self.retry_after = retry_after
+        super().__init__(error)
+
+
+class TokenGone(Exception):
+    """The token was deleted meanwhile."""
+
+
+@dataclass(frozen=True, slots=True)
+class Refreshed:
+    """The row after a job: a newer token, or one marked dead. *is_exchanged*: the provider was asked for it."""
+
+    token: StoredToken
+    is_exchanged: bool
+
+
+class Backoff(NamedTuple):
+    """How often a version of a token has failed in this process, and when it may be tried again."""
+
+    version: int
+    failures: int
+    not_before: float
+    error: str
+
+
+class Refresher:
+    """Runs the jobs of this process. `close` waits for those under way."""
+
+    def __init__(
+        self,
+        store: Store,
+        tokens: Tokens,
+        client: OutboundClient,
+        *,
+        clock: Callable[[], float],
+        random_bytes: Callable[[int], bytes],
+        wait_seconds: float = WAIT_SECONDS,
+    ) -> None:
+        self._store = store
+        self._tokens = tokens
+        self._client = client
+        self._clock = clock
+        self._random_bytes = random_bytes
+        self._wait_seconds = wait_seconds
+        self._flights: dict[tuple[str, int, bool], asyncio.Task[Refreshed]] = {}
+        self._tasks: set[asyncio.Task[Any]] = set()
+        self._backoffs: LRUCache[str, Backoff] = LRUCache(maxsize=10_000)
+
+    async def refresh(self, token: StoredToken, connection: Connection, *, is_usable: bool) -> Refreshed:
+        """
+        Return the row once it is newer than *token*, or dead, asking the provider only if nobody else has.
+
+        *is_usable* tells that *token* can still be served: then nothing is risked after a lost answer (rule 6).
+
+        Raises:
+            RefreshFailed: the provider gave no token for now, or a job takes longer than a caller waits.
+            TokenGone: the token was deleted.
+            sqlalchemy.exc.SQLAlchemyError, OSError: the database failed before the provider was asked.
+        """
+        self._refuse_too_early(token, is_usable=is_usable)
+        key = (token.id, token.version, is_usable)
+        flight = self._flights.get(key)
+        if flight is None:
+            flight = self._spawn(self._run(token, connection, is_usable=is_usable))
+            self._flights[key] = flight
+            flight.add_done_callback(lambda _: self._flights.pop(key, None))
+        return await self._wait(flight)
+
+    async def adopt(self, draft: TokenDraft, connection: Connection) -> StoredToken:
+        """
+        Exchange the refresh token of *draft* and store what comes of it, detached like every exchange.
+
+        Raises:
+            RefreshFailed: the provider refused it or did not answer; nothing was written.
+        """
+        return await self._wait(self._spawn(self._adopt(draft, connection)))
+
+    async def close(self, *, grace_seconds: float = EXCHANGE_SECONDS) -> None:
+        """Wait for the jobs under way, at most *grace_seconds*; an exchange cut short then counts as a lost answer."""
+        if self._tasks:
+            _, late = await asyncio.wait(self._tasks, timeout=grace_seconds)
+            for task in late:
+                task.cancel()
+                with suppress(asyncio.CancelledError, Exception):
+                    await task
+
+    # --- the job ---------------------------------------------------------------------------------------------------
+
+    async def _run(self, token: StoredToken, connection: Connection, *, is_usable: bool) -> Refreshed:
+        owner = self._random_bytes(16).hex()
+        row, is_mine = await self._lease(token, owner=owner, is_usable=is_usable)
+        if not is_mine:
+            return Refreshed(row, is_exchanged=False)
+        outcome = await self._exchange(connection, row.refresh_token or "")
+        log.info("token_exchanged", token=row.id, connection=row.connection, outcome=_word(outcome))
+        if isinstance(outcome, Granted):
+            return await self._settle_granted(row, outcome, owner=owner)
+        if isinstance(outcome, GrantRefused):
+            return await self._settle_refused(row, owner=owner)
+        return await self._settle_failed(row, outcome, owner=owner)
+
+    async def _lease(self, seen: StoredToken, *, owner: str, is_usable: bool) -> tuple[StoredToken, bool]:
+        """Return the row and True once this job holds the lease, or the row and False where it needs no exchange."""
+        for _ in range(math.ceil(self._wait_seconds / POLL_SECONDS)):
+            async with self._store.write() as db:
+                row = await self._tokens.get_in(db, seen.id)
+                if row is None:
+                    raise TokenGone
+                if row.version != seen.version or row.dead or row.refresh_token is None:
+                    return row, False
+                now = self._clock()
+                is_free = not row.is_leased(now)
+                if is_free and row.lease_owner is not None:
+                    # Its holder died between lease and write, or sleeps: nobody knows what the provider did.
+                    log.warning("refresh_lease_ran_out", token=row.id, connection=row.connection)
+                    await self._tokens.note_interrupted_in(db, row)
+                    row = replace(row, lease_owner=None, lease_until=None, last_refresh_error=ANSWER_LOST)
+                is_risky = is_usable and row.last_refresh_error == ANSWER_LOST
+                if is_free and not is_risky and not self._has_just_failed(row, seen):
+                    await self._tokens.lease_in(db, row, owner=owner, until=now + LEASE_SECONDS)
+                    return row, True
+            if is_free:
+                raise RefreshFailed(row.last_refresh_error, retry_after=int(BACKOFF_FIRST_SECONDS))
+            await self._until_released(seen)
+        raise RefreshFailed("in_progress", retry_after=1)
+
+    async def _until_released(self, seen: StoredToken) -> None:
+        """Poll the row, without locking anybody out, until another process' job has ended or the wait is over."""
+        for _ in range(math.ceil(self._wait_seconds / POLL_SECONDS)):
+            await asyncio.sleep(POLL_SECONDS)
+            row = await self._tokens.get(seen.id)
+            if row is None or row.version != seen.version or not row.is_leased(self._clock()):
+                return
+        raise RefreshFailed("in_progress", retry_after=1)
+
+    async def _exchange(self, connection: Connection, refresh_token: str) -> Outcome:
+        request = refresh_request(connection, refresh_token)
+        try:
+            # The client bounds every step; this bounds their sum, so that the lease always outlives the exchange.
+            async with asyncio.timeout(EXCHANGE_SECONDS + 1.0):
+                answer = await self._client.request(
+                    "POST",
+                    request.url,
+                    headers=request.headers,
+                    body=request.body,
+                    timeout_seconds=EXCHANGE_SECONDS,
+                    max_bytes=MAX_ANSWER_BYTES,
+                )
+        except OutboundError as exc:
+            return ExchangeFailed(exc.reason, is_outcome_unknown=exc.reason not in NOT_SENT)
+        except TimeoutError:
+            return ExchangeFailed("timeout", is_outcome_unknown=True)
+        except Exception as exc:  # a fault of the client must not leave the lease behind, nor a spent token in use
+            log.critical("token_exchange_broke", connection=connection.id, error=type(exc).__name__)
+            return ExchangeFailed("internal_error", is_outcome_unknown=True)
+        retry_after = next((value for name, value in answer.headers.items() if name.lower() == "retry-after"), None)
+        return read_token_answer(answer.status, answer.body, now=self._clock(), retry_after=retry_after)
+
+    async def _settle_granted(self, row: StoredToken, granted: Granted, *, owner: str) -> Refreshed:
+        is_written = await self._persist(row, lambda: self._tokens.store_granted(row, granted, owner=owner))
+        self._backoffs.pop(row.id, None)
+        if is_written:
+            return Refreshed(await self._read_again(row), is_exchanged=True)
+        log.warning("refresh_lease_lost", token=row.id, connection=row.connection)
+        return await self._moved(row)
+
+    async def _settle_refused(self, row: StoredToken, *, owner: str) -> Refreshed:
+        now = await self._read_again(row)
+        if now.version != row.version:
+            return Refreshed(now, is_exchanged=False)
+        error = ROTATION_INTERRUPTED if row.last_refresh_error == ANSWER_LOST else "invalid_grant"
+        if await self._persist(row, lambda: self._tokens.mark_dead(row, error=error, owner=owner)):
+            log.warning("grant_dead", token=row.id, connection=row.connection, error=error)
+            return Refreshed(await self._read_again(row), is_exchanged=True)
+        return await self._moved(row)
+
+    async def _settle_failed(self, row: StoredToken, failed: ExchangeFailed, *, owner: str) -> Refreshed:
+        # Once an answer was lost, no later failure makes the refresh token certain again: only a new one does.
+        is_lost = failed.is_outcome_unknown or row.last_refresh_error == ANSWER_LOST
+        error = ANSWER_LOST if is_lost else failed.error
+        wait = self._back_off(row, error=error, at_least=failed.retry_after)
+        try:
+            await self._tokens.note_failure(row, error=error, owner=owner)
+        except (SQLAlchemyError, OSError) as exc:
+            # The lease will run out instead, and that tells the same.
+            log.warning("refresh_failure_not_noted", token=row.id, error=type(exc).__name__)
+        log.warning("refresh_failed", token=row.id, connection=row.connection, error=failed.error, retry_after=wait)
+        raise RefreshFailed(error, retry_after=wait)
+
+    async def _adopt(self, draft: TokenDraft, connection: Connection) -> StoredToken:
+        outcome = await self._exchange(connection, draft.refresh_token or "")
+        log.info("token_exchanged", connection=connection.id, outcome=_word(outcome))
+        if not isinstance(outcome, Granted):
+            raise RefreshFailed(_word(outcome), retry_after=int(BACKOFF_FIRST_SECONDS))
+        fresh = replace(
+            draft,
+            access_token=outcome.access_token,
+            refresh_token=outcome.refresh_token or draft.refresh_token,
+            token_type=outcome.token_type,
+            expires_at=outcome.expires_at,
+        )
+        return await self._persist(None, lambda: self._tokens.put(fresh))
+
+    async def _moved(self, row: StoredToken) -> Refreshed:
+        """Return what another job has written meanwhile."""
+        now = await self._read_again(row)
+        if now.version == row.version:
+            raise RefreshFailed("lease_lost", retry_after=1)
+        return Refreshed(now, is_exchanged=False)
+
+    async def _persist(self, row: StoredToken | None, write: Callable[[], Coroutine[Any, Any, T]]) -> T:
+        """Return what *write* returns, repeated while the database fails: its content exists nowhere else."""
+        delay, waited = PERSIST_FIRST_SECONDS, 0.0
+        while True:
+            try:
+                return await write()
+            except (SQLAlchemyError, OSError) as exc:
+                name = row.id if row is not None else None
+                log.critical("refreshed_token_not_stored", token=name, error=type(exc).__name__, waited_seconds=waited)
+                if waited >= PERSIST_SECONDS:
+                    raise
+            await asyncio.sleep(delay)
+            waited, delay = waited + delay, min(delay * 2, PERSIST_MAX_SECONDS)
+
+    async def _read_again(self, row: StoredToken) -> StoredToken:
+        now = await self._tokens.get(row.id)
+        if now is None:
+            raise TokenGone
+        return now
+
+    # --- backing off -----------------------------------------------------------------------------------------------
+
+    def _refuse_too_early(self, token: StoredToken, *, is_usable: bool) -> None:
+        if is_usable and token.last_refresh_error == ANSWER_LOST:
+            raise RefreshFailed(ANSWER_LOST, retry_after=int(BACKOFF_FIRST_SECONDS))
+        now = self._clock()
+        backoff = self._backoffs.get(token.id)
+        # A not_before further away than any back-off is a clock that jumped back.
+        if backoff and backoff.version == token.version and 0 < backoff.not_before - now <= BACKOFF_MAX_SECONDS * 2:
+            raise RefreshFailed(backoff.error, retry_after=math.ceil(backoff.not_before - now))
+        if token.last_refresh_error and 0 <= now - token.updated_at < BACKOFF_FIRST_SECONDS:
+            raise RefreshFailed(token.last_refresh_error, retry_after=int(BACKOFF_FIRST_SECONDS))
+
+    def _has_just_failed(self, row: StoredToken, seen: StoredToken) -> bool:
+        """Whether the job that was waited for has failed: its failure is shared, not repeated."""
+        is_news = (row.updated_at, row.last_refresh_error) != (seen.updated_at, seen.last_refresh_error)
+        return is_news and bool(row.last_refresh_error) and 0 <= self._clock() - row.updated_at < BACKOFF_FIRST_SECONDS
+
+    def _back_off(self, token: StoredToken, *, error: str, at_least: int | None) -> int:
+        before = self._backoffs.get(token.id)
+        failures = before.failures + 1 if before and before.version == token.version else 1
+        seconds = min(BACKOFF_FIRST_SECONDS * 2.0 ** min(failures - 1, 10), BACKOFF_MAX_SECONDS)
+        seconds *= 1.0 + self._random_bytes(1)[0] / 1024  # up to a quarter more, so that replicas spread
+        seconds = max(seconds, min(float(at_least or 0), BACKOFF_MAX_SECONDS))
+        self._backoffs[token.id] = Backoff(token.version, failures, self._clock() + seconds, error)
+        return math.ceil(seconds)
+
+    # --- tasks of their own (rule 4) -------------------------------------------------------------------------------
+
+    def _spawn(self, job: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
+        task = asyncio.create_task(job, name="token-refresh")
+        self._tasks.add(task)
+        task.add_done_callback(self._ended)
+        return task
+
+    def _ended(self, task: asyncio.Task[Any]) -> None:
+        self._tasks.discard(task)
+        # Everybody who asked may have gone: an error is then told here, and nowhere twice as "never retrieved".
+        error = None if task.cancelled() else task.exception()
+        if error is not None and not isinstance(error, RefreshFailed | TokenGone | SealBroken):
+            log.error("refresh_job_broke", error=type(error).__name__)
+
+    async def _wait(self, task: asyncio.Task[T]) -> T:
+        # asyncio.wait neither cancels the task when the caller is cancelled, nor when the time is over.
+        done, _ = await asyncio.wait({task}, timeout=self._wait_seconds)
+        if not done:
+            raise RefreshFailed("in_progress", retry_after=1)
+        if task.cancelled():
+            raise RefreshFailed("shutting_down", retry_after=1)
+        return task.result()
+
+
+def _word(outcome: Outcome) -> str:
+    if isinstance(outcome, ExchangeFailed):
+        return outcome.error
+    return "granted" if isinstance(outcome, Granted) else "invalid_grant"

@@ -1,0 +1,369 @@
+"""
+The connection tokens that the vault keeps: whose they are, which one is meant, and how they change.
+
+Rules:
+1. A token's identity is (connection, user, tenant, account, requested scopes). Uploading it again keeps its id and its
+   creation time; a user's, a user's within a tenant and a tenant's token are never looked up in each other's place.
+2. "Latest" is the newest by creation; a refresh or a re-upload does not count as creation. "By scopes" is set equality
+   with the requested or the granted set, the newest wins (contract section 11).
+3. `version` counts writes of the grant. What follows an exchange is written only where version and lease are still the
+   exchange's own (compare-and-swap): a process that slept through its lease changes nothing.
+4. Each write announces the token's id in its own transaction; taking or releasing a lease is no change of the token.
+5. A row that was read is compared with what was asked for, and opened with a binding made of its identity: a row that
+   was moved or exchanged in the database is refused, not served.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+from sqlalchemy import Select, delete, func, insert, select, update
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from gateway.models import TokenKey
+from gateway.store.changes import announce
+from gateway.store.engine import Store
+from gateway.store.schema import tokens as table
+from gateway.vault.oauth import BEARER, Granted
+from gateway.vault.sealing import Binding, SealBroken, Sealer
+
+REFRESH_AHEAD_SECONDS = 60.0  # contract section 11: min(60 s, 10 % of the lifetime) before expiry
+REFRESH_AHEAD_SHARE = 0.1
+EXCHANGE_SECONDS = 15.0  # how long a provider may take to answer a refresh
+LEASE_SECONDS = 45.0  # an exchange, a database that is locked for its 5 s a few times over, and a pause of this machine
+ANSWER_LOST = "answer_lost"  # an exchange was begun and its answer never stored: the refresh token may be spent
+ROTATION_INTERRUPTED = "rotation_interrupted"
+CREATION_STEP_SECONDS = (
+    1e-6  # two tokens of one user are never created at the same time, so that "newest" is one of them
+)
+
+
+@dataclass(frozen=True, slots=True)
+class TokenDraft:
+    """A connection token as somebody hands it in. *expires_at* None: unknown. One of the two secrets is there."""
+
+    connection: str
+    user: str = ""
+    tenant: str = ""
+    account: str = ""
+    scopes: tuple[str, ...] = ()
+    access_token: str | None = field(default=None, repr=False)
+    refresh_token: str | None = field(default=None, repr=False)
+    token_type: str = BEARER
+    expires_at: float | None = None
+    token_sub: str = ""
+    granted_by: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class StoredToken:
+    """One row, opened. An absent user, tenant or account is "". Times are POSIX seconds."""
+
+    id: str
+    connection: str
+    user: str
+    tenant: str
+    account: str
+    requested_scopes: tuple[str, ...]
+    granted_scopes: tuple[str, ...]
+    access_token: str | None = field(repr=False)
+    refresh_token: str | None = field(repr=False)
+    token_type: str
+    token_sub: str
+    granted_by: str
+    issued_at: float | None
+    expires_at: float | None
+    created_at: float
+    updated_at: float
+    last_refresh_at: float | None
+    last_refresh_error: str
+    dead: bool
+    version: int
+    lease_owner: str | None
+    lease_until: float | None
+
+    @property
+    def refresh_at(self) -> float | None:
+        """When to refresh ahead of expiry; None where the expiry is unknown."""
+        if self.expires_at is None:
+            return None
+        lifetime = max(0.0, self.expires_at - (self.issued_at if self.issued_at is not None else self.created_at))
+        return self.expires_at - min(REFRESH_AHEAD_SECONDS, REFRESH_AHEAD_SHARE * lifetime)
+
+    def is_valid(self, now: float) -> bool:
+        """Whether there is an access token that has not expired by the clock."""
+        return self.access_token is not None and (self.expires_at is None or now < self.expires_at)
+
+    def is_leased(self, now: float) -> bool:
+        """Whether an exchange of this grant is under way. A lease longer than any is a clock that jumped."""
+        if self.lease_owner is None or self.lease_until is None:
+            return False
+        return 0 < self.lease_until - now <= LEASE_SECONDS
+
+
+def scopes_key(scopes: Iterable[str]) -> str:
+    """Return the digest of a set of scopes: the same for every order and for duplicates."""
+    digest = hashlib.sha256()
+    for scope in sorted(set(scopes)):
+        encoded = scope.encode()
+        digest.update(len(encoded).to_bytes(4, "big") + encoded)
+    return digest.hexdigest()
+
+
+class Tokens:
+    """The table of connection tokens. Methods named `…_in` work in the caller's transaction."""
+
+    def __init__(
+        self, store: Store, sealer: Sealer, *, clock: Callable[[], float], random_bytes: Callable[[int], bytes]
+    ) -> None:
+        self._store = store
+        self._sealer = sealer
+        self._clock = clock
+        self._random_bytes = random_bytes
+
+    async def put(self, draft: TokenDraft) -> StoredToken:
+        """
+        Store *draft* as the token of its identity, and return it.
+
+        A token of that identity keeps id and creation time; everything else is replaced. An exchange that is under way
+        finds another version and discards what it got; its lease stays until it ends.
+        """
+        now = self._clock()
+        scopes = sorted(set(draft.scopes))
+        async with self._store.write() as db:
+            same = _of_subject(draft.connection, draft.user, draft.tenant, draft.account).where(
+                table.c.requested_scopes_key == scopes_key(scopes)
+            )
+            row = (await db.execute(same)).mappings().one_or_none()
+            token_id = row["id"] if row is not None else self._random_bytes(16).hex()
+            values: dict[str, Any] = self._sealed(token_id, draft) | {
+                "granted_scopes": scopes,
+                "token_type": draft.token_type,
+                "token_sub": draft.token_sub,
+                "granted_by": draft.granted_by,
+                "issued_at": now,
+                "expires_at": draft.expires_at,
+                "updated_at": now,
+                "last_refresh_at": None,
+                "last_refresh_error": "",
+                "dead": False,
+            }
+            if row is None:
+                values |= {
+                    "id": token_id,
+                    "connection_id": draft.connection,
+                    "user_id": draft.user,
+                    "tenant_id": draft.tenant,
+                    "account": draft.account,
+                    "requested_scopes": scopes,
+                    "requested_scopes_key": scopes_key(scopes),
+                    "created_at": await _next_creation(db, draft, now),
+                    "version": 1,
+                }
+                await db.execute(insert(table).values(values))
+            else:
+                values["version"] = row["version"] + 1
+                await db.execute(update(table).where(table.c.id == token_id).values(values))
+            await announce(db, "tokens", token_id, at=now)
+            stored = await self.get_in(db, token_id)
+        if stored is None:
+            raise RuntimeError("a token that was just written is not there")
+        return stored
+
+    async def find(self, key: TokenKey) -> StoredToken | None:
+        """Return the token that *key* means (rules 1 and 2), or None."""
+        async with self._store.read() as db:
+            return await self.find_in(db, key)
+
+    async def find_in(self, db: AsyncConnection, key: TokenKey) -> StoredToken | None:
+        """Return the same as `find`, read in the transaction of *db*."""
+        wanted = _of_subject(key.connection, key.user or "", key.tenant or "", key.account or "")
+        newest_first = wanted.order_by(table.c.created_at.desc(), table.c.id)
+        if key.scopes is None:
+            row = (await db.execute(newest_first.limit(1))).mappings().one_or_none()
+            return None if row is None else self._open_for(row, key)
+        scopes = sorted(set(key.scopes))
+        for row in (await db.execute(newest_first)).mappings():
+            if row["requested_scopes_key"] == scopes_key(scopes) or row["granted_scopes"] == scopes:
+                return self._open_for(row, key)
+        return None
+
+    async def latest(self, key: TokenKey) -> StoredToken | None:
+        """Return the newest token of the key's connection and subject, whatever its scopes."""
+        return await self.find(key._replace(scopes=None))
+
+    async def get(self, token_id: str) -> StoredToken | None:
+        """Return the token of this id, or None."""
+        async with self._store.read() as db:
+            return await self.get_in(db, token_id)
+
+    async def get_in(self, db: AsyncConnection, token_id: str) -> StoredToken | None:
+        """Return the same as `get`, read in the transaction of *db*."""
+        row = (await db.execute(select(table).where(table.c.id == token_id))).mappings().one_or_none()
+        return None if row is None else self._open(row)
+
+    async def list(self, connection: str | None = None, user: str | None = None) -> list[StoredToken]:
+        """Return the tokens, of one connection or user where given, without their secrets, oldest first."""
+        query = select(table).order_by(table.c.created_at, table.c.id)
+        if connection is not None:
+            query = query.where(table.c.connection_id == connection)
+        if user is not None:
+            query = query.where(table.c.user_id == user)
+        async with self._store.read() as db:
+            rows = (await db.execute(query)).mappings().all()
+        return [_token(row, access_token=None, refresh_token=None) for row in rows]
+
+    async def delete(self, token_id: str) -> bool:
+        """Delete the token of this id, and tell whether there was one. It is not revoked at the provider."""
+        async with self._store.write() as db:
+            deleted = await db.execute(delete(table).where(table.c.id == token_id))
+            if deleted.rowcount == 0:
+                return False
+            await announce(db, "tokens", token_id, at=self._clock())
+        return True
+
+    # --- the refresh job's writes (rule 3) -------------------------------------------------------------------------
+
+    async def lease_in(self, db: AsyncConnection, token: StoredToken, *, owner: str, until: float) -> None:
+        """Write the lease of *owner* into the row. *db* is a write transaction in which *token* was read."""
+        await db.execute(update(table).where(table.c.id == token.id).values(lease_owner=owner, lease_until=until))
+
+    async def release(self, token_id: str, *, owner: str) -> None:
+        """End the lease of *owner*, if it still is the row's."""
+        async with self._store.write() as db:
+            mine = update(table).where(table.c.id == token_id, table.c.lease_owner == owner)
+            await db.execute(mine.values(lease_owner=None, lease_until=None))
+
+    async def store_granted(self, token: StoredToken, granted: Granted, *, owner: str) -> bool:
+        """
+        Write what an exchange of *token* brought, end its lease, and tell whether it was written.
+
+        An absent refresh token keeps the old one (RFC 6749 section 6), absent scopes the old scopes. False: the row is
+        gone, or has moved since, or the lease is another's.
+        """
+        now = self._clock()
+        values: dict[str, object] = {
+            "sealed_access_token": self._seal(token, "sealed_access_token", granted.access_token),
+            "token_type": granted.token_type,
+            "issued_at": now,
+            "expires_at": granted.expires_at,
+            "last_refresh_at": now,
+            "last_refresh_error": "",
+        }
+        if granted.refresh_token is not None:
+            values["sealed_refresh_token"] = self._seal(token, "sealed_refresh_token", granted.refresh_token)
+        if granted.scopes is not None:
+            values["granted_scopes"] = sorted(set(granted.scopes))
+        return await self._swap(token, values, owner=owner, is_new_version=True)
+
+    async def mark_dead(self, token: StoredToken, *, error: str, owner: str) -> bool:
+        """Write that the provider refused the grant for good, under the conditions of `store_granted`."""
+        return await self._swap(token, {"dead": True, "last_refresh_error": error}, owner=owner, is_new_version=True)
+
+    async def note_failure(self, token: StoredToken, *, error: str, owner: str) -> bool:
+        """Write why an exchange failed for a passing cause, under the conditions of `store_granted`."""
+        return await self._swap(token, {"last_refresh_error": error}, owner=owner, is_new_version=False)
+
+    async def note_interrupted_in(self, db: AsyncConnection, token: StoredToken) -> None:
+        """Write that the exchange of a lease that ran out never reported (a crash between exchange and write)."""
+        now = self._clock()
+        values = {"lease_owner": None, "lease_until": None, "last_refresh_error": ANSWER_LOST, "updated_at": now}
+        await db.execute(update(table).where(table.c.id == token.id).values(values))
+        await announce(db, "tokens", token.id, at=now)
+
+    async def _swap(self, token: StoredToken, values: dict[str, object], *, owner: str, is_new_version: bool) -> bool:
+        now = self._clock()
+        values |= {"updated_at": now, "lease_owner": None, "lease_until": None}
+        if is_new_version:
+            values["version"] = token.version + 1
+        own = (table.c.id == token.id, table.c.version == token.version, table.c.lease_owner == owner)
+        async with self._store.write() as db:
+            swapped = await db.execute(update(table).where(*own).values(values))
+            if swapped.rowcount == 0:
+                return False
+            await announce(db, "tokens", token.id, at=now)
+        return True
+
+    # --- sealing ---------------------------------------------------------------------------------------------------
+
+    def _sealed(self, token_id: str, draft: TokenDraft) -> dict[str, object]:
+        sealed: dict[str, object] = {}
+        for column, secret in (
+            ("sealed_access_token", draft.access_token),
+            ("sealed_refresh_token", draft.refresh_token),
+        ):
+            binding = Binding("tokens", column, token_id, draft.connection, draft.user, draft.tenant, draft.account)
+            sealed[column] = None if secret is None else self._sealer.seal(secret.encode(), binding=binding)
+        return sealed
+
+    def _seal(self, token: StoredToken, column: str, secret: str) -> bytes:
+        binding = Binding("tokens", column, token.id, token.connection, token.user, token.tenant, token.account)
+        return self._sealer.seal(secret.encode(), binding=binding)
+
+    def _open(self, row: Any) -> StoredToken:
+        secrets: dict[str, str | None] = {}
+        identity = (row["connection_id"], row["user_id"], row["tenant_id"], row["account"])
+        for column in ("sealed_access_token", "sealed_refresh_token"):
+            sealed = row[column]
+            binding = Binding("tokens", column, row["id"], *identity)
+            secrets[column] = None if sealed is None else self._sealer.open(bytes(sealed), binding=binding).decode()
+        return _token(row, access_token=secrets["sealed_access_token"], refresh_token=secrets["sealed_refresh_token"])
+
+    def _open_for(self, row: Any, key: TokenKey) -> StoredToken:
+        token = self._open(row)
+        asked = (key.connection, key.user or "", key.tenant or "", key.account or "")
+        if (token.connection, token.user, token.tenant, token.account) != asked:
+            # A database that compares text without case or trailing spaces would bring us here.
+            raise SealBroken("the row that was found is not the one that was asked for")
+        return token
+
+
+def _of_subject(connection: str, user: str, tenant: str, account: str) -> Select[Any]:
+    return select(table).where(
+        table.c.connection_id == connection,
+        table.c.user_id == user,
+        table.c.tenant_id == tenant,
+        table.c.account == account,
+    )
+
+
+async def _next_creation(db: AsyncConnection, draft: TokenDraft, now: float) -> float:
+    """Return *now*, or the moment after the subject's newest token where the clock stood still or went back."""
+    newest = select(func.max(table.c.created_at)).where(
+        table.c.connection_id == draft.connection,
+        table.c.user_id == draft.user,
+        table.c.tenant_id == draft.tenant,
+        table.c.account == draft.account,
+    )
+    created_at: float | None = (await db.execute(newest)).scalar_one()
+    return now if created_at is None else max(now, created_at + CREATION_STEP_SECONDS)
+
+
+def _token(row: Any, *, access_token: str | None, refresh_token: str | None) -> StoredToken:
+    return StoredToken(
+        id=row["id"],
+        connection=row["connection_id"],
+        user=row["user_id"],
+        tenant=row["tenant_id"],
+        account=row["account"],
+        requested_scopes=tuple(row["requested_scopes"]),
+        granted_scopes=tuple(row["granted_scopes"]),
+        access_token=access_token,
+        refresh_token=refresh_token,
+        token_type=row["token_type"],
+        token_sub=row["token_sub"],
+        granted_by=row["granted_by"],
+        issued_at=row["issued_at"],
+        expires_at=row["expires_at"],
+        created_at=row["created_at"],
+        updated_at=row["updated_at"],
+        last_refresh_at=row["last_refresh_at"],
+        last_refresh_error=row["last_refresh_error"],
+        dead=row["dead"],
+        version=row["version"],
+        lease_owner=row["lease_owner"],
+        lease_until=row["lease_until"],
+    )

@@ -1,0 +1,88 @@
+"""Which connections are valid, and the one spelling of an origin."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from gateway.vault.connection import Connection, ConnectionInvalid, canonical_origin, check
+
+VALID: dict[str, Any] = {
+    "id": "c",
+    "name": "Contacts",
+    "client_id": "x",
+    "client_secret": "CANARY",
+    "token_url": "https://p.example/t",
+}
+
+INVALID: dict[str, tuple[dict[str, Any], str]] = {
+    "an id with a slash": ({"id": "a/b"}, "id"),
+    "an empty id": ({"id": ""}, "id"),
+    "an id of dots": ({"id": ".."}, "id"),
+    "an id with a line break at its end": ({"id": "a\n"}, "id"),
+    "a long id": ({"id": "a" * 201}, "id"),
+    "no name": ({"name": " "}, "name"),
+    "a name with a control character": ({"name": "a\x00"}, "name"),
+    "an unknown type": ({"kind": "magic"}, "type"),
+    "an unknown way to authenticate": ({"token_auth": "tls"}, "token auth"),
+    "a secret that is missing": ({"client_secret": None, "token_auth": "client_secret_post"}, "client secret"),
+    "a secret with a line break": ({"client_secret": "CANARY\n"}, "client secret"),
+    "a URL of another scheme": ({"token_url": "file:///etc/passwd"}, "token URL"),
+    "a URL with credentials": ({"token_url": "https://a:b@p.example/"}, "token URL"),
+    "a URL with a fragment": ({"authorization_url": "https://p.example/#x"}, "authorization URL"),
+    "a URL without a host": ({"revocation_url": "https:///x"}, "revocation URL"),
+    "a URL with a space": ({"token_url": "https://p.example/a b"}, "token URL"),
+    "a URL with an impossible port": ({"token_url": "https://p.example:99999/"}, "token URL"),
+    "a scope with a space": ({"default_scopes": ("a b",)}, "scopes"),
+    "a parameter that is ours": ({"token_params": (("Grant_Type", "x"),)}, "token URL parameters"),
+    "a parameter without a name": ({"authorization_params": (("", "x"),)}, "authorization URL parameters"),
+    "an origin in another spelling": ({"origins": ("https://P.example:443",)}, "origins"),
+}
+
+
+def test_takes_a_valid_connection() -> None:
+    """A whole connection passes."""
+    check(Connection(**VALID, origins=("https://people.example", "http://127.0.0.1:8080")))
+
+
+@pytest.mark.parametrize(("changes", "field"), INVALID.values(), ids=INVALID.keys())
+def test_refuses_what_is_not_valid(changes: dict[str, Any], field: str) -> None:
+    """The first invalid field is named, its value is not."""
+    with pytest.raises(ConnectionInvalid) as error:
+        check(Connection(**(VALID | changes)))
+
+    assert str(error.value).startswith(f"{field}: ")
+    assert "CANARY" not in str(error.value)
+
+
+ORIGINS: dict[str, str | None] = {
+    "https://people.googleapis.com": "https://people.googleapis.com",
+    "HTTPS://People.Example/": "https://people.example",
+    "https://p.example:443": "https://p.example",
+    "http://p.example:443": "http://p.example:443",
+    "http://[::1]:8080": "http://[::1]:8080",
+    "p.example": None,
+    "ftp://p.example": None,
+    "https://p.example/path": None,
+    "https://p.example?": None,
+    "https://a@p.example": None,
+    "https://p.example:x": None,
+    "https://": None,
+    "https://p example": None,
+}
+
+
+@pytest.mark.parametrize(("text", "expected"), ORIGINS.items(), ids=ORIGINS.keys())
+def test_origins_have_one_spelling(text: str, expected: str | None) -> None:
+    """An origin is lower case, without path and default port; anything else is no origin."""
+    if expected is None:
+        with pytest.raises(ConnectionInvalid):
+            canonical_origin(text)
+    else:
+        assert expected == canonical_origin(text)
+
+
+def test_secret_is_not_shown() -> None:
+    """A connection's repr has no client secret."""
+    assert "CANARY" not in repr(Connection(**VALID))

@@ -1,0 +1,327 @@
+"""Refresh as a durable job: one exchange, whoever asks, whatever happens to them."""
+
+from __future__ import annotations
+
+import asyncio
+import sqlite3
+from contextlib import closing
+
+import pytest
+
+from gateway.errors import ConnectionRequired, TokenServiceUnavailable
+from gateway.models import ConnectionToken
+from gateway.vault.refresh import BACKOFF_FIRST_SECONDS
+from gateway.vault.service import Vault
+from gateway.vault.tokens import TokenDraft
+from tests.vault.conftest import ANYBODY, KEY, House
+
+
+async def fetch(vault: Vault) -> ConnectionToken:
+    """Fetch alice's token."""
+    return await vault.fetch(KEY, caller=ANYBODY, credential="")
+
+
+async def replace(vault: Vault, rejected: ConnectionToken) -> ConnectionToken:
+    """Tell the vault that the provider's API rejected *rejected*."""
+    return await vault.replace(KEY, rejected=rejected, caller=ANYBODY, credential="")
+
+
+async def test_two_hundred_callers_share_one_exchange(house: House, vault: Vault) -> None:
+    """200 callers that meet a rejection together cause one exchange and get its token."""
+    await house.grant(vault)
+    rejected = await fetch(vault)
+
+    answers = await asyncio.gather(*(replace(vault, rejected) for _ in range(200)))
+
+    assert ["RT-alice-0"] == house.provider.exchanges
+    assert {"AT-alice-1"} == {answer.access_token for answer in answers}
+    assert house.provider.is_alive("alice")
+
+
+async def test_two_vaults_on_one_database_share_one_exchange(house: House, vault: Vault) -> None:
+    """Two processes on one database ask the provider once between them."""
+    await house.grant(vault)
+    rejected = await fetch(vault)
+    async with house.vault() as other:
+        answers = await asyncio.gather(*(replace(one, rejected) for one in (vault, other) for _ in range(20)))
+
+    assert ["RT-alice-0"] == house.provider.exchanges
+    assert {"AT-alice-1"} == {answer.access_token for answer in answers}
+
+
+async def test_grant_survives_many_rounds(house: House, vault: Vault) -> None:
+    """Round after round of concurrent rejections, each refresh token is used once."""
+    await house.grant(vault)
+    async with house.vault() as other:
+        for number in range(10):
+            rejected = await fetch(vault)
+            assert f"AT-alice-{number}" == rejected.access_token
+            await asyncio.gather(*(replace(one, rejected) for one in (vault, other) for _ in range(5)))
+
+    assert 10 == len(house.provider.exchanges)
+    assert 0 == house.provider.reuses
+
+
+async def test_exchange_completes_when_the_caller_goes_away(house: House, vault: Vault) -> None:
+    """A caller cancelled in mid-refresh changes nothing: the next one has the new token without another exchange."""
+    await house.grant(vault)
+    rejected = await fetch(vault)
+    house.provider.gate = asyncio.Event()
+    caller = asyncio.create_task(replace(vault, rejected))
+    await house.provider.entered.wait()
+
+    caller.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await caller
+    house.provider.gate.set()
+    answer = await replace(vault, rejected)
+
+    assert "AT-alice-1" == answer.access_token
+    assert ["RT-alice-0"] == house.provider.exchanges
+
+
+async def test_close_lets_an_exchange_finish(house: House, vault: Vault) -> None:
+    """Stopping the process waits for an exchange under way, and stores what it brings."""
+    await house.grant(vault)
+    rejected = await fetch(vault)
+    house.provider.gate = asyncio.Event()
+    caller = asyncio.create_task(replace(vault, rejected))
+    await house.provider.entered.wait()
+
+    closing_down = asyncio.create_task(vault.close())
+    house.provider.gate.set()
+    await closing_down
+
+    stored = await vault.tokens.find(KEY)
+    assert stored is not None
+    assert "AT-alice-1" == stored.access_token
+    await caller
+
+
+async def test_new_refresh_token_is_stored_before_the_access_token_is_handed_out(house: House, vault: Vault) -> None:
+    """Whoever holds the new access token can rely on the new refresh token being in the database."""
+    await house.grant(vault)
+    answer = await replace(vault, await fetch(vault))
+
+    async with house.vault() as other:
+        stored = await other.tokens.find(KEY)
+
+    assert stored is not None
+    assert (answer.access_token, "RT-alice-1", 2) == (stored.access_token, stored.refresh_token, stored.version)
+
+
+async def test_absent_refresh_token_keeps_the_old_one(house: House, vault: Vault) -> None:
+    """A provider that does not rotate leaves the refresh token as it was."""
+    house.provider.rotates = False
+    await house.grant(vault)
+
+    await replace(vault, await fetch(vault))
+    stored = await vault.tokens.find(KEY)
+
+    assert stored is not None
+    assert ("AT-alice-1", "RT-alice-0") == (stored.access_token, stored.refresh_token)
+
+
+async def test_refused_grant_is_dead_and_the_row_stays(house: House, vault: Vault) -> None:
+    """invalid_grant, confirmed by reading the row again, marks the row dead; nobody asks the provider again."""
+    await house.grant(vault)
+    rejected = await fetch(vault)
+    house.provider.revoke("alice")
+
+    for _ in range(3):
+        with pytest.raises(ConnectionRequired):
+            await replace(vault, rejected)
+
+    stored = await vault.tokens.find(KEY)
+    assert stored is not None
+    assert (True, "invalid_grant") == (stored.dead, stored.last_refresh_error)
+    assert 1 == len(house.provider.exchanges)
+
+
+async def test_loser_of_a_race_uses_what_the_winner_stored(house: House, vault: Vault) -> None:
+    """invalid_grant for a row that has moved meanwhile destroys nothing: the newer token is used."""
+    await house.grant(vault)
+    rejected = await fetch(vault)
+    house.provider.gate = asyncio.Event()
+    loser = asyncio.create_task(replace(vault, rejected))
+    await house.provider.entered.wait()
+
+    house.provider.revoke("alice")
+    access_token, refresh_token = house.provider.grant("again")
+    await vault.tokens.put(
+        TokenDraft("contacts", "alice", scopes=("read",), access_token=access_token, refresh_token=refresh_token)
+    )
+    house.provider.gate.set()
+    answer = await loser
+
+    assert "AT-again-0" == answer.access_token
+    stored = await vault.tokens.find(KEY)
+    assert stored is not None
+    assert not stored.dead
+
+
+async def test_upload_during_an_exchange_wins(house: House, vault: Vault) -> None:
+    """What an exchange brings for a row that was replaced meanwhile is discarded."""
+    await house.grant(vault)
+    rejected = await fetch(vault)
+    house.provider.gate = asyncio.Event()
+    slow = asyncio.create_task(replace(vault, rejected))
+    await house.provider.entered.wait()
+
+    await vault.tokens.put(TokenDraft("contacts", "alice", scopes=("read",), access_token="uploaded"))
+    house.provider.gate.set()
+
+    assert "uploaded" == (await slow).access_token
+
+
+PASSING = {
+    "a server error": 500,
+    "too many requests": 429,
+    "a page instead of JSON": "garbage",
+    "a connection that breaks": "drop",
+}
+
+
+@pytest.mark.parametrize("fault", PASSING.values(), ids=PASSING.keys())
+async def test_passing_failure_serves_the_valid_token(house: House, vault: Vault, fault: int | str) -> None:
+    """A refresh ahead of expiry that fails for a passing cause leaves the valid token in service, and is told."""
+    await house.grant(vault, seconds=100.0)
+    house.provider.fault = fault
+    house.clock.now += 95.0
+
+    answer = await fetch(vault)
+    stored = await vault.tokens.find(KEY)
+
+    assert "AT-alice-0" == answer.access_token
+    assert stored is not None
+    assert stored.last_refresh_error
+    assert not stored.dead
+    assert stored.lease_owner is None
+
+
+@pytest.mark.parametrize("fault", PASSING.values(), ids=PASSING.keys())
+async def test_passing_failure_after_expiry_is_unavailable(house: House, vault: Vault, fault: int | str) -> None:
+    """An expired token that cannot be refreshed for now is never served; the refusal says when to come back."""
+    await house.grant(vault, seconds=100.0)
+    house.provider.fault = fault
+    house.clock.now += 101.0
+
+    with pytest.raises(TokenServiceUnavailable) as refusal:
+        await fetch(vault)
+
+    assert refusal.value.retry_after is not None
+    assert refusal.value.retry_after >= BACKOFF_FIRST_SECONDS
+
+
+async def test_failures_back_off(house: House, vault: Vault) -> None:
+    """However often callers come, a provider that fails is asked once per back-off, and serves again afterwards."""
+    await house.grant(vault, seconds=100.0)
+    house.provider.fault = 503
+    house.clock.now += 101.0
+    async with house.vault() as other:
+        for _ in range(20):
+            with pytest.raises(TokenServiceUnavailable):
+                await fetch(vault)
+            with pytest.raises(TokenServiceUnavailable):
+                await fetch(other)
+    assert 1 == len(house.provider.exchanges)
+
+    house.provider.fault = None
+    house.clock.now += 2 * BACKOFF_FIRST_SECONDS
+    assert "AT-alice-1" == (await fetch(vault)).access_token
+
+
+async def test_failed_refresh_of_a_rejected_token_is_unavailable(house: House, vault: Vault) -> None:
+    """A rejected token is not handed out again because its refresh failed, though the clock says it is valid."""
+    await house.grant(vault)
+    rejected = await fetch(vault)
+    house.provider.fault = 503
+
+    with pytest.raises(TokenServiceUnavailable):
+        await replace(vault, rejected)
+
+
+async def test_lost_answer_serves_the_valid_token_and_risks_nothing(house: House, vault: Vault) -> None:
+    """After a lost answer the stored token serves until its expiry; one more exchange that is refused is told as such."""
+    await house.grant(vault, seconds=100.0)
+    house.provider.fault = "lost"
+    house.clock.now += 95.0
+    for _ in range(3):
+        assert "AT-alice-0" == (await fetch(vault)).access_token
+        house.clock.now += 1.0
+    assert 1 == len(house.provider.exchanges)
+
+    house.provider.fault = None
+    house.clock.now += 10.0
+    with pytest.raises(ConnectionRequired):
+        await fetch(vault)
+
+    stored = await vault.tokens.find(KEY)
+    assert stored is not None
+    assert (True, "rotation_interrupted") == (stored.dead, stored.last_refresh_error)
+    assert 2 == len(house.provider.exchanges)
+
+
+async def test_lease_that_ran_out_is_taken_over(house: House, vault: Vault) -> None:
+    """A process that died between lease and write does not hold the grant for ever; its answer counts as lost."""
+    token = await house.grant(vault, seconds=100.0)
+    house.lease_to("a dead process", token.id)
+    house.clock.now += 101.0
+
+    assert "AT-alice-1" == (await fetch(vault)).access_token
+    assert 1 == len(house.provider.exchanges)
+
+
+async def test_sleeper_does_not_write_after_its_lease(house: House, vault: Vault) -> None:
+    """Compare-and-swap: what a process brings after another took its lease is not written."""
+    await house.grant(vault)
+    rejected = await fetch(vault)
+    house.provider.gate = asyncio.Event()
+    sleeper = asyncio.create_task(replace(vault, rejected))
+    await house.provider.entered.wait()
+    stored = await vault.tokens.find(KEY)
+    assert stored is not None
+    house.lease_to("another", stored.id)
+    house.provider.gate.set()
+
+    with pytest.raises(TokenServiceUnavailable):
+        await sleeper
+    stored = await vault.tokens.find(KEY)
+    assert stored is not None
+    assert ("AT-alice-0", 1, "another") == (stored.access_token, stored.version, stored.lease_owner)
+
+
+async def test_write_that_fails_is_repeated_with_the_answer_in_memory(house: House, vault: Vault) -> None:
+    """A database that fails after the provider has rotated costs no grant: the answer is written when it is back."""
+    await house.grant(vault)
+    rejected = await fetch(vault)
+    with closing(sqlite3.connect(house.path)) as saboteur:
+        saboteur.execute(
+            "CREATE TRIGGER disk_full BEFORE UPDATE ON tokens WHEN NEW.version > OLD.version "
+            "BEGIN SELECT RAISE(ABORT, 'disk full'); END"
+        )
+        saboteur.commit()
+        caller = asyncio.create_task(replace(vault, rejected))
+        await house.provider.entered.wait()
+        await asyncio.sleep(0.2)
+        assert not caller.done()
+        saboteur.execute("DROP TRIGGER disk_full")
+        saboteur.commit()
+
+    assert "AT-alice-1" == (await caller).access_token
+    assert ["RT-alice-0"] == house.provider.exchanges
+
+
+async def test_token_deleted_in_mid_refresh_is_not_resurrected(house: House, vault: Vault) -> None:
+    """Deleting a token while it is refreshed wins."""
+    token = await house.grant(vault)
+    rejected = await fetch(vault)
+    house.provider.gate = asyncio.Event()
+    caller = asyncio.create_task(replace(vault, rejected))
+    await house.provider.entered.wait()
+    assert await vault.tokens.delete(token.id)
+    house.provider.gate.set()
+
+    with pytest.raises(ConnectionRequired):
+        await caller
+    assert await vault.tokens.find(KEY) is None

@@ -1,0 +1,157 @@
+"""Stored tokens: whose they are, which is meant, and that they stay where they are."""
+
+from __future__ import annotations
+
+import sqlite3
+from contextlib import closing
+
+import pytest
+
+from gateway.models import TokenKey
+from gateway.vault.sealing import SealBroken
+from gateway.vault.service import Vault
+from gateway.vault.tokens import TokenDraft, scopes_key
+from tests.vault.conftest import House
+
+
+def draft(
+    user: str = "", tenant: str = "", account: str = "", *, token: str, scopes: tuple[str, ...] = ()
+) -> TokenDraft:
+    """A token to store."""
+    return TokenDraft("contacts", user, tenant, account, scopes, access_token=token)
+
+
+def key(
+    user: str | None, tenant: str | None = None, account: str | None = None, scopes: tuple[str, ...] | None = None
+) -> TokenKey:
+    """A token to ask for."""
+    return TokenKey("contacts", user, tenant, scopes, account)
+
+
+async def found(vault: Vault, wanted: TokenKey) -> str | None:
+    """The access token that *wanted* leads to."""
+    token = await vault.tokens.find(wanted)
+    return None if token is None else token.access_token
+
+
+async def test_levels_and_accounts_never_stand_in_for_each_other(vault: Vault) -> None:
+    """A user's, a user's in a tenant, a tenant's and an account's token are found by their own key only."""
+    await vault.tokens.put(draft("alice", token="user"))
+    await vault.tokens.put(draft("alice", "acme", token="user-in-tenant"))
+    await vault.tokens.put(draft("", "acme", token="tenant"))
+    await vault.tokens.put(draft("alice", account="work", token="account"))
+
+    expected = {
+        key("alice"): "user",
+        key("alice", "acme"): "user-in-tenant",
+        key(None, "acme"): "tenant",
+        key("alice", None, "work"): "account",
+        key("alice", "other"): None,
+        key("alice", "acme", "work"): None,
+        key(None, "alice"): None,
+        key("acme"): None,
+        key("Alice"): None,
+        key("alice "): None,
+        key(None, None): None,
+    }
+    assert expected == {wanted: await found(vault, wanted) for wanted in expected}
+
+
+async def test_latest_is_the_newest_by_creation(vault: Vault) -> None:
+    """The newest created token answers, at one instant too; uploading an older one again does not make it newer."""
+    first = await vault.tokens.put(draft("alice", token="old", scopes=("a",)))
+    await vault.tokens.put(draft("alice", token="new", scopes=("b",)))
+    again = await vault.tokens.put(draft("alice", token="old again", scopes=("a",)))
+
+    assert "new" == await found(vault, key("alice"))
+    assert (first.id, first.created_at, 2) == (again.id, again.created_at, again.version)
+
+
+async def test_scopes_are_compared_as_sets(vault: Vault) -> None:
+    """Exactly the requested set answers, in any order and with duplicates; a subset or a superset does not."""
+    await vault.tokens.put(draft("alice", token="ab", scopes=("b", "a")))
+    await vault.tokens.put(draft("alice", token="none", scopes=()))
+
+    expected = {
+        ("a", "b"): "ab",
+        ("b", "a", "a"): "ab",
+        ("a",): None,
+        ("a", "b", "c"): None,
+        ("A", "b"): None,
+        (): "none",
+    }
+    assert expected == {scopes: await found(vault, key("alice", scopes=scopes)) for scopes in expected}
+
+
+async def test_granted_set_answers_too(house: House, vault: Vault) -> None:
+    """A token whose granted set differs from the requested one answers to both; the newest wins."""
+    token = await vault.tokens.put(draft("alice", token="narrowed", scopes=("a", "b")))
+    with closing(sqlite3.connect(house.path)) as db, db:
+        db.execute("UPDATE tokens SET granted_scopes = '[\"a\"]' WHERE id = ?", (token.id,))
+
+    assert "narrowed" == await found(vault, key("alice", scopes=("a",)))
+    assert "narrowed" == await found(vault, key("alice", scopes=("a", "b")))
+    await vault.tokens.put(draft("alice", token="newer", scopes=("a",)))
+    assert "newer" == await found(vault, key("alice", scopes=("a",)))
+
+
+def test_scope_digest_has_no_collisions_by_joining() -> None:
+    """Sets that would be one string when joined have different digests."""
+    assert scopes_key(("a", "bc")) != scopes_key(("ab", "c")) != scopes_key(("abc",))
+
+
+async def test_swapped_rows_do_not_open(house: House, vault: Vault) -> None:
+    """Secrets exchanged between two users' rows in the database are refused, and nothing is served."""
+    await vault.tokens.put(draft("alice", token="CANARY-alice"))
+    await vault.tokens.put(draft("mallory", token="CANARY-mallory"))
+    with closing(sqlite3.connect(house.path)) as db, db:
+        (sealed,) = db.execute("SELECT sealed_access_token FROM tokens WHERE user_id = 'alice'").fetchone()
+        db.execute("UPDATE tokens SET sealed_access_token = ? WHERE user_id = 'mallory'", (sealed,))
+
+    with pytest.raises(SealBroken):
+        await vault.tokens.find(key("mallory"))
+    assert "CANARY-alice" == await found(vault, key("alice"))
+
+
+async def test_renamed_row_does_not_open(house: House, vault: Vault) -> None:
+    """A row whose user was changed in the database is refused."""
+    await vault.tokens.put(draft("alice", token="CANARY"))
+    with closing(sqlite3.connect(house.path)) as db, db:
+        db.execute("UPDATE tokens SET user_id = 'mallory'")
+
+    with pytest.raises(SealBroken):
+        await vault.tokens.find(key("mallory"))
+
+
+async def test_database_files_hold_no_secret(house: House, vault: Vault) -> None:
+    """Neither the database nor its -wal and -shm files hold a token or a client secret in clear."""
+    token = await vault.tokens.put(
+        TokenDraft("contacts", "alice", access_token="CANARY-access", refresh_token="CANARY-refresh")
+    )
+    await vault.connections.create(house.connection(id="x", name="x", client_secret="CANARY-client"))
+
+    files = sorted(house.path.parent.iterdir())
+
+    assert "gateway.db-wal" in [path.name for path in files]
+    assert all(b"CANARY" not in path.read_bytes() for path in files)
+    assert "CANARY" not in repr(token)
+
+
+async def test_every_write_is_announced(house: House, vault: Vault) -> None:
+    """Storing, storing again and deleting each tell the token's id."""
+    token = await vault.tokens.put(draft("alice", token="a"))
+    await vault.tokens.put(draft("alice", token="b"))
+    assert await vault.tokens.delete(token.id)
+    assert not await vault.tokens.delete(token.id)
+
+    assert [token.id] * 3 == house.announced("tokens")
+
+
+async def test_list_has_no_secrets(vault: Vault) -> None:
+    """The list shows what there is, and no token."""
+    await vault.tokens.put(draft("alice", token="CANARY"))
+    await vault.tokens.put(draft("bob", token="CANARY"))
+
+    assert ["alice", "bob"] == [token.user for token in await vault.tokens.list()]
+    assert ["bob"] == [token.user for token in await vault.tokens.list(user="bob")]
+    assert [None, None] == [token.access_token for token in await vault.tokens.list(connection="contacts")]
