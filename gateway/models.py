@@ -88,21 +88,24 @@ class Limits:
 
 @dataclass(frozen=True, slots=True)
 class Origin:
-    """Scheme, host and port of an upstream. *host* is ASCII, lower case, an IPv6 literal without brackets."""
+    """
+    Scheme, host and port of an upstream. *host* is ASCII, lower case, an IPv6 literal without brackets.
+
+    *host_field* is the value of the Host field (RFC 9112 section 3.2): the port only where it is not the default.
+    """
 
     scheme: Literal["http", "https"]
     host: str
     port: int
+    host_field: str = field(init=False, repr=False, compare=False)
 
-    def __str__(self) -> str:
+    def __post_init__(self) -> None:
         host = f"[{self.host}]" if ":" in self.host else self.host
         default = 443 if self.scheme == "https" else 80
-        return f"{self.scheme}://{host}" if self.port == default else f"{self.scheme}://{host}:{self.port}"
+        object.__setattr__(self, "host_field", host if self.port == default else f"{host}:{self.port}")
 
-    @property
-    def host_field(self) -> str:
-        """The value of the Host field (RFC 9112 section 3.2): the port only where it is not the default."""
-        return str(self).split("://", 1)[1]
+    def __str__(self) -> str:
+        return f"{self.scheme}://{self.host_field}"
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,55 +5,74 @@ Rules:
 1. Labels come from bounded sets: a route's name, a known method, a status. Never a user, a tenant, a path or a host
    (threats D16).
 2. Logs are JSON lines on stderr, one event each. No secret, no header value, no query reaches them.
-3. The hot path keeps the children of metrics (0.4 microseconds; `labels()` costs 1.4).
+3. Counting costs the hot path less than a microsecond.
 """
 
 from __future__ import annotations
 
 import logging
 import sys
+from bisect import bisect_left
+from collections.abc import Iterator
+from itertools import accumulate
 from typing import TextIO
 
 import structlog
-from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
+from prometheus_client import CollectorRegistry, Counter, Metric, generate_latest
+from prometheus_client.core import CounterMetricFamily, HistogramMetricFamily
+from prometheus_client.registry import Collector
+from prometheus_client.utils import floatToGoString
 
 METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 LATENCY_BUCKETS_SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 60.0)
 
 
-class Metrics:
-    """The metrics of one process, in a registry of their own."""
+class Metrics(Collector):
+    """
+    The metrics of one process, in a registry of their own.
+
+    Requests are counted in plain dicts and handed to prometheus-client when it asks: 0.5 microseconds a request, where
+    its own children with their locks cost 2.4.
+    """
 
     def __init__(self) -> None:
         self._registry = CollectorRegistry()
-        self._requests = Counter(
-            "gateway_requests", "Requests answered.", ("route", "method", "status"), registry=self._registry
-        )
-        self._seconds = Histogram(
-            "gateway_request_seconds",
-            "From the request's head to the end of its answer.",
-            ("route",),
-            buckets=LATENCY_BUCKETS_SECONDS,
-            registry=self._registry,
-        )
+        self._counts: dict[tuple[str, str, int], int] = {}
+        self._times: dict[str, list[float]] = {}  # route -> requests per bucket, then the sum of their seconds
         self.outcomes_lost = Counter(
             "gateway_outcomes_lost", "Outcome lines that could not be written.", registry=self._registry
         )
-        self._counts: dict[tuple[str, str, int], Counter] = {}
-        self._times: dict[str, Histogram] = {}
+        self._registry.register(self)
 
     def request(self, route: str, method: str, status: int, seconds: float) -> None:
         """Count a request of *route* ("" where none was reached) that took *seconds*."""
         key = (route, method, status)
-        count = self._counts.get(key)
-        if count is None:
+        counts = self._counts
+        if key in counts:
+            counts[key] += 1
+        else:
             label = method if method in METHODS else "other"
-            count = self._counts[route, label, status] = self._requests.labels(route, label, str(status))
-        count.inc()
+            counts[route, label, status] = counts.get((route, label, status), 0) + 1
         times = self._times.get(route)
         if times is None:
-            times = self._times[route] = self._seconds.labels(route)
-        times.observe(seconds)
+            times = self._times[route] = [0.0] * (len(LATENCY_BUCKETS_SECONDS) + 2)
+        times[bisect_left(LATENCY_BUCKETS_SECONDS, seconds)] += 1
+        times[-1] += seconds
+
+    def collect(self) -> Iterator[Metric]:
+        """Yield what was counted. Called by prometheus-client."""
+        requests = CounterMetricFamily("gateway_requests", "Requests answered.", labels=("route", "method", "status"))
+        for (route, method, status), count in self._counts.items():
+            requests.add_metric((route, method, str(status)), count)
+        yield requests
+        seconds = HistogramMetricFamily(
+            "gateway_request_seconds", "From the request's head to the end of its answer.", labels=("route",)
+        )
+        bounds = [*map(floatToGoString, LATENCY_BUCKETS_SECONDS), "+Inf"]
+        for route, times in self._times.items():
+            buckets = list(zip(bounds, accumulate(times[:-1]), strict=True))
+            seconds.add_metric((route,), buckets, sum_value=times[-1])
+        yield seconds
 
     def render(self) -> bytes:
         """Return the Prometheus text exposition of everything counted."""

@@ -14,7 +14,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import aiohttp
 import jwt
@@ -243,11 +243,24 @@ class Issuer:
         return {"issuer": self.url, "jwks_uri": f"{self.url}/keys", "audience": AUDIENCE}
 
 
+class Serving(Protocol):
+    """Where a gateway serves: the object in this process (`Gateway`), or one that runs as a process of its own."""
+
+    @property
+    def traffic_url(self) -> str: ...
+
+    @property
+    def token_api_url(self) -> str | None: ...
+
+    @property
+    def record_path(self) -> Path: ...
+
+
 @dataclass(slots=True)
 class Running:
     """A gateway under test, and what a test needs to use it."""
 
-    gateway: Gateway
+    gateway: Serving
     data: Path
     management_key: str = field(repr=False)
     session: aiohttp.ClientSession = field(repr=False)

@@ -49,15 +49,20 @@ def explain(errors: list[ErrorDetails], document: Document, root: type[BaseModel
 
 def _explain(error: ErrorDetails, document: Document, root: type[BaseModel]) -> None:
     kind, context = error["type"], error.get("ctx", {})
-    path: Path = tuple(step for step in error["loc"] if not (isinstance(step, str) and _TAG.fullmatch(step)))
+    path = _without_tags(error["loc"])
     if kind == "extra_forbidden":
-        path = (*path, error["loc"][-1]) if path == error["loc"][:-1] else path  # a key that looks like a tag
-        document.refuse(path, _unknown_key(str(path[-1]), known_keys(root, error["loc"][:-1])), at_key=True)
+        *parent, key = error["loc"]  # the key is the file's, and may look like a tag
+        known = known_keys(root, tuple(parent))
+        document.refuse((*_without_tags(tuple(parent)), key), _unknown_key(str(key), known), at_key=True)
     elif kind == "missing":
         document.refuse(path, "required, and missing")
     else:
         found = document.found(path)
         document.refuse(path, f"{_expected(kind, context, error)}, found {found}{_hint(kind, context, document, path)}")
+
+
+def _without_tags(location: tuple[str | int, ...]) -> Path:
+    return tuple(step for step in location if not (isinstance(step, str) and _TAG.fullmatch(step)))
 
 
 def _expected(kind: str, context: Mapping[str, Any], error: ErrorDetails) -> str:

@@ -52,8 +52,9 @@ def in_order(problems: Iterable[Problem]) -> tuple[Problem, ...]:
 
 
 def is_secret(path: Path) -> bool:
-    """Tell whether the value at *path* is a secret, whatever its form."""
-    return path == ("token_service", "credential") or (path[:1] == ("connections",) and path[-1] == "client_secret")
+    """Tell whether the value at *path* is a secret or a part of one, whatever its form."""
+    in_connection = path[:1] == ("connections",) and "client_secret" in path
+    return in_connection or path[:2] == ("token_service", "credential")
 
 
 def dotted(path: Path) -> str:

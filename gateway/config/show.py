@@ -62,6 +62,14 @@ class _Dumper(yaml.SafeDumper):
         return True
 
 
+def _text(dumper: _Dumper, text: str) -> yaml.ScalarNode:
+    # What looks like a template is text here: it has been filled in, or was escaped.
+    return dumper.represent_str(text.replace("${", "$${"))
+
+
+_Dumper.add_representer(str, _text)
+
+
 def _listeners(listeners: Listeners) -> dict[str, Any]:
     traffic = listeners.traffic
     host = f"[{traffic.host}]" if ":" in traffic.host else traffic.host

@@ -6,9 +6,10 @@ It is read by somebody who has never seen this before: the line to paste comes f
 
 from __future__ import annotations
 
+import shlex
 from dataclasses import dataclass, field
 
-PATH = "/google-contacts/v1/people/me/connections?personFields=names,emailAddresses"
+PATH = "/google-contacts/v1/people/me/connections?personFields=names"
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +50,7 @@ def banner(running: Running) -> str:
 
      200, and {first}'s contacts. The agent sent its own key; the gateway checked it,
      put the user's token for the provider in its place, and sent the request on.
+     (Took you longer than {seconds} seconds? Then this call shows step 2 already.)
 
   2. Wait {seconds} seconds, then paste the same line again.
 
@@ -62,13 +64,13 @@ def banner(running: Running) -> str:
 
   4. Every call that left is on record, the 401 of step 2 too:
 
-     tail -n 5 {running.record}
+     tail -n 5 {shlex.quote(running.record)}
 
-  gateway     {running.gateway_url}   agents call this
-  token API   {running.token_api_url}   services fetch tokens here
-  console     {running.console_url}   health and metrics
-  provider    {running.provider_url}   says its tokens live an hour; they live {seconds} s
-  contacts    {running.contacts_url}   the API; try it without the gateway: 401
+  gateway     {running.gateway_url:<24}agents call this
+  token API   {running.token_api_url:<24}services fetch tokens here
+  console     {running.console_url:<24}health and metrics
+  provider    {running.provider_url:<24}says its tokens live an hour; they live {seconds} s
+  contacts    {running.contacts_url:<24}the API; try it without the gateway: 401
 
   Ctrl-C stops everything and leaves nothing behind.
 

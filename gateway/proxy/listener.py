@@ -86,6 +86,11 @@ class CallerConnection(RequestHandler):
         if self.transport is not None:
             self.transport.abort()
 
+    def resume_reading(self, resume_parser: bool = True) -> None:
+        """Read on, if reading was paused (`upstream.py` has the price of doing it always)."""
+        if self._reading_paused:
+            super().resume_reading(resume_parser)
+
     async def start(self) -> None:
         """Serve the requests of this connection until it ends. Called by aiohttp when the connection is made."""
         while not self._force_close:

@@ -196,6 +196,12 @@ class UpstreamConnection(BaseProtocol):
         if self.transport is not None:
             self.transport.abort()
 
+    def resume_reading(self, resume_parser: bool = True) -> None:
+        """Read on, if reading was paused."""
+        # aiohttp's stream asks for it after every read, paused or not, and the parser is fed nothing: 3 microseconds.
+        if self._reading_paused:
+            super().resume_reading(resume_parser)
+
     # --- asyncio.Protocol ------------------------------------------------------------------------------------
 
     def data_received(self, data: bytes) -> None:

@@ -303,7 +303,7 @@ def create_app(
     )
 
     async def answer(request: web.Request) -> web.StreamResponse:
-        return _answer(200, await _handle(api, request))
+        return json_answer(200, await _handle(api, request))
 
     app = web.Application(middlewares=[_flat_errors], client_max_size=MAX_BODY_BYTES)
     app.router.add_route("*", "/{tail:.*}", answer, expect_handler=_expect)
@@ -363,11 +363,13 @@ async def _read(request: web.Request, malformed: wire.ErrorKind) -> bytes:
         raise ApiError(malformed, "The body cannot be read.") from exc
 
 
-async def _expect(request: web.Request) -> None:
+async def _expect(request: web.Request) -> web.StreamResponse | None:
+    # aiohttp asks this before any middleware: an error is returned, not raised.
     if request.headers.get("Expect", "").lower() != "100-continue":
-        raise ApiError(wire.EXPECTATION)
+        return json_answer(wire.EXPECTATION.status, ApiError(wire.EXPECTATION).body())
     if request.transport is not None:
         request.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+    return None
 
 
 @web.middleware
@@ -397,7 +399,10 @@ async def _flat_errors(
         headers["Retry-After"] = str(error.retry_after)
     if error.allow:
         headers["Allow"] = error.allow
-    return _answer(error.kind.status, error.body(), headers)
+    answer = json_answer(error.kind.status, error.body(), headers)
+    if error.kind in (wire.TOO_LARGE, wire.TOO_SLOW) or request.content.exception() is not None:
+        answer.force_close()  # the rest of the body is not waited for, so nothing else can follow on this connection
+    return answer
 
 
 def _of_refusal(refusal: Refusal) -> ApiError:
@@ -410,7 +415,8 @@ def _of_refusal(refusal: Refusal) -> ApiError:
     return ApiError(wire.FORBIDDEN if refusal.status == 403 else wire.INVALID, refusal.detail)
 
 
-def _answer(status: int, body: Mapping[str, object], headers: Mapping[str, str] | None = None) -> web.Response:
+def json_answer(status: int, body: Mapping[str, object], headers: Mapping[str, str] | None = None) -> web.Response:
+    """Return *body* as the API sends everything: JSON, not to be stored."""
     fixed = {"Cache-Control": "no-store", "X-Content-Type-Options": "nosniff", "Server": "connection-gateway"}
     return web.Response(
         status=status, body=orjson.dumps(body), content_type="application/json", headers=fixed | dict(headers or {})

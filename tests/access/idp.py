@@ -111,7 +111,7 @@ class Idp:
         claims |= changes
         return {name: value for name, value in claims.items() if value is not ...}
 
-    async def serve(self, request: web.Request) -> web.StreamResponse:
+    async def serve(self, request: web.BaseRequest) -> web.StreamResponse:
         """Answer one request."""
         self.hits.append(request.path)
         if request.path == "/keys":

@@ -145,9 +145,7 @@ async def test_remembers_a_token_for_a_minute(identity: Identity, idp: Idp, mono
     assert identity.cached(jwt) is None
 
 
-async def test_forgets_a_token_when_it_expires(
-    identity: Identity, idp: Idp, clock: Clock, monotonic: Clock
-) -> None:
+async def test_forgets_a_token_when_it_expires(identity: Identity, idp: Idp, clock: Clock, monotonic: Clock) -> None:
     """
     A token that ends within the minute is believed until then.
     """
@@ -375,7 +373,9 @@ def test_two_names_never_run_together(user: str, tenant: str, other_user: str, o
     """
     Different users and tenants are different subjects, whatever separators, case or accents they hold (threats D1).
     """
-    first = choose_subject(Caller("jwt", user, frozenset({tenant}), tenant), route(UT), user=None, tenant=None, account=None)
+    first = choose_subject(
+        Caller("jwt", user, frozenset({tenant}), tenant), route(UT), user=None, tenant=None, account=None
+    )
     second = choose_subject(KEY, route(UT), user=other_user, tenant=other_tenant, account=None)
 
     assert (first == second) is ((user, tenant) == (other_user, other_tenant))

@@ -86,7 +86,18 @@ async def test_refuses_every_change_to_a_key(keyring: KeyRing) -> None:
     key = await keyring.create_agent("a", user="u")
     good = key.secret
     changed = [good[:index] + ("A" if good[index] != "A" else "B") + good[index + 1 :] for index in range(len(good))]
-    for wrong in [*changed, good[:-1], good + "A", f" {good}", f"{good}\n", good.upper(), "", "gwa_", "gwa__", "x" * 9000]:
+    for wrong in [
+        *changed,
+        good[:-1],
+        good + "A",
+        f" {good}",
+        f"{good}\n",
+        good.upper(),
+        "",
+        "gwa_",
+        "gwa__",
+        "x" * 9000,
+    ]:
         with pytest.raises(CallerUnauthenticated):
             await keyring.verify(wrong)
 

@@ -108,13 +108,27 @@ def _accepts_or_refuses(content: bytes) -> None:
             assert CANARY not in str(problem)
 
 
-_YAMLISH = st.lists(
-    st.sampled_from(
-        ["version: 1", "routes:", "- ", "  ", "\n", "{", "}", "[", "]", ": ", "?", "*a", "&a ", "!t ", "|", ">", "'", '"', "#"]
-        + ["${SECRET}", "${", "$${", "<<", "---", "...", "\t", "\ufeff", "\x85", "name", "null", "true", "1e9", ",", "%YAML 9"]
+_PIECES = (
+    *("version: 1", "routes:", "- ", "  ", "\n", "{", "}", "[", "]", ": ", "?", "*a", "&a ", "!t ", "|", ">", "'", '"'),
+    *(
+        "#",
+        "${SECRET}",
+        "${",
+        "$${",
+        "<<",
+        "---",
+        "...",
+        "\t",
+        "\ufeff",
+        "\x85",
+        "name",
+        "null",
+        "true",
+        "1e9",
+        "%YAML 9",
     ),
-    max_size=40,
-).map("".join)
+)
+_YAMLISH = st.lists(st.sampled_from(_PIECES), max_size=40).map("".join)
 
 
 @settings(deadline=None, max_examples=300)
@@ -132,9 +146,13 @@ _ANY = st.recursive(
     | st.integers()
     | st.floats()
     | st.text(max_size=8)
-    | st.sampled_from(["${SECRET}", "https://a.example", "off", "vault", "descope", "basic", "<off>", "<bind>", "user"]),
-    lambda child: st.lists(child, max_size=3)
-    | st.dictionaries(st.sampled_from(["kind", "name", "header", "<word>", "bind", "id", "x"]), child, max_size=3),
+    | st.sampled_from(
+        ["${SECRET}", "https://a.example", "off", "vault", "descope", "basic", "<off>", "<bind>", "user"]
+    ),
+    lambda child: (
+        st.lists(child, max_size=3)
+        | st.dictionaries(st.sampled_from(["kind", "name", "header", "<word>", "bind", "id", "x"]), child, max_size=3)
+    ),
     max_leaves=6,
 )
 

@@ -25,6 +25,7 @@ class RawServer:
         self.requests: list[bytes] = []
         self.connections = 0
         self.port = 0
+        self.was_asked = asyncio.Event()
         self._writers: list[asyncio.StreamWriter] = []
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -33,6 +34,7 @@ class RawServer:
         self._writers.append(writer)
         try:
             self.requests.append(await reader.readuntil(b"\r\n\r\n"))
+            self.was_asked.set()
             writer.write(self.answer)
             while self.endless:
                 writer.write(self.endless)

@@ -315,8 +315,7 @@ async def test_cancelling_a_call_closes_its_connection(start_server: StartServer
     server = await start_server(b"", holds=True)
     async with OutboundClient(loopback) as client:
         call = asyncio.create_task(client.request("GET", server.url))
-        while not server.requests:
-            await asyncio.sleep(0.001)
+        await server.was_asked.wait()
         call.cancel()
         with pytest.raises(asyncio.CancelledError):
             await call

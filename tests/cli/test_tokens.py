@@ -1,0 +1,66 @@
+"""`gateway tokens`: what the vault holds is listed, never shown."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+from pathlib import Path
+
+from click.testing import CliRunner, Result
+
+from gateway.cli.tokens import tokens
+from gateway.store.engine import Store, sqlite_url
+from gateway.vault.connections import Connection, Connections
+from gateway.vault.sealing import Sealer, SealingKey
+from gateway.vault.tokens import TokenDraft, Tokens
+
+
+def run(data: Path, *arguments: str) -> Result:
+    """Run the command on the data directory *data*."""
+    return CliRunner().invoke(tokens, [*arguments, "--data", str(data)])
+
+
+def fill(data: Path) -> None:
+    """Store a token of alice and one of the tenant acme."""
+
+    async def write() -> None:
+        store = await Store.open(sqlite_url(data / "gateway.db"))
+        sealer = Sealer(SealingKey.load(data, {}), os.urandom)
+        await Connections(store, sealer, clock=lambda: 1.0, random_bytes=os.urandom).create(Connection("c", "c"))
+        stored = Tokens(store, sealer, clock=lambda: 1.0, random_bytes=os.urandom)
+        await stored.put(TokenDraft("c", "alice", scopes=("b", "a"), access_token="CANARY", refresh_token="CANARY"))
+        await stored.put(TokenDraft("c", "", "acme", access_token="CANARY", expires_at=60.0))
+        await store.close()
+
+    asyncio.run(write())
+
+
+def test_nothing_yet(tmp_path: Path) -> None:
+    """An empty vault is no error."""
+    result = run(tmp_path, "ls")
+    assert (0, "") == (result.exit_code, result.stdout)
+    assert "[]" == run(tmp_path, "ls", "--json").stdout.strip()
+
+
+def test_lists_without_tokens(tmp_path: Path) -> None:
+    """Owner, scopes and state are shown, in text and as JSON; tokens are not, and no sealing key is made for it."""
+    fill(tmp_path)
+    (tmp_path / "sealing.key").unlink()
+    text, machine = run(tmp_path, "ls"), run(tmp_path, "ls", "--json")
+
+    alice, acme = json.loads(machine.stdout)
+    assert ("alice", None, ["a", "b"], "active") == (alice["user"], alice["tenant"], alice["scopes"], alice["state"])
+    assert (None, "acme", "expired 1970-01-01T00:01:00Z") == (acme["user"], acme["tenant"], acme["state"])
+    assert ["c\talice\t-\ta b\tactive", "c\tacme\t-\t-\texpired 1970-01-01T00:01:00Z"] == [
+        line.partition("\t")[2] for line in text.stdout.splitlines()
+    ]
+    assert "CANARY" not in text.output + machine.output
+    assert not (tmp_path / "sealing.key").exists()
+
+
+def test_filters(tmp_path: Path) -> None:
+    """--user and --connection narrow the list."""
+    fill(tmp_path)
+    assert ["alice"] == [token["user"] for token in json.loads(run(tmp_path, "ls", "--user", "alice", "--json").stdout)]
+    assert [] == json.loads(run(tmp_path, "ls", "--connection", "other", "--json").stdout)

@@ -1,0 +1,67 @@
+"""What is allowed, and perhaps should not be."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.config.samples import example, warnings
+
+ROUTE = "routes: [{name: a, prefix: /a, upstream: https://a.example, connection: people}]\n"
+DESCOPE = "token_service: {kind: descope, project: P, credential: %s}\n"
+NO_REFRESH = "connections[0].token_url: no token_url: tokens are never refreshed"
+
+
+@pytest.mark.parametrize(
+    ("case", "text", "expected"),
+    [
+        ("no policies", "", "policies: no policies: every identified caller may use every route"),
+        ("empty policies", "policies: []", "policies: an empty list: no caller may use any route"),
+        ("no issuers", "", "callers: no issuers: only keys identify callers"),
+        (
+            "nobody",
+            DESCOPE % "caller",
+            "callers: no issuers: nobody can call: Descope is asked with the caller's own token",
+        ),
+        ("no routes", "", "routes: no routes: agents can call nothing"),
+        ("management keys", "callers: {management_keys: true}", "bypass policies on the traffic listener"),
+        ("a key for Descope", DESCOPE % "'${SECRET}'", "bypasses Descope's policies"),
+        ("a token API beside Descope", "listeners: {token_api: {}}\n" + DESCOPE % "caller", "the token API is off"),
+        ("no origins", "connections: [{id: people}]", "connections[0].origins: no origins: any route may send"),
+        ("no token endpoint", "connections: [{id: people}]", NO_REFRESH),
+        ("a secret in the file", "connections: [{id: a, client_secret: x}]", "client_secret: a secret in the file"),
+        ("a slip in a connection", "connections: [{id: peopel}]\n" + ROUTE, 'did you mean "peopel"?'),
+    ],
+)
+def test_caution(case: str, text: str, expected: str) -> None:
+    """
+    An unwise choice is taken, with a sentence about what follows from it.
+    """
+    assert any(expected in warning for warning in warnings(text)), case
+
+
+@pytest.mark.parametrize(
+    ("case", "text", "unexpected"),
+    [
+        ("policies", "policies: [{id: a, effect: deny}]", "policies"),
+        ("the caller's own token", DESCOPE % "caller", "token_service"),
+        ("an API key is never refreshed", "connections: [{id: a, type: apikey}]", "token_url"),
+        ("a secret from elsewhere", "connections: [{id: a, client_secret: '${SECRET}'}]", "client_secret"),
+        ("connections that come by the API", ROUTE, "routes"),
+        ("a known connection", "connections: [{id: people}]\n" + ROUTE, "routes"),
+    ],
+)
+def test_no_caution(case: str, text: str, unexpected: str) -> None:
+    """
+    A sound choice is not commented on.
+    """
+    assert not any(unexpected in warning.partition(": ")[0] for warning in warnings(text)), case
+
+
+def test_cautions_come_by_place() -> None:
+    """
+    Warnings are in the order of the file, with their places.
+    """
+    found = example("everything").warnings
+
+    assert list(found) == sorted(found, key=lambda problem: (problem.line, problem.column))
+    assert all(problem.line > 1 for problem in found)

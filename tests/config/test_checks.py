@@ -1,0 +1,109 @@
+"""What concerns several keys. The broken files have most of it; here is what they cannot show."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.config.samples import problems
+
+ROUTE = "{name: a, prefix: /a, upstream: https://a.example, connection: a}"
+
+
+@pytest.mark.parametrize(
+    ("case", "text"),
+    [
+        ("one prefix, two hosts", "routes: [{host: a.example, %s}, {host: b.example, name: b, %s}]"),
+        ("one prefix, with and without host", "routes: [{host: a.example, %s}, {name: b, %s}]"),
+    ],
+)
+def test_prefix_is_unique_per_host(case: str, text: str) -> None:
+    """
+    Two routes may share a prefix when their hosts tell them apart.
+    """
+    rest = "prefix: /a, upstream: https://a.example, connection: a"
+    assert [] == problems(text % (f"name: a, {rest}", rest)), case
+
+
+def test_other_mistakes_do_not_hide_these() -> None:
+    """
+    A duplicate is told although both routes are wrong in other ways as well.
+    """
+    found = problems("routes: [{name: a, prefix: /a}, {name: a, prefix: /a, subject: x}]")
+
+    assert any("expected a name of its own" in problem for problem in found)
+    assert any("expected a prefix of its own" in problem for problem in found)
+
+
+@pytest.mark.parametrize(
+    ("case", "text", "expected"),
+    [
+        ("two doors at one address", 'listeners: {traffic: {bind: "a:1"}, console: {bind: "a:1"}}', 1),
+        ("a door at another's default", 'listeners: {console: {bind: "127.0.0.1:8081"}}', 1),
+        ("which is off", 'listeners: {token_api: off, console: {bind: "127.0.0.1:8081"}}', 0),
+        ("two doors at any free port", 'listeners: {traffic: {bind: "a:0"}, console: {bind: "a:0"}}', 0),
+    ],
+)
+def test_doors_have_addresses_of_their_own(case: str, text: str, expected: int) -> None:
+    """
+    Two listeners cannot have one address, unless the system chooses the ports.
+    """
+    assert expected == len(problems(text)), case
+
+
+@pytest.mark.parametrize(
+    ("case", "prefixes", "expected"),
+    [
+        ("one issuer needs none", [""], 0),
+        ("one of two may go without", ["", "b:"], 0),
+        ("also the last", ["a:", ""], 0),
+        ("two without", ["", ""], 1),
+        ("the same twice", ["a:", "a:"], 1),
+        ("one begins another", ["a", "ab"], 1),
+        ("one is begun by another", ["ab", "a"], 1),
+    ],
+)
+def test_user_prefixes(case: str, prefixes: list[str], expected: int) -> None:
+    """
+    The users of several issuers can never be taken for each other.
+    """
+    issuers = [
+        f'{{issuer: "https://i{number}.example", audience: gw, user_prefix: "{prefix}"}}'
+        for number, prefix in enumerate(prefixes)
+    ]
+    assert expected == len(problems(f"callers: {{issuers: [{', '.join(issuers)}]}}")), case
+
+
+@pytest.mark.parametrize(
+    ("case", "connection", "expected"),
+    [
+        ("nothing but an id", "", []),
+        ("a public client", "token_url: https://p.example, client_id: x, token_auth: none", []),
+        ("a secret is missing", "token_url: https://p.example, client_id: x", ["client_secret"]),
+        ("all is missing", "authorization_url: https://p.example", ["token_url"]),
+        ("a key has no client", "type: apikey, client_id: x, pkce: true", ["client_id", "pkce"]),
+    ],
+)
+def test_keys_of_a_connection_need_one_another(case: str, connection: str, expected: list[str]) -> None:
+    """
+    A connection has what its type needs, and nothing that would mean nothing.
+    """
+    found = problems(f"connections: [{{id: a, {connection}}}]")
+
+    assert [f"connections[0].{key}" for key in expected] == [problem.partition(":")[0] for problem in found], case
+
+
+def test_policy_may_name_a_connection_of_a_route() -> None:
+    """
+    A connection that only the vault knows is known by the route that uses it.
+    """
+    assert [] == problems(f"policies: [{{id: p, effect: allow, connections: [a], routes: [a]}}]\nroutes: [{ROUTE}]")
+
+
+def test_policy_reference_gets_no_hint_from_a_secret() -> None:
+    """
+    A substituted reference is shown by its template, without a suggestion.
+    """
+    route = ROUTE.replace("name: a", "name: aaa")
+    text = f"policies: [{{id: p, effect: allow, routes: ['${{UNSET:-aa}}']}}]\nroutes: [{route}]"
+
+    assert ['policies[0].routes[0]: expected the name of a route, found "${UNSET:-aa}"'] == problems(text)

@@ -1,0 +1,66 @@
+"""The shape of routes.yaml, and what stands in the design for it."""
+
+from __future__ import annotations
+
+import pytest
+from pydantic import BaseModel
+
+from gateway.config import schema, schema_routes
+from gateway.models import Egress, Limits, Timeouts
+from tests.config.samples import problems
+
+
+@pytest.mark.parametrize(
+    ("case", "text", "key"),
+    [
+        ("conditions", "policies: [{id: a, effect: allow, when: 'true'}]", "policies[0].when"),
+        ("upgrades", "routes: [{upgrade: [websocket]}]", "routes[0].upgrade"),
+        ("the echo guard", "routes: [{echo_guard: record}]", "routes[0].echo_guard"),
+        ("the echo guard, cutting", "routes: [{echo_guard: cut}]", "routes[0].echo_guard"),
+        ("judged overrides", "routes: [{method_override: judge}]", "routes[0].method_override"),
+        ("a record on disk first", "routes: [{audit: required}]", "routes[0].audit"),
+        ("tokens in a query", "routes: [{inject: {query: key}}]", "routes[0].inject.query"),
+        (
+            "trusted proxies",
+            "listeners: {traffic: {trusted_proxies: [10.0.0.0/8]}}",
+            "listeners.traffic.trusted_proxies",
+        ),
+        ("an outbound proxy", "egress: {proxy: 'http://proxy.example'}", "egress.proxy"),
+        ("a route's outbound proxy", "routes: [{egress: {proxy: x}}]", "routes[0].egress.proxy"),
+        ("templates", "connections: [{id: a, template: google}]", "connections[0].template"),
+    ],
+)
+def test_what_comes_later_is_refused(case: str, text: str, key: str) -> None:
+    """
+    A key whose behaviour does not exist yet is refused at its place, never ignored.
+    """
+    found = [problem for problem in problems(text) if problem.startswith(f"{key}: not supported yet")]
+
+    assert 1 == len(found), case
+
+
+@pytest.mark.parametrize(
+    ("shape", "value"),
+    [
+        (schema_routes.TimeoutsFile(), Timeouts()),
+        (schema_routes.LimitsFile(), Limits()),
+        (schema_routes.EgressFile(), Egress()),
+        (schema.ClaimsFile(), schema.ClaimsFile()),
+    ],
+)
+def test_defaults_are_those_of_the_values(shape: BaseModel, value: object) -> None:
+    """
+    A default is written in two places, and they agree.
+    """
+    for key, default in shape.model_dump().items():
+        if hasattr(value, key):
+            expected = getattr(value, key)
+            assert (list(expected) if isinstance(expected, tuple) else expected) == default
+
+
+@pytest.mark.parametrize("value", ["1.0", "true", "2", "'1'", "null"])
+def test_version_is_the_number_one(value: str) -> None:
+    """
+    What merely equals 1 in Python is not the version.
+    """
+    assert problems(f"project: acme\nversion: {value}")

@@ -1,0 +1,33 @@
+"""The servers around a gateway that runs as a process of its own."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+
+import pytest
+
+from tests.world import Issuer, Provider, Upstream
+
+
+@pytest.fixture
+async def upstream() -> AsyncIterator[Upstream]:
+    """An upstream that takes any token until told otherwise, and records what arrives."""
+    server = await Upstream().start()
+    yield server
+    await server.stop()
+
+
+@pytest.fixture
+async def provider() -> AsyncIterator[Provider]:
+    """A provider that rotates refresh tokens."""
+    server = await Provider().start()
+    yield server
+    await server.stop()
+
+
+@pytest.fixture
+async def issuer() -> AsyncIterator[Issuer]:
+    """An issuer that the gateways trust."""
+    server = await Issuer().start()
+    yield server
+    await server.stop()

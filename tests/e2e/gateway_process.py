@@ -1,0 +1,144 @@
+"""
+A gateway as its users run it: `python -m gateway serve` as a process of its own, on free ports of loopback.
+
+1. It is ready when its log says "serving"; the addresses are read from that line.
+2. The process belongs to one `async with` and is ended by its own id: SIGTERM, and SIGKILL where that does not end it.
+3. Everything that it wrote is kept, for tests that search it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import sys
+from asyncio.subprocess import DEVNULL, PIPE, Process
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import yaml
+
+from tests.tools import ROOT
+from tests.world import Running, key_ring
+
+START_SECONDS = 30.0
+STOP_SECONDS = 10.0
+
+
+class GatewayProcess:
+    """A running `gateway serve`. Made by `start`, ended with `stop`."""
+
+    def __init__(self, process: Process) -> None:
+        self._process = process
+        self._written: dict[str, list[bytes]] = {"stdout": [], "stderr": []}
+        self._serving: asyncio.Future[dict[str, Any]] = asyncio.get_running_loop().create_future()
+        self._readers = [
+            asyncio.create_task(self._read(name, stream), name=f"gateway-{name}")
+            for name, stream in (("stdout", process.stdout), ("stderr", process.stderr))
+            if stream is not None
+        ]
+        self.traffic_url = ""
+        self.token_api_url: str | None = None
+        self.console_url = ""
+        self.record_path = Path()
+
+    @classmethod
+    async def start(cls, config: Path, data: Path, *arguments: str) -> GatewayProcess:
+        """Start a gateway with the file *config* and the state in *data*; return once it serves."""
+        # What the developer's shell says about a gateway of theirs is not for this one.
+        environ = {name: value for name, value in os.environ.items() if not name.startswith("GATEWAY_")}
+        command = [sys.executable, "-m", "gateway", "serve", "-c", str(config), "--data", str(data), *arguments]
+        process = cls(
+            await asyncio.create_subprocess_exec(
+                *command, cwd=ROOT, env=environ, stdin=DEVNULL, stdout=PIPE, stderr=PIPE, limit=1 << 20
+            )
+        )
+        try:
+            async with asyncio.timeout(START_SECONDS):
+                said = await process._serving
+        except BaseException:
+            await process.stop()
+            raise
+        process.traffic_url, process.token_api_url = said["traffic"], said["token_api"]
+        process.console_url, process.record_path = said["console"], Path(said["record"])
+        return process
+
+    async def stop(self) -> None:
+        """End the process, by its id, and wait until all that it wrote is here."""
+        if self._process.returncode is None:
+            self._process.terminate()
+            try:
+                async with asyncio.timeout(STOP_SECONDS):
+                    await self._process.wait()
+            except TimeoutError:
+                self._process.kill()
+                await self._process.wait()
+        await asyncio.gather(*self._readers)
+        self._serving.cancel()
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    @property
+    def stdout(self) -> str:
+        return b"".join(self._written["stdout"]).decode()
+
+    @property
+    def stderr(self) -> str:
+        return b"".join(self._written["stderr"]).decode()
+
+    @property
+    def rss_bytes(self) -> int:
+        """The memory that the process holds now (proc(5): VmRSS)."""
+        return self._memory("VmRSS")
+
+    @property
+    def peak_rss_bytes(self) -> int:
+        """The most memory that the process held at once since `forget_peak` (proc(5): VmHWM)."""
+        return self._memory("VmHWM")
+
+    def forget_peak(self) -> None:
+        """Let `peak_rss_bytes` count from now on."""
+        Path(f"/proc/{self.pid}/clear_refs").write_text("5")  # proc(5): 5 resets the peak
+
+    def _memory(self, name: str) -> int:
+        for line in Path(f"/proc/{self.pid}/status").read_text().splitlines():
+            if line.startswith(f"{name}:"):
+                return int(line.split()[1]) * 1024
+        raise AssertionError(f"the process {self.pid} has no {name}")
+
+    async def _read(self, name: str, stream: asyncio.StreamReader) -> None:
+        while line := await stream.readline():
+            self._written[name].append(line)
+            if name == "stderr" and b'"event": "serving"' in line and not self._serving.done():
+                self._serving.set_result(json.loads(line))
+        if name == "stderr" and not self._serving.done():
+            self._serving.set_exception(AssertionError(f"the gateway did not start: {self.stderr}"))
+
+
+@dataclass(slots=True)
+class RunningProcess(Running):
+    """A gateway process under test, and what a test needs to use it."""
+
+    process: GatewayProcess = field(kw_only=True)
+
+
+@asynccontextmanager
+async def serving(configuration: dict[str, Any], data: Path) -> AsyncIterator[RunningProcess]:
+    """Run `gateway serve` with *configuration* and the state in *data*; yield it with a management key."""
+    data.mkdir(parents=True, exist_ok=True, mode=0o700)
+    config = data.parent / f"{data.name}.routes.yaml"
+    config.write_text(yaml.safe_dump(configuration))
+    process = await GatewayProcess.start(config, data)
+    try:
+        async with key_ring(data) as ring:
+            management_key = (await ring.create_management("tests")).secret
+        async with aiohttp.ClientSession(auto_decompress=False) as session:
+            yield RunningProcess(process, data, management_key, session, process=process)
+    finally:
+        await process.stop()

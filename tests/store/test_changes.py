@@ -1,0 +1,168 @@
+"""What changed, told to every process that shares the database."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+from sqlalchemy import func, select, text
+
+from gateway.store.changes import KEEP_SECONDS, STALE_SECONDS, ChangeFeed, announce
+from gateway.store.engine import Store, sqlite_url
+from gateway.store.schema import changes
+
+
+class Clock:
+    """Time that a test moves."""
+
+    now = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock() -> Clock:
+    """Both clocks of a feed."""
+    return Clock()
+
+
+@pytest.fixture
+async def store(tmp_path: Path) -> AsyncIterator[Store]:
+    """An open database."""
+    store = await Store.open(sqlite_url(tmp_path / "gateway.db"))
+    yield store
+    await store.close()
+
+
+@pytest.fixture
+def feed(store: Store, clock: Clock) -> ChangeFeed:
+    """A feed that the test polls."""
+    return ChangeFeed(store, clock=clock, monotonic=clock)
+
+
+async def tell(store: Store, topic: str, subject: str, at: float = 1000.0) -> None:
+    """Announce one change in a transaction of its own."""
+    async with store.write() as connection:
+        await announce(connection, topic, subject, at=at)
+
+
+def is_live(feed: ChangeFeed) -> bool:
+    """The property, asked anew each time."""
+    return feed.is_live
+
+
+async def test_subscribers_hear_their_topic_in_order(store: Store, feed: ChangeFeed) -> None:
+    """
+    Every subscriber of a topic hears each change of it once, in order, and none of another topic.
+    """
+    one: list[str] = []
+    two: list[str] = []
+    feed.subscribe("keys", one.append)
+    feed.subscribe("keys", two.append)
+    for topic, subject in (("keys", "a"), ("tokens", "x"), ("keys", "b"), ("keys", "a")):
+        await tell(store, topic, subject)
+    await feed.poll()
+    await feed.poll()
+
+    assert ["a", "b", "a"] == one == two
+
+
+async def test_a_change_that_is_undone_is_not_told(store: Store, feed: ChangeFeed) -> None:
+    """
+    The line belongs to the transaction of the change.
+    """
+    heard: list[str] = []
+    feed.subscribe("keys", heard.append)
+    with pytest.raises(ZeroDivisionError):
+        async with store.write() as connection:
+            await announce(connection, "keys", "a", at=1.0)
+            raise ZeroDivisionError
+    await feed.poll()
+
+    assert [] == heard
+
+
+async def test_starts_behind_the_newest_change(store: Store, feed: ChangeFeed) -> None:
+    """
+    A process that starts cold is not told what was before it.
+    """
+    await tell(store, "keys", "old")
+    heard: list[str] = []
+    feed.subscribe("keys", heard.append)
+    await feed.start()
+    try:
+        assert is_live(feed)
+        await tell(store, "keys", "new")
+        await feed.poll()
+    finally:
+        await feed.stop()
+
+    assert ["new"] == heard
+
+
+async def test_is_live_only_after_a_recent_read(feed: ChangeFeed, clock: Clock) -> None:
+    """
+    A feed that never read, or has not read for STALE_SECONDS, is not to be believed.
+    """
+    assert not is_live(feed)
+    await feed.poll()
+    assert is_live(feed)
+    clock.now += STALE_SECONDS + 0.01
+    assert not is_live(feed)
+
+
+async def test_a_failing_read_ends_the_trust_and_a_later_one_catches_up(
+    store: Store, feed: ChangeFeed, clock: Clock
+) -> None:
+    """
+    While the database cannot be read nothing is believed; afterwards nothing was missed.
+    """
+    heard: list[str] = []
+    feed.subscribe("keys", heard.append)
+    await feed.poll()
+    await tell(store, "keys", "a")
+    async with store.write() as connection:
+        await connection.execute(text("ALTER TABLE changes RENAME TO away"))
+    clock.now += STALE_SECONDS + 0.01
+    with pytest.raises(Exception, match="changes"):
+        await feed.poll()
+    assert not is_live(feed)
+    async with store.write() as connection:
+        await connection.execute(text("ALTER TABLE away RENAME TO changes"))
+    await feed.poll()
+
+    assert is_live(feed)
+    assert ["a"] == heard
+
+
+async def test_background_reading_tells_another_process_store(tmp_path: Path) -> None:
+    """
+    What one open database writes, the started feed of another one tells, without anyone polling.
+    """
+    url = sqlite_url(tmp_path / "gateway.db")
+    writer, reader = await Store.open(url), await Store.open(url)
+    feed = ChangeFeed(reader, clock=time.time, monotonic=time.monotonic)
+    heard = asyncio.Event()
+    feed.subscribe("keys", lambda _: heard.set())
+    await feed.start()
+    await tell(writer, "keys", "a")
+    await asyncio.wait_for(heard.wait(), 30)
+    await feed.stop()
+    await feed.stop()
+    for store in (writer, reader):
+        await store.close()
+
+
+async def test_prunes_what_everyone_has_seen(store: Store, feed: ChangeFeed, clock: Clock) -> None:
+    """
+    Lines are kept for an hour, then removed.
+    """
+    await tell(store, "keys", "old", at=clock.now - KEEP_SECONDS - 1)
+    await tell(store, "keys", "new", at=clock.now - KEEP_SECONDS + 1)
+    await feed.prune()
+    async with store.read() as connection:
+        assert 1 == (await connection.execute(select(func.count()).select_from(changes))).scalar_one()

@@ -1,0 +1,83 @@
+"""The schema is brought to head, and a newer one is refused."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from alembic.autogenerate import compare_metadata
+from alembic.runtime.migration import MigrationContext
+from sqlalchemy import Connection, text
+from sqlalchemy.exc import OperationalError
+
+from gateway.store.engine import Store, sqlite_url
+from gateway.store.migrate import SchemaTooNew, upgrade_to_head
+from gateway.store.schema import metadata
+
+
+def _differences(connection: Connection) -> list[object]:
+    context = MigrationContext.configure(connection, opts={"compare_type": True, "compare_server_default": True})
+    return list(compare_metadata(context, metadata))
+
+
+async def test_migrations_make_the_schema(tmp_path: Path) -> None:
+    """
+    A database made by the migrations has the tables that the program knows, column by column.
+    """
+    store = await Store.open(sqlite_url(tmp_path / "gateway.db"))
+    async with store.read() as connection:
+        assert [] == await connection.run_sync(_differences)
+    await store.close()
+
+
+async def test_opening_again_changes_nothing(tmp_path: Path) -> None:
+    """
+    A database at head is left as it is.
+    """
+    url = sqlite_url(tmp_path / "gateway.db")
+    schema = text("SELECT sql FROM sqlite_master ORDER BY name")
+    seen = []
+    for _ in range(2):
+        store = await Store.open(url)
+        async with store.read() as connection:
+            seen.append((await connection.execute(schema)).scalars().all())
+        await store.close()
+
+    assert seen[0] == seen[1]
+
+
+async def test_newer_schema_is_refused(tmp_path: Path) -> None:
+    """
+    A database that a newer version has upgraded is not touched.
+    """
+    url = sqlite_url(tmp_path / "gateway.db")
+    store = await Store.open(url)
+    async with store.write() as connection:
+        await connection.execute(text("UPDATE alembic_version SET version_num = '9999'"))
+    await store.close()
+    before = (tmp_path / "gateway.db").read_bytes()
+
+    with pytest.raises(SchemaTooNew, match="9999"):
+        await Store.open(url)
+    assert before == (tmp_path / "gateway.db").read_bytes()
+
+
+async def test_failed_upgrade_leaves_nothing(tmp_path: Path) -> None:
+    """
+    An upgrade that fails half way is undone as a whole, so that the next start can try again.
+    """
+    url = sqlite_url(tmp_path / "gateway.db")
+    store = await Store.open(url)
+    async with store.write() as connection:
+        await connection.run_sync(metadata.drop_all)
+        await connection.execute(text("DELETE FROM alembic_version"))
+        await connection.execute(text("CREATE TABLE other (x INTEGER)"))
+        await connection.execute(text("CREATE INDEX ix_tokens_user_id ON other (x)"))  # in the way of ours
+    with pytest.raises(OperationalError, match="ix_tokens_user_id"):
+        async with store.write() as connection:
+            await connection.run_sync(upgrade_to_head)
+    async with store.read() as connection:
+        names = (await connection.execute(text("SELECT name FROM sqlite_master WHERE type='table'"))).scalars().all()
+    await store.close()
+
+    assert {"alembic_version", "other"} == {name for name in names if not name.startswith("sqlite_")}
