@@ -66,6 +66,7 @@ class Upstream:
         self.respond: Respond = self._respond
         self.connections = 0
         self.keeps_bodies = True
+        self.on_body: Callable[[bytes], Awaitable[None]] | None = None  # for each piece of a body, as it arrives
         self.early: Callable[[bytes, asyncio.StreamWriter], Awaitable[bool]] | None = None
         self._server: asyncio.Server | None = None
         self._writers: set[asyncio.StreamWriter] = set()
@@ -125,13 +126,19 @@ class Upstream:
                 if not chunk:
                     raise asyncio.IncompleteReadError(b"", left)
                 left -= len(chunk)
-                parts.append(chunk if self.keeps_bodies else b"")
+                await self._take(chunk, parts)
         elif received.values("Transfer-Encoding"):
             while size := int((await reader.readuntil(b"\r\n")).strip(), 16):
                 chunk = await reader.readexactly(size + 2)
-                parts.append(chunk[:-2] if self.keeps_bodies else b"")
+                await self._take(chunk[:-2], parts)
             await reader.readuntil(b"\r\n")
         return b"".join(parts)
+
+    async def _take(self, chunk: bytes, parts: list[bytes]) -> None:
+        if self.on_body is not None:
+            await self.on_body(chunk)
+        if self.keeps_bodies:
+            parts.append(chunk)
 
     async def _respond(self, received: Received, writer: asyncio.StreamWriter) -> None:
         token = (received.values("Authorization") or [""])[0].removeprefix("Bearer ")

@@ -141,7 +141,7 @@ async def _open(data: Path) -> AsyncIterator[Connections]:
 
 
 def _secret(file: str | None, environ: Mapping[str, str]) -> str | None:
-    """Return the client secret of the file, of stdin ("-"), or of the environment; a line break at its end is cut off."""
+    """Return the client secret of the file, of stdin ("-"), or of the environment, without a final line break."""
     if file is None:
         return environ.get(SECRET_VARIABLE) or None
     if file == "-":

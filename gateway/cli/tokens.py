@@ -2,7 +2,7 @@
 `gateway tokens`: what the vault holds, for operators (DESIGN section 9).
 
 Rules:
-1. Data on stdout, talk on stderr. Nothing here opens a sealed value: no sealing key is needed, and no token can be shown.
+1. Data on stdout, talk on stderr. Nothing here opens a sealed value: no sealing key is needed, no token can be shown.
 2. Exit codes: 0 done, 1 the database failed, 2 usage.
 """
 

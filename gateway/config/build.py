@@ -119,7 +119,8 @@ def _connection(file: ConnectionFile) -> ConnectionSettings:
         scopes=tuple(file.scopes),
         origins=None if file.origins is None else tuple(str(parse_origin(origin)) for origin in file.origins),
         pkce=file.pkce,
-        token_auth=file.token_auth,
+        # No secret passes `checks.py` only where none is needed: nothing is exchanged, or the client is public.
+        token_auth=file.token_auth if file.client_secret is not None else "none",
     )
 
 
@@ -127,17 +128,22 @@ def _policy(file: PolicyFile) -> PolicySettings:
     return PolicySettings(
         id=file.id,
         effect=file.effect,
-        roles=tuple(file.roles or ()),
-        permissions=tuple(file.permissions or ()),
-        scopes=tuple(file.scopes or ()),
-        clients=tuple(file.clients or ()),
-        users=tuple(file.users or ()),
-        tenants=tuple(file.tenants or ()),
-        connections=tuple(file.connections or ()),
-        routes=tuple(file.routes or ()),
-        methods=tuple(file.methods or ()),
-        paths=tuple(file.paths or ()),
+        roles=_values(file.roles),
+        permissions=_values(file.permissions),
+        scopes=_values(file.scopes),
+        clients=_values(file.clients),
+        users=_values(file.users),
+        tenants=_values(file.tenants),
+        connections=_values(file.connections),
+        routes=_values(file.routes),
+        methods=_values(file.methods),
+        paths=_values(file.paths),
     )
+
+
+def _values(entries: list[str] | None) -> tuple[str, ...]:
+    # A list that is there is never empty (schema_routes.py): () always means that the key was absent.
+    return tuple(entries or ())
 
 
 def _route(file: RouteFile, egress: Egress, directory: Path) -> Route:

@@ -177,8 +177,9 @@ def _connection(document: Document, index: int) -> None:
     if document.get(*base, "token_auth") == "none":
         if has("client_secret"):
             document.refuse((*base, "client_secret"), "expected none with token_auth none, found one", at_key=True)
-    elif has("token_url") and not has("client_secret"):
-        document.refuse((*base, "client_secret"), "required with token_url (or say token_auth: none), and missing")
+    elif not has("client_secret") and (has("token_url") or has("token_auth")):
+        needing = "token_url (or say token_auth: none)" if has("token_url") else "this token_auth"
+        document.refuse((*base, "client_secret"), f"required with {needing}, and missing")
 
 
 def _injection(document: Document, index: int) -> None:

@@ -37,6 +37,7 @@ _EXPECTED = {
     "greater_than_equal": "expected a number of at least {ge:.15g}",
     "less_than_equal": "expected a number of at most {le:.15g}",
     "too_short": "expected at least {min_length} entry",
+    "too_long": "expected at most {max_length} entries",
     "string_too_long": "expected at most {max_length} characters",
 }
 

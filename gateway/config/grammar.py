@@ -200,15 +200,16 @@ def _path_glob(value: str) -> None:
 def _method(value: str) -> None:
     if value in REFUSED_METHODS:
         raise UrlError("expected a method that may be passed on (never TRACE, TRACK or CONNECT)")
-    if value != "*" and not _METHOD.fullmatch(value):
-        raise UrlError("expected a method in upper case, or *")
+    if not _METHOD.fullmatch(value):
+        raise UrlError("expected a method in upper case")
 
 
 def _allow(value: str) -> None:
     method, space, path = value.partition(" ")
     if not space:
         raise UrlError('expected "METHOD /path", like "GET /v1/people/**" or "* /**"')
-    _method(method)
+    if method != "*":
+        _method(method)
     _path_glob(path)
 
 
@@ -240,10 +241,18 @@ Name = Annotated[
     str,
     Text("a name of letters, digits, ., _ and -, beginning with a letter or digit", r"[A-Za-z0-9][A-Za-z0-9._-]*", 64),
 ]
+ConnectionId = Annotated[  # as the token API takes them
+    str, Text("an id of letters, digits, ., _ and -, and not only dots", r"(?!\.+$)[A-Za-z0-9._-]+", 200)
+]
 Identifier = Annotated[str, Text("visible text without spaces", r"[!-~]+", 256)]
-Label = Annotated[str, Text("visible text", r"[^\x00-\x1f\x7f]+", 512)]
-FilePlace = Annotated[str, Text("the path of a file", r"[^\x00-\x1f\x7f]+", 4096)]
-Secret = Annotated[str, Text("visible text", r"[!-~](?:[ -~]*[!-~])?", 4096)]  # VSCHAR, RFC 6749 appendix A
+# What may be a name of a user, tenant, client, role (access/names.py): no controls, no line separators, no surrogates.
+_VISIBLE = r"[^\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]"
+Label = Annotated[str, Text("visible text", f"{_VISIBLE}+", 512)]
+Title = Annotated[str, Text("visible text", f"(?! ){_VISIBLE}+", 200)]
+Account = Annotated[str, Text("visible text", f"{_VISIBLE}+", 200)]  # contract section 4, externalIdentifier
+Description = Annotated[str, Text("visible text", rf"(?:{_VISIBLE}|\n)*", 2000)]
+FilePlace = Annotated[str, Text("the path of a file", f"{_VISIBLE}+", 4096)]
+Secret = Annotated[str, Text("visible text", r"[!-~](?:[ -~]*[!-~])?", 2048)]  # VSCHAR, RFC 6749 appendix A
 Scope = Annotated[str, Text("a scope without spaces, quotes or backslashes", r"[!#-\[\]-~]+", 256)]  # RFC 6749 3.3
 UserPrefix = Annotated[str, Text("visible text without spaces, or none", r"[!-~]*", 64)]
 Claim = Annotated[str, Text("the name of a claim", r"[!-~]+", 128)]

@@ -27,11 +27,9 @@ class EgressFile(Model):
 class ConnectionFile(Model):
     """A provider that users connect, owned by this file and read-only in the API."""
 
-    id: g.Name = Field(description="The id that routes, policies and the token API name it by.")
-    name: g.Label | None = Field(None, description="What people see; absent: the id.")
-    description: Annotated[str, g.Text("visible text", r"[^\x00-\x08\x0b-\x1f\x7f]*", 2000)] = Field(
-        "", description="What it is for."
-    )
+    id: g.ConnectionId = Field(description="The id that routes, policies and the token API name it by.")
+    name: g.Title | None = Field(None, description="What people see; absent: the id.")
+    description: g.Description = Field("", description="What it is for.")
     template: Annotated[str | None, g.Later(None)] = Field(
         None, description="Not supported yet: an entry of the catalogue."
     )
@@ -43,18 +41,21 @@ class ConnectionFile(Model):
     )
     token_url: g.Endpoint | None = Field(None, description="Its token endpoint; absent: tokens are never refreshed.")
     revocation_url: g.Endpoint | None = Field(None, description="Its revocation endpoint (RFC 7009).")
-    scopes: list[g.Scope] = Field([], description="Scopes asked for where a connect request names none.")
+    scopes: Annotated[list[g.Scope], Field(max_length=200)] = Field(
+        [], description="Scopes asked for where a connect request names none."
+    )
     origins: Annotated[list[g.WebOrigin], Field(min_length=1)] | None = Field(
         None, description="The origins its tokens may be sent to; absent: any route's."
     )
     pkce: g.Truth = Field(True, description="Use PKCE (S256) in the authorization request.")
     token_auth: Literal["client_secret_basic", "client_secret_post", "none"] = Field(
-        "client_secret_basic", description="How the client proves itself at the token endpoint."
+        "client_secret_basic", description="How the client proves itself at the token endpoint; without a secret: none."
     )
 
 
 # An empty list or a null would read as "nobody" and work as "anybody": refused.
 _Labels = Annotated[Annotated[list[g.Label], Field(min_length=1)] | None, g.Given]
+_ConnectionIds = Annotated[Annotated[list[g.ConnectionId], Field(min_length=1)] | None, g.Given]
 _Names = Annotated[Annotated[list[g.Name], Field(min_length=1)] | None, g.Given]
 _Scopes = Annotated[Annotated[list[g.Scope], Field(min_length=1)] | None, g.Given]
 _Methods = Annotated[Annotated[list[g.Method], Field(min_length=1)] | None, g.Given]
@@ -73,9 +74,9 @@ class PolicyFile(Model):
     clients: _Labels = Field(None, description="The caller is one.")
     users: _Labels = Field(None, description="The user is one.")
     tenants: _Labels = Field(None, description="The tenant is one.")
-    connections: _Names = Field(None, description="The route's connection is one.")
+    connections: _ConnectionIds = Field(None, description="The route's connection is one.")
     routes: _Names = Field(None, description="The route is one.")
-    methods: _Methods = Field(None, description="The method is one.")
+    methods: _Methods = Field(None, description="The method is one; absent: any.")
     paths: _PathGlobs = Field(None, description="The path below the prefix fits one: * within a segment, ** across.")
     when: Annotated[str | None, g.Later(None)] = Field(None, description="Not supported yet: a CEL condition.")
 
@@ -127,9 +128,9 @@ class RouteFile(Model):
     )
     host: g.Host | None = Field(None, description="Only requests with this Host, port left aside; absent: any.")
     upstream: g.Upstream = Field(description="The API's URL: origin and perhaps a base path.")
-    connection: g.Name = Field(description="The connection whose token is used.")
+    connection: g.ConnectionId = Field(description="The connection whose token is used.")
     subject: Literal["user", "user_in_tenant", "tenant"] = Field("user", description="Whose token.")
-    account: g.Identifier | None = Field(None, description="Which of several accounts of one user at the provider.")
+    account: g.Account | None = Field(None, description="Which of several accounts of one user at the provider.")
     scopes: Annotated[list[g.Scope], Field(min_length=1)] | None = Field(
         None, description="The exact scopes of the token; absent: the latest token."
     )

@@ -57,6 +57,7 @@ class ContactsApi:
             response = _error(error)
         except web.HTTPException as error:
             response = _error(ApiError(error.status, "NOT_FOUND", "There is no such method in this API."))
+        response.headers["Server"] = "demo contacts API"  # not the version of what it runs on
         self.statuses[response.status] += 1
         return response
 

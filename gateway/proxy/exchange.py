@@ -239,7 +239,7 @@ class Exchange:
                 if fresh is not None:
                     await sent.end(lane)
                     token = fresh
-                    self._log.append(record.attempt(call, reason="token_rejected", now=self._clock()))
+                    self._log.append(record.attempt(call, status=sent.answer.status, now=self._clock()))
                     began = self._monotonic()
                     sent = await send(request, lane, body, token)
                     call.upstream_seconds += self._monotonic() - began

@@ -106,9 +106,15 @@ def intent(call: Call) -> bytes:
     return b'{"event":"intent","time":"%b",%b}' % (timestamp(call.started_at), call.who_and_what())
 
 
-def attempt(call: Call, *, reason: str, now: float) -> bytes:
-    """Return the line that says at *now* that the call leaves once more, and why."""
-    rest = {"id": call.id, "attempt": call.attempts + 1, "reason": reason, "refreshed": call.refreshed}
+def attempt(call: Call, *, status: int, now: float) -> bytes:
+    """Return the line that says at *now* that the call leaves once more, because the token was answered with *status*."""
+    rest = {
+        "id": call.id,
+        "attempt": call.attempts + 1,
+        "reason": "token_rejected",
+        "status": status,
+        "refreshed": call.refreshed,
+    }
     return b'{"event":"attempt","time":"%b",%b' % (timestamp(now), orjson.dumps(rest)[1:])
 
 

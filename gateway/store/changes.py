@@ -29,11 +29,17 @@ KEEP_SECONDS = (
     3600.0  # how long a line stays for a process that was stopped meanwhile; after it, that process restarts cold
 )
 
+ANNOUNCE_LOCK = 0x6761_7465  # any number that nothing else in this database locks
+
 log = structlog.get_logger()
 
 
 async def announce(connection: AsyncConnection, topic: str, subject: str, *, at: float) -> None:
     """Add to *connection*'s transaction the line that *subject* (a row's id) of *topic* changed at *at*."""
+    if connection.dialect.name == "postgresql":
+        # PostgreSQL hands out numbers before it commits: without this lock a reader could pass a smaller one that is
+        # committed later. SQLite has one writer at a time anyway.
+        await connection.execute(select(func.pg_advisory_xact_lock(ANNOUNCE_LOCK)))
     await connection.execute(insert(changes).values(topic=topic, subject=subject, at=at))
 
 

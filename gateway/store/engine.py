@@ -27,6 +27,8 @@ from gateway.store.migrate import upgrade_to_head
 
 BUSY_TIMEOUT_SECONDS = 5.0  # how long a writer waits for another process' transaction; ours last milliseconds
 
+POOL_TIMEOUT_SECONDS = 5.0  # for a free connection; a caller is refused rather than kept waiting
+
 
 def sqlite_url(path: Path) -> str:
     """Return the database URL of the SQLite file at *path*."""
@@ -52,7 +54,7 @@ class Store:
         url = make_url(database_url)
         if url.get_backend_name() == "sqlite" and url.database:
             _make_private(Path(url.database))
-        engine = create_async_engine(url, hide_parameters=True)
+        engine = create_async_engine(url, hide_parameters=True, pool_timeout=POOL_TIMEOUT_SECONDS)
         if engine.dialect.name == "sqlite":
             event.listen(engine.sync_engine, "connect", _configure_sqlite)
             event.listen(engine.sync_engine, "begin", _begin_sqlite)

@@ -63,8 +63,8 @@ def test_secret_comes_from_environment_file_or_stdin(tmp_path: Path) -> None:
 def test_every_option_is_stored(tmp_path: Path) -> None:
     """What was said is what the list shows."""
     result = run(
-        tmp_path, *ADD, "--name", "Contacts", "--authorization-url", "https://p.example/a", "--scope", "a", "--scope", "b",
-        "--origin", "HTTPS://People.example/", "--token-auth", "none",
+        tmp_path, *ADD, "--name", "Contacts", "--authorization-url", "https://p.example/a", "--scope", "a",
+        "--scope", "b", "--origin", "HTTPS://People.example/", "--token-auth", "none",
     )  # fmt: skip
     assert 0 == result.exit_code, result.output
 

@@ -107,7 +107,10 @@ def test_connections() -> None:
         == first
     )
     assert (
-        ConnectionSettings(id="weather", name="weather", type="apikey", origins=("https://weather.example",)) == second
+        ConnectionSettings(
+            id="weather", name="weather", type="apikey", origins=("https://weather.example",), token_auth="none"
+        )
+        == second
     )
 
 
@@ -119,7 +122,7 @@ def test_policies() -> None:
 
     assert policies is not None
     assert PolicySettings("sales-contacts", "allow", connections=("google-contacts",), roles=("sales",)) == policies[0]
-    assert (("POST", "*"), ("/v1/**", "/v2/*")) == (policies[1].methods, policies[1].paths)
+    assert (("POST", "PUT"), ("/v1/**", "/v2/*")) == (policies[1].methods, policies[1].paths)
 
 
 def test_routes() -> None:

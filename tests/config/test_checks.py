@@ -79,6 +79,7 @@ def test_user_prefixes(case: str, prefixes: list[str], expected: int) -> None:
         ("nothing but an id", "", []),
         ("a public client", "token_url: https://p.example, client_id: x, token_auth: none", []),
         ("a secret is missing", "token_url: https://p.example, client_id: x", ["client_secret"]),
+        ("a secret is missing without an exchange", "token_auth: client_secret_post", ["client_secret"]),
         ("all is missing", "authorization_url: https://p.example", ["token_url"]),
         ("a key has no client", "type: apikey, client_id: x, pkce: true", ["client_id", "pkce"]),
     ],

@@ -24,8 +24,9 @@ def accepts(kind: Any, value: object) -> bool:
     ("kind", "right", "wrong"),
     [
         (g.Name, ["a", "A-b_c.9", "a" * 64], ["", "-a", ".a", "a b", "a/b", "é", "a\n", "a" * 65, 5, None]),
+        (g.ConnectionId, ["a", "_a", "..a", "a" * 200], ["", ".", "...", "a/b", "a\n", ".\n", "a" * 201]),
         (g.Identifier, ["a", "https://a.example/b?c"], ["", "a b", "a\n", "é"]),
-        (g.Label, ["a", "a b", "é"], ["", "a\nb", "\x7f"]),
+        (g.Label, ["a", "a b", "é"], ["", "a\nb", "\x7f", "\x85", "\u2028", "\ud800", "a" * 513]),
         (g.Secret, ["a", "a b", "!~"], ["", " a", "a ", "a\nb", "é", 5]),
         (g.Scope, ["a", "https://a.example/b.c", "a:b"], ["", "a b", 'a"', "a\\b", "é"]),
         (g.UserPrefix, ["", "b:"], ["a b", "é"]),
@@ -51,7 +52,7 @@ def accepts(kind: Any, value: object) -> bool:
             ["/", "/a", "/a/", "/a*b/**", "/%C3%A9"],
             ["", "a", "/a//b", "/..", "/a**", "/%41", "/%c3%a9", "/a;b", "/a?b"],
         ),
-        (g.Method, ["GET", "*", "M-SEARCH"], ["", "get", "GET ", "TRACE", "CONNECT", "TRACK", "**"]),
+        (g.Method, ["GET", "M-SEARCH"], ["", "*", "get", "GET ", "TRACE", "CONNECT", "TRACK", "**"]),
         (g.Allow, ["GET /", "* /**"], ["GET", "/a", "GET  /a", "get /a", "TRACE /a", "GET /a b"]),
         (
             g.FieldName,

@@ -53,7 +53,7 @@ async def test_file_is_the_truth(house: House, vault: Vault) -> None:
 
 async def test_file_is_taken_whole_or_not_at_all(house: House, vault: Vault) -> None:
     """One invalid connection leaves all as they were, and is named."""
-    with pytest.raises(ConnectionInvalid, match="^bad: token URL"):
+    with pytest.raises(ConnectionInvalid, match=r"^bad: token URL"):
         await vault.connections.upsert_from_file(
             [house.connection(id="good", name="Good"), house.connection(id="bad", name="Bad", token_url="x")]
         )

@@ -242,7 +242,7 @@ async def test_failed_refresh_of_a_rejected_token_is_unavailable(house: House, v
 
 
 async def test_lost_answer_serves_the_valid_token_and_risks_nothing(house: House, vault: Vault) -> None:
-    """After a lost answer the stored token serves until its expiry; one more exchange that is refused is told as such."""
+    """After a lost answer the stored token serves until its expiry; then one more exchange is tried, alone."""
     await house.grant(vault, seconds=100.0)
     house.provider.fault = "lost"
     house.clock.now += 95.0

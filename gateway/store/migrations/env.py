@@ -1,0 +1,1 @@
+"""Alembic asks for this file; `gateway/store/migrate.py` runs the migrations without it."""

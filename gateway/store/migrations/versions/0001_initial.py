@@ -12,7 +12,7 @@ down_revision = None
 
 def upgrade() -> None:
     """Create every table. Until the first release this is the schema itself; after it, steps are written out."""
-    metadata.create_all(op.get_bind())
+    metadata.create_all(op.get_bind(), checkfirst=False)
 
 
 def downgrade() -> None:
