@@ -56,6 +56,7 @@ from gateway.store.engine import Store, sqlite_url
 from gateway.telemetry import Metrics
 from gateway.vault import api as token_api
 from gateway.vault.connection import Connection
+from gateway.vault.listener import ApiRunner
 from gateway.vault.sealing import Sealer, SealingKey
 from gateway.vault.service import Vault
 
@@ -148,6 +149,7 @@ class Gateway:
         tokens = ConnectionTokens(service, clock=time.time)
         own.push_async_callback(tokens.close)
         feed.subscribe("tokens", tokens.forget_owner)
+        feed.subscribe("connections", tokens.forget_connection)
         egress_log = LogFile.open(self.record_path)
         own.callback(egress_log.close)
         loop = asyncio.get_running_loop()
@@ -223,7 +225,7 @@ class Gateway:
 
     async def _serve_app(self, app: web.Application, bind: Bind) -> str:
         """Serve *app* on *bind* until the gateway stops; return its URL."""
-        runner = web.AppRunner(app, access_log=None, auto_decompress=False, shutdown_timeout=5.0, keepalive_timeout=75.0)
+        runner = ApiRunner(app, access_log=None, auto_decompress=False, shutdown_timeout=5.0, keepalive_timeout=75.0)
         await runner.setup()
         self._owned.push_async_callback(runner.cleanup)
         site = web.TCPSite(runner, bind.host, bind.port, backlog=BACKLOG)

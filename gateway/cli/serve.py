@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from gateway.cli.config import DEFAULT_CONFIG, EXIT_INVALID
+from gateway.cli.config import config_option, load_or_exit
 from gateway.cli.data import EXIT_FAILURE, data_option
 
 if TYPE_CHECKING:
@@ -27,45 +27,23 @@ if TYPE_CHECKING:
 
 
 @click.command()
-@click.option(
-    "-c",
-    "--config",
-    "file",
-    type=click.Path(dir_okay=False, path_type=Path),
-    default=DEFAULT_CONFIG,
-    envvar="GATEWAY_CONFIG",
-    show_default=True,
-    show_envvar=True,
-    help="The configuration.",
-)
+@config_option
 @data_option
 @click.option("--traffic", metavar="H:P", envvar="GATEWAY_TRAFFIC", help="Address for agents.")
 @click.option("--token-api", metavar="H:P", envvar="GATEWAY_TOKEN_API", help="Address for services that hold keys, or off.")
 @click.option("--console", metavar="H:P", envvar="GATEWAY_CONSOLE", help="Address for operators: health and metrics.")
 @click.option("--workers", metavar="N", type=click.IntRange(min=1), default=1, show_default=True)
-def serve(file: Path, data: Path, traffic: str | None, token_api: str | None, console: str | None, workers: int) -> None:
+def serve(
+    config_file: Path, data: Path, traffic: str | None, token_api: str | None, console: str | None, workers: int
+) -> None:
     """Run the gateway."""
     if workers > 1:
         raise click.UsageError("--workers: more than one worker is not supported yet; run more replicas")
-    configuration = load_or_exit(file)
-    configuration = rebind(configuration, traffic=traffic, token_api=token_api, console=console)
-    run_until_signal(configuration, data)
-
-
-def load_or_exit(file: Path) -> Configuration:
-    """Return the configuration of *file*; print every problem and exit with 3 where there is one."""
-    from gateway.config.load import load
-    from gateway.config.problems import ConfigurationError
-
-    try:
-        configuration = load(file, environ=os.environ)
-    except ConfigurationError as exc:
-        for problem in exc.problems:
-            click.echo(str(problem), err=True)
-        sys.exit(EXIT_INVALID)
+    configuration = load_or_exit(config_file)
     for warning in configuration.warnings:
         click.echo(f"warning: {warning}", err=True)
-    return configuration
+    configuration = rebind(configuration, traffic=traffic, token_api=token_api, console=console)
+    run_until_signal(configuration, data)
 
 
 def rebind(

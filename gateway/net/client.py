@@ -36,7 +36,7 @@ from gateway.errors import EgressBlocked, UpstreamUnreachable
 from gateway.models import Egress
 from gateway.net.dial import is_literal, resolve, tls_context
 
-Reason = Literal["unreachable", "timeout", "blocked", "too_large", "protocol", "tls"]
+Reason = Literal["unreachable", "reset", "timeout", "blocked", "too_large", "protocol", "tls"]
 
 LOOKUP_SECONDS = 5.0  # threats.md F7
 SENT_BY_US = (
@@ -48,7 +48,8 @@ SENT_BY_US = (
 TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")  # RFC 9110 5.6.2: methods and field names; aiohttp lets spaces pass
 
 MEANINGS: dict[Reason, str] = {
-    "unreachable": "no connection, or it was lost before an answer came",
+    "unreachable": "no connection could be made",
+    "reset": "the connection was lost before a whole answer came",
     "timeout": "no complete answer in time",
     "blocked": "the URL or its address is not one that this gateway dials",
     "too_large": "the answer is larger than allowed",
@@ -56,13 +57,14 @@ MEANINGS: dict[Reason, str] = {
     "tls": "no TLS connection that can be trusted",
 }
 
+NOT_SENT: frozenset[Reason] = frozenset({"blocked", "tls", "unreachable"})
+
 
 class OutboundError(Exception):
     """
     A call of the gateway failed. *reason* says how; the text names nothing that was sent or received.
 
-    "blocked" and "tls" come before the first byte of the request. After any other reason the other side may have acted
-    on the request.
+    Reasons in `NOT_SENT` come before the first byte of the request. After any other the other side may have acted on it.
     """
 
     def __init__(self, reason: Reason) -> None:
@@ -279,7 +281,9 @@ def _reason(error: Exception) -> Reason:
             return "tls"
         case aiohttp.InvalidURL():
             return "blocked"
-        case aiohttp.ClientConnectionError() | UpstreamUnreachable() | OSError():
+        case aiohttp.ClientConnectorError() | UpstreamUnreachable():
             return "unreachable"
+        case aiohttp.ClientConnectionError() | OSError():
+            return "reset"
         case _:  # ClientPayloadError, ClientResponseError, ValueError of a header field: not a readable exchange
             return "protocol"

@@ -53,6 +53,8 @@ class TokenService(Protocol):
         """
         Return a token other than *rejected*: the stored one if it differs by now, else a refreshed one.
 
+        *rejected* itself where no other can be had.
+
         Raises: as `fetch`.
         """
 
@@ -128,6 +130,11 @@ class ConnectionTokens:
         """Drop every cached token of *owner* (`TokenKey.owner`): something about them changed."""
         for place in self._owned.pop(owner, ()):
             self._cached.pop(place, None)
+
+    def forget_connection(self, connection: str) -> None:
+        """Drop every cached token of *connection*: its settings changed, its origins are cached with the tokens."""
+        for owner in {key.owner for key, _ in self._cached if key.connection == connection}:
+            self.forget_owner(owner)
 
     def sweep(self) -> None:
         """Let go of trials that are over."""

@@ -100,7 +100,7 @@ changes = Table(
     metadata,
     Column("seq", Integer, primary_key=True, autoincrement=True),
     Column("topic", String(32), nullable=False),  # keys | connections | tokens
-    Column("subject", String(200), nullable=False),  # the id of the row that changed
+    Column("subject", String(200), nullable=False),  # keys, connections: the row's id; tokens: their owner
     Column("at", Float, nullable=False),
     sqlite_autoincrement=True,  # a seq is never used twice: a reader that waits at N cannot miss N+1
 )

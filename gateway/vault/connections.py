@@ -7,8 +7,7 @@ Rules:
 3. What routes.yaml lists is owned by the file: the file is the truth on every start, and wins over a connection of the
    same id that was made by the API. A connection that has left the file stays, read-only, with its tokens, and is
    reported: deleting it would destroy grants that users gave, for a line that somebody commented out.
-4. Every write announces the connection, and the connection's tokens (their origins are cached with them), in the
-   same transaction.
+4. Every write announces the connection in the same transaction: caches hold its origins beside its tokens.
 """
 
 from __future__ import annotations
@@ -17,13 +16,12 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from typing import Any
 
-from sqlalchemy import insert, literal, select, update
+from sqlalchemy import insert, select, update
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from gateway.store.changes import announce
 from gateway.store.engine import Store
-from gateway.store.schema import changes, tokens
 from gateway.store.schema import connections as table
 from gateway.vault.connection import Connection, ConnectionInvalid, check
 from gateway.vault.sealing import Binding, Sealer
@@ -142,9 +140,6 @@ class Connections:
         values = self._values(connection) | {"updated_at": now}
         await db.execute(update(table).where(table.c.id == connection.id).values(values))
         await announce(db, "connections", connection.id, at=now)
-        # One statement instead of one `announce` a token: a connection may have a hundred thousand.
-        of_tokens = select(literal("tokens"), tokens.c.id, literal(now)).where(tokens.c.connection_id == connection.id)
-        await db.execute(insert(changes).from_select(["topic", "subject", "at"], of_tokens))
 
     def _values(self, connection: Connection) -> dict[str, object]:
         sealed = None

@@ -32,7 +32,7 @@ import structlog
 from cachetools import LRUCache
 from sqlalchemy.exc import SQLAlchemyError
 
-from gateway.net.client import OutboundClient, OutboundError
+from gateway.net.client import NOT_SENT, OutboundClient, OutboundError
 from gateway.store.engine import Store
 from gateway.vault.connection import Connection
 from gateway.vault.oauth import ExchangeFailed, Granted, GrantRefused, Outcome, read_token_answer, refresh_request
@@ -55,9 +55,6 @@ PERSIST_MAX_SECONDS = 5.0
 BACKOFF_FIRST_SECONDS = 5.0
 BACKOFF_MAX_SECONDS = 300.0
 MAX_ANSWER_BYTES = 65_536
-NOT_SENT = frozenset(
-    {"blocked", "tls"}
-)  # reasons of OutboundError after which no request can have reached the provider
 
 T = TypeVar("T")
 

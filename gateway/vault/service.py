@@ -108,6 +108,9 @@ class Vault:
         """
         Return another token than *rejected*: the stored one if it differs by now, else the outcome of one exchange.
 
+        A token that nobody can refresh (none to do it with, no endpoint) is returned as it is: a bare 401 destroys
+        nothing, and what the provider said is the caller's to read.
+
         Raises:
             ConnectionUnknown, ConnectionRequired: there is none to be had without the user.
             TokenServiceUnavailable: the provider gave none for now; *rejected* is not returned again.
@@ -119,7 +122,9 @@ class Vault:
             if token.access_token != rejected.access_token:
                 token, is_refreshed = await self._serve(token, connection, is_forced=False)
                 return self._answer(token, connection, is_refreshed=is_refreshed)
-            self._refuse_hopeless(token, connection, is_usable=False)
+            self._refuse_hopeless(token, connection, is_usable=True)
+            if not _can_refresh(token, connection):
+                return self._answer(token, connection, is_refreshed=False)
             refreshed = await self._refresher.refresh(token, connection, is_usable=False)
             token = self._usable(refreshed.token, connection)
             if token.access_token == rejected.access_token and not refreshed.is_exchanged:
@@ -167,7 +172,7 @@ class Vault:
         """Return the token to hand out, and whether the provider was asked for it."""
         is_usable = token.is_valid(self._clock())
         self._refuse_hopeless(token, connection, is_usable=is_usable)
-        if token.refresh_token is None or (self._is_fresh(token) and not is_forced):
+        if not _can_refresh(token, connection) or (self._is_fresh(token) and not is_forced):
             return token, False
         try:
             refreshed = await self._refresher.refresh(token, connection, is_usable=is_usable)
@@ -185,7 +190,7 @@ class Vault:
     def _refuse_hopeless(self, token: StoredToken, connection: Connection, *, is_usable: bool) -> None:
         if token.dead:
             raise ConnectionRequired(GRANT_DEAD, connection=connection.id)
-        if not is_usable and token.refresh_token is None:
+        if not is_usable and not _can_refresh(token, connection):
             raise ConnectionRequired(EXPIRED, connection=connection.id)
 
     def _usable(self, token: StoredToken, connection: Connection) -> StoredToken:
@@ -217,6 +222,10 @@ class Vault:
         if token.refresh_token is None:
             return token.expires_at
         return min(token.expires_at, max(token.refresh_at, self._clock() + RETRY_SECONDS))
+
+
+def _can_refresh(token: StoredToken, connection: Connection) -> bool:
+    return token.refresh_token is not None and bool(connection.token_url)
 
 
 async def check_sealing_key(store: Store, sealer: Sealer) -> None:

@@ -8,7 +8,7 @@ Rules:
    with the requested or the granted set, the newest wins (contract section 11).
 3. `version` counts writes of the grant. What follows an exchange is written only where version and lease are still the
    exchange's own (compare-and-swap): a process that slept through its lease changes nothing.
-4. Each write announces the token's id in its own transaction; taking or releasing a lease is no change of the token.
+4. Each write announces the token's owner (`TokenKey.owner`) in its own transaction; taking or releasing a lease is no change of the token.
 5. A row that was read is compared with what was asked for, and opened with a binding made of its identity: a row that
    was moved or exchanged in the database is refused, not served.
 """
@@ -23,7 +23,7 @@ from typing import Any
 from sqlalchemy import Select, delete, func, insert, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from gateway.models import TokenKey
+from gateway.models import TokenKey, token_owner
 from gateway.store.changes import announce
 from gateway.store.engine import Store
 from gateway.store.schema import tokens as table
@@ -167,7 +167,7 @@ class Tokens:
             else:
                 values["version"] = row["version"] + 1
                 await db.execute(update(table).where(table.c.id == token_id).values(values))
-            await announce(db, "tokens", token_id, at=now)
+            await announce(db, "tokens", token_owner(draft.connection, draft.user, draft.tenant), at=now)
             stored = await self.get_in(db, token_id)
         if stored is None:
             raise RuntimeError("a token that was just written is not there")
@@ -219,10 +219,12 @@ class Tokens:
     async def delete(self, token_id: str) -> bool:
         """Delete the token of this id, and tell whether there was one. It is not revoked at the provider."""
         async with self._store.write() as db:
-            deleted = await db.execute(delete(table).where(table.c.id == token_id))
-            if deleted.rowcount == 0:
+            owner = select(table.c.connection_id, table.c.user_id, table.c.tenant_id).where(table.c.id == token_id)
+            found = (await db.execute(owner)).one_or_none()
+            if found is None:
                 return False
-            await announce(db, "tokens", token_id, at=self._clock())
+            await db.execute(delete(table).where(table.c.id == token_id))
+            await announce(db, "tokens", token_owner(*found), at=self._clock())
         return True
 
     # --- the refresh job's writes (rule 3) -------------------------------------------------------------------------
@@ -272,7 +274,7 @@ class Tokens:
         now = self._clock()
         values = {"lease_owner": None, "lease_until": None, "last_refresh_error": ANSWER_LOST, "updated_at": now}
         await db.execute(update(table).where(table.c.id == token.id).values(values))
-        await announce(db, "tokens", token.id, at=now)
+        await announce(db, "tokens", token_owner(token.connection, token.user, token.tenant), at=now)
 
     async def _swap(self, token: StoredToken, values: dict[str, object], *, owner: str, is_new_version: bool) -> bool:
         now = self._clock()
@@ -284,7 +286,7 @@ class Tokens:
             swapped = await db.execute(update(table).where(*own).values(values))
             if swapped.rowcount == 0:
                 return False
-            await announce(db, "tokens", token.id, at=now)
+            await announce(db, "tokens", token_owner(token.connection, token.user, token.tenant), at=now)
         return True
 
     # --- sealing ---------------------------------------------------------------------------------------------------

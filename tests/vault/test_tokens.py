@@ -7,7 +7,7 @@ from contextlib import closing
 
 import pytest
 
-from gateway.models import TokenKey
+from gateway.models import TokenKey, token_owner
 from gateway.vault.sealing import SealBroken
 from gateway.vault.service import Vault
 from gateway.vault.tokens import TokenDraft, scopes_key
@@ -138,13 +138,13 @@ async def test_database_files_hold_no_secret(house: House, vault: Vault) -> None
 
 
 async def test_every_write_is_announced(house: House, vault: Vault) -> None:
-    """Storing, storing again and deleting each tell the token's id."""
+    """Storing, storing again and deleting each tell the token's owner."""
     token = await vault.tokens.put(draft("alice", token="a"))
     await vault.tokens.put(draft("alice", token="b"))
     assert await vault.tokens.delete(token.id)
     assert not await vault.tokens.delete(token.id)
 
-    assert [token.id] * 3 == house.announced("tokens")
+    assert [token_owner(token.connection, "alice", None)] * 3 == house.announced("tokens")
 
 
 async def test_list_has_no_secrets(vault: Vault) -> None:

@@ -1,0 +1,114 @@
+"""`gateway serve` as a real process."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import signal
+import sys
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from gateway.cli.serve import serve
+
+ROUTES = """\
+version: 1
+project: acme
+listeners:
+  traffic: {bind: "127.0.0.1:0"}
+  token_api: {bind: "127.0.0.1:0"}
+  console: {bind: "127.0.0.1:0"}
+routes: [{name: api, prefix: /api, upstream: "https://api.example.com", connection: api}]
+"""
+
+
+async def start(directory: Path, *more: str) -> asyncio.subprocess.Process:
+    """Start `gateway serve` on free ports with its state in *directory*."""
+    file = directory / "routes.yaml"
+    file.write_text(ROUTES)
+    command = [sys.executable, "-m", "gateway", "serve", "-c", str(file), "--data", str(directory / "data"), *more]
+    return await asyncio.create_subprocess_exec(
+        *command, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE, cwd=directory
+    )
+
+
+async def event(process: asyncio.subprocess.Process, name: str) -> dict[str, object]:
+    """Return the log line of that event, waiting for it."""
+    assert process.stderr is not None
+    async with asyncio.timeout(20):
+        async for line in process.stderr:
+            if line.startswith(b"{"):
+                found: dict[str, object] = json.loads(line)
+                if found["event"] == name:
+                    return found
+    raise AssertionError(f"no log line {name}")
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+async def test_serves_until_a_signal(tmp_path: Path, number: signal.Signals) -> None:
+    """
+    The addresses are on stderr once everything listens; a signal drains and ends with exit code 0, stdout is empty.
+    """
+    process = await start(tmp_path)
+    serving = await event(process, "serving")
+    process.send_signal(number)
+    await event(process, "stopped")
+    stdout, _ = await process.communicate()
+
+    assert str(serving["traffic"]).startswith("http://127.0.0.1:")
+    assert 0 == process.returncode
+    assert b"" == stdout
+
+
+async def test_second_gateway_on_one_port_does_not_start(tmp_path: Path) -> None:
+    """
+    A port that is taken is one sentence on stderr and exit code 1.
+    """
+    first = await start(tmp_path)
+    port = str((await event(first, "serving"))["traffic"]).rpartition(":")[2]
+    (tmp_path / "other").mkdir()
+    second = await start(tmp_path / "other", "--traffic", f"127.0.0.1:{port}")
+    _, stderr = await second.communicate()
+    first.terminate()
+    await first.communicate()
+
+    assert 1 == second.returncode
+    assert b"Traceback" not in stderr
+    assert b"in use" in stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "text"),
+    [
+        (["--workers", "2"], "not supported yet"),
+        (["--traffic", "nonsense"], "expected HOST:PORT"),
+        (["--token-api", "127.0.0.1:70000"], "expected HOST:PORT"),
+    ],
+)
+def test_refuses_flags_it_cannot_use(tmp_path: Path, arguments: list[str], text: str) -> None:
+    """
+    A flag that cannot be used is exit code 2, and says what was expected.
+    """
+    file = tmp_path / "routes.yaml"
+    file.write_text(ROUTES)
+
+    result = CliRunner().invoke(serve, ["-c", str(file), "--data", str(tmp_path / "data"), *arguments])
+
+    assert 2 == result.exit_code
+    assert text in result.stderr
+
+
+def test_refuses_a_broken_configuration(tmp_path: Path) -> None:
+    """
+    A configuration that cannot be used ends with exit code 3 before anything listens.
+    """
+    file = tmp_path / "routes.yaml"
+    file.write_text("version: 1\nprojekt: acme\n")
+
+    result = CliRunner().invoke(serve, ["-c", str(file), "--data", str(tmp_path / "data")])
+
+    assert 3 == result.exit_code
+    assert f"{file}:2:1: projekt" in result.stderr
+    assert not (tmp_path / "data").exists()
