@@ -12,9 +12,9 @@ A request's way (DESIGN section 2), and where to read about each step:
     answer      proxy/relay.py       the upstream's answer, streamed back
     record      proxy/record.py      what left, line by line; audit/log.py keeps it
 
-`proxy/exchange.py` is the order of these steps. Around them: `vault/` keeps and refreshes connection tokens, `descope.py`
-asks Descope for them instead, `net/` dials, `store/` is the database, `config/` reads routes.yaml, `console/` serves
-operators, `demo/` is a world to try it in, `server.py` joins everything, `cli/` starts it.
+`proxy/exchange.py` is the order of these steps. Around them: `vault/` keeps and refreshes connection tokens,
+`descope.py` asks Descope for them instead, `net/` dials, `store/` is the database, `config/` reads routes.yaml,
+`console/` serves operators, `demo/` is a world to try it in, `server.py` joins everything, `cli/` starts it.
 """
 
 __version__ = "0.1.0"

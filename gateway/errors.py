@@ -84,7 +84,10 @@ class MethodNotAllowed(Refusal):
 
 class CallerUnauthenticated(Refusal):
     code, status, title = "caller_unauthenticated", 401, "The caller is not known"
-    detail_default = "Send a valid credential of your own in Authorization: a token of an issuer that this gateway trusts, or an agent key."
+    detail_default = (
+        "Send a valid credential of your own in Authorization: a token of an issuer that this gateway trusts, or "
+        "an agent key."
+    )
 
 
 class AmbiguousCredential(Refusal):
@@ -94,7 +97,10 @@ class AmbiguousCredential(Refusal):
 
 class SubjectRequired(Refusal):
     code, status, title = "subject_required", 400, "No user to act for"
-    detail_default = "This route acts for a user and the credential names none. Use a user's credential; a management key names the user in Gateway-User."
+    detail_default = (
+        "This route acts for a user and the credential names none. Use a user's credential; a management key "
+        "names the user in Gateway-User."
+    )
 
 
 class TenantRequired(Refusal):
@@ -138,7 +144,10 @@ class RateLimited(Refusal):
 
 class ConnectionRequired(Refusal):
     code, status, title = "connection_required", 403, "The user has not connected this account"
-    detail_default = "There is no usable connection token for this user or tenant. The account must be connected, then the call can be repeated."
+    detail_default = (
+        "There is no usable connection token for this user or tenant. The account must be connected, then the "
+        "call can be repeated."
+    )
     proxy_error = "http_request_denied"
 
 
@@ -176,7 +185,10 @@ class TokenServiceUnavailable(Refusal):
 
 class OriginNotAllowed(Refusal):
     code, status, title = "origin_not_allowed", 403, "The connection's token may not be sent there"
-    detail_default = "The connection does not list the route's upstream among its origins. The gateway's operator must correct one of them."
+    detail_default = (
+        "The connection does not list the route's upstream among its origins. The gateway's operator must correct"
+        " one of them."
+    )
     proxy_error = "proxy_configuration_error"
 
 

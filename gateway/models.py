@@ -236,7 +236,7 @@ class ConnectionToken:
 
     id: str
     access_token: str = field(repr=False)
-    token_type: str = "Bearer"
+    token_type: str = "Bearer"  # noqa: S105  # the name of a scheme (RFC 6750)
     expires_at: float | None = None
     refresh_at: float | None = None
     scopes: tuple[str, ...] = ()

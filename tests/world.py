@@ -58,7 +58,7 @@ Respond = Callable[[Received, asyncio.StreamWriter], Awaitable[None]]
 
 
 class Upstream:
-    """An HTTP/1.1 server on raw sockets. By default 200 for tokens in `live`, else 401 (any token where `live` is None)."""
+    """An HTTP/1.1 server on raw sockets. By default 200 for tokens in `live` (None: for any token), else 401."""
 
     def __init__(self) -> None:
         self.received: list[Received] = []
@@ -150,7 +150,9 @@ class Upstream:
 
 def answer(status: int, body: bytes = b"", fields: str = "") -> bytes:
     """Return an HTTP/1.1 answer with *body* and Content-Length; *fields* are further lines, each with its CRLF."""
-    head = f"HTTP/1.1 {status} Whatever\r\nContent-Type: application/json\r\n{fields}Content-Length: {len(body)}\r\n\r\n"
+    head = (
+        f"HTTP/1.1 {status} Whatever\r\nContent-Type: application/json\r\n{fields}Content-Length: {len(body)}\r\n\r\n"
+    )
     return head.encode("latin-1") + body
 
 

@@ -1,7 +1,7 @@
 """
 The command line. Each command lives in the file of its name and is imported when it is asked for.
 
-`gateway version` must not pay for what `gateway serve` needs (DESIGN section 9; 0.15 s): hence the table instead of imports.
+`gateway version` must not pay for what `gateway serve` needs: hence the table instead of imports.
 """
 
 from __future__ import annotations

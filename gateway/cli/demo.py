@@ -1,8 +1,9 @@
 """
 `gateway demo`: everything in one process on loopback, offline, with real parts; gone when it ends.
 
-A demo provider and a contacts API (`gateway/demo/`), and the gateway as anyone would run it: a routes.yaml, a vault in a
-fresh directory, keys made like `gateway keys create` makes them, tokens that came by a real authorization-code flow.
+A demo provider and a contacts API (`gateway/demo/`), and the gateway as anyone would run it: a routes.yaml, a vault
+in a fresh directory, keys made like `gateway keys create` makes them, tokens that came by a real authorization-code
+flow.
 
 Rules:
 1. Nothing outside of 127.0.0.1 is dialled or listened on; nothing is written outside of a directory that is removed.
@@ -55,9 +56,10 @@ def demo() -> None:
     """Try it: a provider, an API, two users and the gateway, on this machine, gone after Ctrl-C."""
     import uvloop
 
-    with tempfile.TemporaryDirectory(prefix="gateway-demo-") as directory, asyncio.Runner(
-        loop_factory=uvloop.new_event_loop
-    ) as runner:
+    with (
+        tempfile.TemporaryDirectory(prefix="gateway-demo-") as directory,
+        asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner,
+    ):
         runner.run(_demo(Path(directory)))
     click.echo("  Stopped; nothing is left.", err=True)
 
@@ -68,7 +70,6 @@ async def _demo(directory: Path) -> None:
     from gateway.demo.contacts import ContactsApi
     from gateway.demo.provider import TOKEN_LIFETIME_SECONDS, USERS, ClientCredentials, DemoProvider
     from gateway.demo.seed import TokenApi, seed
-    from gateway.models import Egress
     from gateway.net.client import OutboundClient
     from gateway.server import Gateway, settle_garbage
     from gateway.telemetry import configure_logs
@@ -84,39 +85,40 @@ async def _demo(directory: Path) -> None:
     provider = DemoProvider(
         clock=time.time, random_token=_random_token, client=credentials, redirect_uris=(redirect_uri,)
     )
-    async with _serving(provider.app, ports["provider"]) as provider_url:
-        async with _serving(ContactsApi(provider.is_live).app, ports["contacts"]) as contacts_url:
-            gateway = await Gateway.start(configuration, data=directory / "data", environ={})
-            try:
-                management_key, *agent_keys = await _make_keys(directory / "data", USERS)
-                egress = configuration.egress
-                assert isinstance(egress, Egress) and gateway.token_api_url is not None
-                async with OutboundClient(egress) as client:
-                    await seed(
-                        client,
-                        token_api=TokenApi(gateway.token_api_url, PROJECT, management_key),
-                        provider_url=provider_url,
-                        api_origin=contacts_url,
-                        credentials=credentials,
-                        redirect_uri=redirect_uri,
-                        clock=time.time,
-                        random_token=_random_token,
-                    )
-                settle_garbage()
-                running = Running(
-                    gateway_url=gateway.traffic_url,
-                    token_api_url=gateway.token_api_url,
-                    console_url=gateway.console_url,
+    async with (
+        _serving(provider.app, ports["provider"]) as provider_url,
+        _serving(ContactsApi(provider.is_live).app, ports["contacts"]) as contacts_url,
+    ):
+        gateway = await Gateway.start(configuration, data=directory / "data", environ={})
+        try:
+            assert gateway.token_api_url is not None  # ROUTES has one
+            management_key, *agent_keys = await _make_keys(directory / "data", USERS)
+            async with OutboundClient(configuration.egress) as client:
+                await seed(
+                    client,
+                    token_api=TokenApi(gateway.token_api_url, PROJECT, management_key),
                     provider_url=provider_url,
-                    contacts_url=contacts_url,
-                    record=str(gateway.record_path),
-                    token_lifetime_seconds=int(TOKEN_LIFETIME_SECONDS),
-                    users=tuple(zip(USERS, agent_keys, strict=True)),
+                    api_origin=contacts_url,
+                    credentials=credentials,
+                    redirect_uri=redirect_uri,
+                    clock=time.time,
+                    random_token=_random_token,
                 )
-                click.echo(banner(running))
-                await stop.wait()
-            finally:
-                await gateway.stop(drain_seconds=1.0)
+            settle_garbage()
+            running = Running(
+                gateway_url=gateway.traffic_url,
+                token_api_url=gateway.token_api_url,
+                console_url=gateway.console_url,
+                provider_url=provider_url,
+                contacts_url=contacts_url,
+                record=str(gateway.record_path),
+                token_lifetime_seconds=int(TOKEN_LIFETIME_SECONDS),
+                users=tuple(zip(USERS, agent_keys, strict=True)),
+            )
+            click.echo(banner(running))
+            await stop.wait()
+        finally:
+            await gateway.stop(drain_seconds=1.0)
 
 
 async def _make_keys(data: Path, users: tuple[str, ...]) -> list[str]:

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 @config_option
 @data_option
 @click.option("--traffic", metavar="H:P", envvar="GATEWAY_TRAFFIC", help="Address for agents.")
-@click.option("--token-api", metavar="H:P", envvar="GATEWAY_TOKEN_API", help="Address for services that hold keys, or off.")
+@click.option("--token-api", metavar="H:P", envvar="GATEWAY_TOKEN_API", help="Address for services with keys, or off.")
 @click.option("--console", metavar="H:P", envvar="GATEWAY_CONSOLE", help="Address for operators: health and metrics.")
 @click.option("--workers", metavar="N", type=click.IntRange(min=1), default=1, show_default=True)
 def serve(
@@ -57,7 +57,8 @@ def rebind(
         host, port = _address("--traffic", traffic)
         listeners = replace(listeners, traffic=replace(listeners.traffic, host=host, port=port))
     if token_api is not None:
-        listeners = replace(listeners, token_api=None if token_api == "off" else Bind(*_address("--token-api", token_api)))
+        door = None if token_api == "off" else Bind(*_address("--token-api", token_api))  # noqa: S105  # no password
+        listeners = replace(listeners, token_api=door)
     if console is not None:
         listeners = replace(listeners, console=Bind(*_address("--console", console)))
     return replace(configuration, listeners=listeners)

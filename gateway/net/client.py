@@ -64,7 +64,7 @@ class OutboundError(Exception):
     """
     A call of the gateway failed. *reason* says how; the text names nothing that was sent or received.
 
-    Reasons in `NOT_SENT` come before the first byte of the request. After any other the other side may have acted on it.
+    Reasons in `NOT_SENT` come before the first byte of the request. After any other, the peer may have acted on it.
     """
 
     def __init__(self, reason: Reason) -> None:

@@ -5,7 +5,8 @@ Rules:
 1. Times are POSIX seconds (Float); sets and lists are JSON arrays, sorted, without duplicates.
 2. An absent user, tenant or account is the empty string, not NULL: it is part of a token's identity and unique
    constraints treat NULLs as different.
-3. Columns named `sealed_…` hold what `vault/sealing.py` made; nothing secret is stored otherwise, and keys only as digests.
+3. Columns named `sealed_…` hold what `vault/sealing.py` made; nothing secret is stored otherwise, and keys only as
+   digests.
 4. `version` counts writes of a token's grant; every update compares it (compare-and-swap).
 """
 

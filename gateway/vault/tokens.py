@@ -8,7 +8,8 @@ Rules:
    with the requested or the granted set, the newest wins (contract section 11).
 3. `version` counts writes of the grant. What follows an exchange is written only where version and lease are still the
    exchange's own (compare-and-swap): a process that slept through its lease changes nothing.
-4. Each write announces the token's owner (`TokenKey.owner`) in its own transaction; taking or releasing a lease is no change of the token.
+4. Each write announces the token's owner (`TokenKey.owner`) in its own transaction; taking or releasing a lease is
+   no change of the token.
 5. A row that was read is compared with what was asked for, and opened with a binding made of its identity: a row that
    was moved or exchanged in the database is refused, not served.
 """
