@@ -93,7 +93,7 @@ def configure_logs(*, level: int = logging.INFO, stream: TextIO | None = None) -
         logger_factory=structlog.PrintLoggerFactory(stream or sys.stderr),
         cache_logger_on_first_use=False,
     )
-    # The libraries' own logs may quote what a peer sent (threats.md section 0, row 2): what is severe, without its text.
+    # The libraries' own logs may quote what a peer sent (threats.md section 0, row 2): never their text.
     handler = _LibraryLogs()
     logging.basicConfig(handlers=[handler], level=logging.WARNING, force=True)
 

@@ -23,7 +23,7 @@ DECIDES_NOTHING: Mapping[str, str] = {
     "gateway/errors.py": "codes, statuses and sentences; checked in this file",
     "gateway/models.py": "frozen values without behaviour, used by every test",
     "gateway/store/schema.py": "tables without behaviour; the tests of the store run on them",
-    "gateway/config/schema_base.py": "the shape of routes.yaml, in three files; tests/config/test_schema.py has all of it",
+    "gateway/config/schema_base.py": "the shape of routes.yaml; tests/config/test_schema.py has all three files",
     "gateway/config/schema_routes.py": "likewise",
     "gateway/demo/people.py": "made-up people and nothing else",
 }

@@ -24,6 +24,16 @@ async def paste(line: str) -> tuple[str, str]:
     return head, body
 
 
+def read_record(path: Path) -> list[dict[str, object]]:
+    """Return the lines of a record."""
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def is_empty(directory: Path) -> bool:
+    """Whether nothing is left in *directory*."""
+    return not any(directory.iterdir())
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT])
 async def test_printed_lines_work_and_nothing_is_left(tmp_path: Path, number: signal.Signals) -> None:
     """
@@ -52,7 +62,7 @@ async def test_printed_lines_work_and_nothing_is_left(tmp_path: Path, number: si
         again = await paste(ada)
         found = re.search(r"tail -n 5 (\S+)", text)
         assert found is not None
-        lines = [json.loads(line) for line in Path(found[1]).read_text().splitlines()]
+        lines = read_record(Path(found[1]))
     finally:
         process.send_signal(number)
         _, stderr = await process.communicate()
@@ -66,5 +76,5 @@ async def test_printed_lines_work_and_nothing_is_left(tmp_path: Path, number: si
     assert ["intent", "attempt", "outcome"] == [line["event"] for line in lines[-3:]]
     assert (401, 200) == (lines[-2]["status"], lines[-1]["status"])
     assert 0 == process.returncode
-    assert [] == list(tmp_path.iterdir())
+    assert is_empty(tmp_path)
     assert b"Traceback" not in stderr
