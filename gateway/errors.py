@@ -90,6 +90,10 @@ class CallerUnauthenticated(Refusal):
     )
 
 
+class CredentialAbsent(CallerUnauthenticated):
+    """No credential at all: the same answer, but its challenge names no error (RFC 6750 section 3.1)."""
+
+
 class AmbiguousCredential(Refusal):
     code, status, title = "ambiguous_credential", 400, "More than one credential"
     detail_default = "A credential field or a Gateway field was sent twice. Send each of them once."

@@ -17,8 +17,8 @@ import os
 import random
 import ssl
 import time
-from collections.abc import Callable, Mapping
-from contextlib import AsyncExitStack, suppress
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AsyncExitStack, contextmanager, suppress
 from pathlib import Path
 
 import structlog
@@ -149,6 +149,7 @@ class Gateway:
         feed.subscribe("tokens", tokens.forget_owner)
         feed.subscribe("connections", tokens.forget_connection)
         egress_log = LogFile.open(self.record_path)
+        self.record_path = egress_log.path
         own.callback(egress_log.close)
         loop = asyncio.get_running_loop()
         lanes = {route.name: Lane(route, _pool(route, loop)) for route in configuration.routes}
@@ -192,13 +193,15 @@ class Gateway:
         vault = Vault(store, sealer, client, clock=time.time, random_bytes=os.urandom)
         await vault.start()
         self._owned.push_async_callback(vault.close)
-        if self._configuration.connections:
-            done = await vault.connections.upsert_from_file(map(_connection, self._configuration.connections))
-            if done.taken_over or done.left:
-                log.warning("connections_of_file", taken_over=done.taken_over, left=done.left)
+        done = await vault.connections.upsert_from_file(map(_connection, self._configuration.connections))
+        if done.taken_over or done.left:
+            log.warning("connections_of_file", taken_over=done.taken_over, left=done.left)
         for route in self._configuration.routes:
-            if not await vault.connections.known(route.connection):
+            connection = await vault.connections.load(route.connection)
+            if connection is None:
                 log.warning("connection_unknown", route=route.name, connection=route.connection)
+            elif connection.origins is not None and str(route.origin) not in connection.origins:
+                log.warning("origin_not_allowed", route=route.name, connection=connection.id, origin=str(route.origin))
         return vault
 
     async def _sweep_in_background(self, exchange: Exchange) -> None:
@@ -223,11 +226,12 @@ class Gateway:
 
     async def _serve_app(self, app: web.Application, bind: Bind) -> str:
         """Serve *app* on *bind* until the gateway stops; return its URL."""
+        app.on_response_prepare.append(_without_server)
         runner = ApiRunner(app, access_log=None, auto_decompress=False, shutdown_timeout=5.0, keepalive_timeout=75.0)
         await runner.setup()
         self._owned.push_async_callback(runner.cleanup)
-        site = web.TCPSite(runner, bind.host, bind.port, backlog=BACKLOG)
-        await site.start()
+        with _naming(bind):
+            await web.TCPSite(runner, bind.host, bind.port, backlog=BACKLOG).start()
         return _url("http", bind.host, runner.addresses[0][1])
 
     async def _listen_for_traffic(self, exchange: Exchange, loop: asyncio.AbstractEventLoop) -> None:
@@ -236,9 +240,13 @@ class Gateway:
         if bind.tls is not None:
             tls = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
             tls.minimum_version = ssl.TLSVersion.TLSv1_2
-            tls.load_cert_chain(bind.tls.cert, bind.tls.key)
+            try:
+                tls.load_cert_chain(bind.tls.cert, bind.tls.key)
+            except OSError as exc:  # ssl.SSLError is one
+                raise CannotStart(f"listeners.traffic.tls: {bind.tls.cert}, {bind.tls.key}: {exc}") from exc
         self._traffic = TrafficServer(exchange.serve, on_malformed=exchange.count_malformed, loop=loop)
-        self._listening = await loop.create_server(self._traffic, bind.host, bind.port, ssl=tls, backlog=BACKLOG)
+        with _naming(Bind(bind.host, bind.port)):
+            self._listening = await loop.create_server(self._traffic, bind.host, bind.port, ssl=tls, backlog=BACKLOG)
         port = self._listening.sockets[0].getsockname()[1]
         self.traffic_url = _url("http" if tls is None else "https", bind.host, port)
 
@@ -249,6 +257,19 @@ def settle_garbage() -> None:
     gc.collect()
     gc.freeze()
     gc.set_threshold(50_000, 20, 20)
+
+
+@contextmanager
+def _naming(bind: Bind) -> Iterator[None]:
+    """Say of a failure to listen where it was tried."""
+    try:
+        yield
+    except OSError as exc:
+        raise CannotStart(f"cannot listen on {bind}: {exc.strerror or exc}") from exc
+
+
+async def _without_server(_: web.Request, response: web.StreamResponse) -> None:
+    response.headers.popall("Server", None)  # threats E10: nobody needs to know what runs here
 
 
 def _url(scheme: str, host: str, port: int) -> str:

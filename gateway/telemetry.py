@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import logging
 import sys
+import traceback
 from bisect import bisect_left
 from collections.abc import Iterator
 from itertools import accumulate
@@ -99,9 +100,15 @@ def configure_logs(*, level: int = logging.INFO, stream: TextIO | None = None) -
 
 
 class _LibraryLogs(logging.Handler):
-    """Turns a library's log record into one of our lines: its logger, level and exception class, never its text."""
+    """Turns a library's log record into one of our lines: its logger, level, exception class and place, never its text."""
 
     def emit(self, record: logging.LogRecord) -> None:
         """Write *record* without its message."""
-        exc = record.exc_info[0].__name__ if record.exc_info and record.exc_info[0] else None
-        structlog.get_logger().warning("library", logger=record.name, library_level=record.levelname, error=exc)
+        error = place = None
+        if record.exc_info and record.exc_info[1] is not None:
+            error = type(record.exc_info[1]).__name__
+            frames = traceback.extract_tb(record.exc_info[2])
+            place = f"{frames[-1].filename}:{frames[-1].lineno}" if frames else None
+        structlog.get_logger().warning(
+            "library", logger=record.name, library_level=record.levelname, error=error, place=place
+        )

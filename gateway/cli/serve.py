@@ -29,9 +29,9 @@ if TYPE_CHECKING:
 @click.command()
 @config_option
 @data_option
-@click.option("--traffic", metavar="H:P", envvar="GATEWAY_TRAFFIC", help="Address for agents.")
-@click.option("--token-api", metavar="H:P", envvar="GATEWAY_TOKEN_API", help="Address for services with keys, or off.")
-@click.option("--console", metavar="H:P", envvar="GATEWAY_CONSOLE", help="Address for operators: health and metrics.")
+@click.option("--traffic", metavar="H:P", envvar="GATEWAY_TRAFFIC", show_envvar=True, help="Address for agents.")
+@click.option("--token-api", metavar="H:P", envvar="GATEWAY_TOKEN_API", show_envvar=True, help="Address for services with keys, or off.")
+@click.option("--console", metavar="H:P", envvar="GATEWAY_CONSOLE", show_envvar=True, help="Address for operators: health and metrics.")
 @click.option("--workers", metavar="N", type=click.IntRange(min=1), default=1, show_default=True)
 def serve(
     config_file: Path, data: Path, traffic: str | None, token_api: str | None, console: str | None, workers: int
@@ -90,7 +90,8 @@ def run_until_signal(configuration: Configuration, data: Path) -> None:
         click.echo(f"gateway: {exc}", err=True)
         sys.exit(EXIT_FAILURE)
     except OSError as exc:
-        click.echo(f"gateway: cannot start: {exc.strerror or exc}", err=True)
+        place = f"{exc.filename}: " if exc.filename else ""
+        click.echo(f"gateway: cannot start: {place}{exc.strerror or exc}", err=True)
         sys.exit(EXIT_FAILURE)
     except SQLAlchemyError as exc:
         # Only the class: a driver's text may hold the database URL, and with it a password.

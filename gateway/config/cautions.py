@@ -57,10 +57,30 @@ def _token_service(document: Document) -> list[Problem]:
 
 def _policies(document: Document) -> list[Problem]:
     if document.get("policies") is None:
-        return [document.problem(("policies",), "no policies: every identified caller may use every route")]
+        text = "no policies: every identified caller may use every route, and none may fetch a raw token"
+        return [document.problem(("policies",), text)]
     if not document.entries("policies"):
         return [document.problem(("policies",), "an empty list: no caller may use any route")]
-    return []
+    return _policy_connections(document)
+
+
+def _policy_connections(document: Document) -> list[Problem]:
+    known = {
+        name
+        for list_name, key in (("routes", "connection"), ("connections", "id"))
+        for index in range(len(document.entries(list_name)))
+        if (name := document.text(list_name, index, key))
+    }
+    found = []
+    for index in range(len(document.entries("policies"))):
+        for entry in range(len(document.entries("policies", index, "connections"))):
+            path: Path = ("policies", index, "connections", entry)
+            name = document.text(*path)
+            if name is not None and name not in known:
+                near = "" if path in document.templates else did_you_mean(name, known)
+                text = f"{document.found(path)} is neither in connections nor a route's: the vault must know it{near}"
+                found.append(document.problem(path, text))
+    return found
 
 
 def _connections(document: Document) -> list[Problem]:

@@ -3,7 +3,7 @@ What concerns several keys of a file: names that must be unique, names that must
 
 Rules:
 1. Unique: route names, prefixes (per host), connection ids, policy ids, issuers, user prefixes, addresses of listeners.
-2. A policy names routes of this file, and connections of this file or of one of its routes.
+2. A policy names routes of this file. Its connections may live in the vault alone: `cautions.py` looks at them.
 3. One namespace of users: of several issuers each but one has a `user_prefix`, and none begins with another
    (DESIGN section 7).
 4. Keys that have no meaning beside another are refused: a client secret of an API key, two ways to inject.
@@ -139,15 +139,8 @@ def _user_prefixes(document: Document, count: int) -> None:
 def _references(document: Document) -> None:
     routes = range(len(document.entries("routes")))
     names = {name for i in routes if (name := document.text("routes", i, "name"))}
-    connections = {name for i in routes if (name := document.text("routes", i, "connection"))}
-    connections |= {
-        name for i in range(len(document.entries("connections"))) if (name := document.text("connections", i, "id"))
-    }
     for index in range(len(document.entries("policies"))):
         _known(document, ("policies", index, "routes"), "the name of a route", names)
-        _known(
-            document, ("policies", index, "connections"), "the id of a connection here, or of a route's", connections
-        )
 
 
 def _known(document: Document, base: Path, what: str, known: set[str]) -> None:

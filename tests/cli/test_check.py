@@ -65,7 +65,8 @@ def test_good_file_is_valid_with_its_warnings(file: Path) -> None:
     assert "" == result.stdout
     assert [
         f"warning: {file}:1:1: callers: no issuers: only keys identify callers",
-        f"warning: {file}:1:1: policies: no policies: every identified caller may use every route",
+        f"warning: {file}:1:1: policies: no policies: every identified caller may use every route, "
+        "and none may fetch a raw token",
         f"warning: {file}:1:1: routes: no routes: agents can call nothing",
         f"{file}: ok, 0 routes, 3 warnings",
     ] == result.stderr.splitlines()

@@ -131,10 +131,7 @@ class RunningProcess(Running):
 @asynccontextmanager
 async def serving(configuration: dict[str, Any], data: Path) -> AsyncIterator[RunningProcess]:
     """Run `gateway serve` with *configuration* and the state in *data*; yield it with a management key."""
-    data.mkdir(parents=True, exist_ok=True, mode=0o700)
-    config = data.parent / f"{data.name}.routes.yaml"
-    config.write_text(yaml.safe_dump(configuration))
-    process = await GatewayProcess.start(config, data)
+    process = await GatewayProcess.start(_write(configuration, data), data)
     try:
         async with key_ring(data) as ring:
             management_key = (await ring.create_management("tests")).secret
@@ -142,3 +139,10 @@ async def serving(configuration: dict[str, Any], data: Path) -> AsyncIterator[Ru
             yield RunningProcess(process, data, management_key, session, process=process)
     finally:
         await process.stop()
+
+
+def _write(configuration: dict[str, Any], data: Path) -> Path:
+    """Return the file beside *data* that now holds *configuration*."""
+    config = data.with_name(f"{data.name}.routes.yaml")
+    config.write_text(yaml.safe_dump(configuration))
+    return config
