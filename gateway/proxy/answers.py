@@ -15,7 +15,7 @@ from typing import Any
 
 import orjson
 
-from gateway.errors import CallerScopeMissing, CallerUnauthenticated, MethodNotAllowed, Refusal
+from gateway.errors import CallerScopeMissing, CallerUnauthenticated, CredentialAbsent, MethodNotAllowed, Refusal
 
 NAME = "connection-gateway"  # our name in Proxy-Status and Via
 
@@ -80,6 +80,8 @@ def refusal_answer(
 def _challenge(refusal: Refusal, public_url: str) -> str | None:
     """Return the WWW-Authenticate value of a refusal that a better credential would lift (RFC 6750 section 3)."""
     metadata = f'resource_metadata="{public_url}/.well-known/oauth-protected-resource"'
+    if isinstance(refusal, CredentialAbsent):
+        return f"Bearer {metadata}"
     if isinstance(refusal, CallerUnauthenticated):
         return f'Bearer error="invalid_token", {metadata}'
     if isinstance(refusal, CallerScopeMissing):

@@ -27,10 +27,11 @@ from aiohttp.streams import StreamReader
 from gateway.access.identity import Identity, choose_subject, parse_credential
 from gateway.access.policy import PolicySet
 from gateway.errors import (
-    CallerUnauthenticated,
     ConnectionScopeMissing,
+    CredentialAbsent,
     DeniedByPolicy,
     InternalError,
+    InvalidRequest,
     RateLimited,
     Refusal,
 )
@@ -199,7 +200,7 @@ class Exchange:
         place = lane.route.credential if lane is not None else _AUTHORIZATION
         value = fields.credential if place.kind == "header" else fields.authorization
         if value is None:
-            raise CallerUnauthenticated
+            raise CredentialAbsent
         return parse_credential(value, place, self._project)
 
     def _authorize(self, call: Call, lane: Lane, caller: Caller, subject: Subject, match: RouteMatch) -> None:
@@ -265,7 +266,7 @@ class Exchange:
         finally:
             call.token_seconds += self._monotonic() - began
         if fresh is None:
-            return None, "the token was rejected, and a fresh one has been rejected within the last minute"
+            return None, "the token was rejected, and there is no other to send"
         call.refreshed = call.refreshed or fresh.refreshed
         if body is not None and not body.can_replay:
             return None, "the token was rejected and replaced, the body could not be sent again"
@@ -282,7 +283,7 @@ class Exchange:
             client.abort()
             return
         call.status = refusal.status
-        if not request.payload.is_eof():
+        if isinstance(refusal, InvalidRequest) or not request.payload.is_eof():
             request.keep_alive = False  # the rest of a body that nobody reads must not be taken for a request
         answer = refusal_answer(
             refusal,
@@ -343,7 +344,8 @@ def _body(request: ProxyRequest, lane: Lane) -> RequestBody | None:
         length=fields.content_length,
         replay_bytes=limits.replay_bytes,
         max_bytes=limits.max_body_bytes,
-        invite=request.invite if fields.expects_continue else None,
+        # RFC 9110 10.1.1: the Expect of an HTTP/1.0 caller is ignored; it could not read the 100.
+        invite=request.invite if fields.expects_continue and not request.is_http_1_0 else None,
     )
 
 

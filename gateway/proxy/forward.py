@@ -59,8 +59,10 @@ async def send(request: ProxyRequest, lane: Lane, body: RequestBody | None, toke
     call = request.call
     call.attempts += 1
     head = _head(request, lane, body, token)
+    is_repeated = False
     while True:
-        connection = lane.pool.take_idle() or await lane.pool.connect()
+        # Repeated once, on a new connection: an upstream that hangs up each time must not be asked 256 times.
+        connection = (None if is_repeated else lane.pool.take_idle()) or await lane.pool.connect()
         call.address = connection.address
         pump: asyncio.Task[None] | None = None
         try:
@@ -77,6 +79,7 @@ async def send(request: ProxyRequest, lane: Lane, body: RequestBody | None, toke
             await _abandon(lane, connection, pump)
             if call.method not in SAFE_METHODS or body is not None:
                 raise UpstreamUnreachable from exc
+            is_repeated = True
         except BaseException:
             await _abandon(lane, connection, pump)
             raise
@@ -107,11 +110,18 @@ async def _pump(connection: UpstreamConnection, body: RequestBody) -> None:
     """Send *body* as it arrives. The caller's faults end the exchange; the upstream's are told by its connection."""
     try:
         if not body.fits_replay and not await connection.wait_for_continue(CONTINUE_SECONDS):
-            return  # answered without the body: it is not spent
+            # Answered without the body: it is not spent. What the upstream reads next on this connection it may take
+            # for the body that was announced, so nothing else is sent on it (threats A15).
+            connection.spoil()
+            return
+        connection.awaits_caller = True
         async for chunk in body.chunks():
+            connection.awaits_caller = False
             connection.write(chunk if body.length is not None else b"%x\r\n%b\r\n" % (len(chunk), chunk))
             connection.restart_response_time()
             await connection.drain()
+            connection.awaits_caller = True
+        connection.awaits_caller = False
         if body.length is None:
             connection.write(b"0\r\n\r\n")
     except RequestPayloadError:

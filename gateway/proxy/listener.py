@@ -5,7 +5,8 @@ Rules:
 1. One task a connection serves its requests one after another; answers leave in the order of the requests.
 2. What the parser refuses is answered with a constant 400, closed, and counted; the bytes are neither echoed nor logged
    (threats.md section 0, row 2: aiohttp itself does both).
-3. After an answer the rest of an unread body is read only if it is small; otherwise the connection is closed.
+3. After an answer the rest of an unread body is read only if it is small; otherwise the connection is closed, by halves,
+   so that the answer arrives. Who does not read its answers is not served on.
 4. When the caller goes away, the task is cancelled, and with it everything done for it.
 5. `start` replaces aiohttp's loop of the same name: no task, no request object and no stream writer per request (50
    against 130 microseconds). The names it leans on are listed in `aiohttp_names.py`.
@@ -19,8 +20,8 @@ from typing import Any
 
 from aiohttp import web
 from aiohttp.http_parser import RawRequestMessage
-from aiohttp.streams import StreamReader
-from aiohttp.web_protocol import RequestHandler, _ErrInfo
+from aiohttp.streams import EMPTY_PAYLOAD, StreamReader
+from aiohttp.web_protocol import RequestHandler, RequestPayloadError, _ErrInfo
 
 from gateway.errors import InvalidRequest
 from gateway.proxy.answers import refusal_answer
@@ -28,6 +29,9 @@ from gateway.proxy.answers import refusal_answer
 KEEPALIVE_SECONDS = 75.0  # idle connections, and the time for a first request (threats R3, G1)
 LINGER_SECONDS = 2.0
 LINGER_BYTES = 262_144  # what is read and thrown away to keep a connection after a refused body
+# How long a body is thrown away before its connection is closed: closed earlier, the reset would destroy the answer on
+# its way to a caller that sends all before it reads (RFC 9112 section 9.6).
+CLOSING_SECONDS = 10.0
 
 Serve = Callable[[RawRequestMessage, StreamReader, "CallerConnection"], Awaitable[bool]]
 _NO_TRACE = "0" * 32
@@ -36,7 +40,7 @@ _NO_TRACE = "0" * 32
 class CallerConnection(RequestHandler):
     """One caller's connection. Made by `TrafficServer`."""
 
-    __slots__ = ("_malformed", "_peer", "_serve")
+    __slots__ = ("_malformed", "_payload", "_peer", "_serve")
 
     def __init__(self, manager: TrafficServer, *, loop: asyncio.AbstractEventLoop, serve: Serve) -> None:
         super().__init__(
@@ -49,7 +53,19 @@ class CallerConnection(RequestHandler):
         )
         self._serve = serve
         self._malformed = manager.on_malformed
+        self._payload: StreamReader = EMPTY_PAYLOAD
         self._peer: str | None = None
+
+    def data_received(self, data: bytes) -> None:
+        """Parse what the caller sent; tell whoever reads a body that its framing broke, which aiohttp does not."""
+        super().data_received(data)
+        messages = self._messages
+        if messages and isinstance(messages[-1][0], _ErrInfo):
+            broken = messages[-2][1] if len(messages) > 1 else self._payload
+            if not broken.is_eof():
+                # Twice: a reader that the end of a chunk has woken looks for data, not for an exception, and waits on.
+                broken.set_exception(RequestPayloadError())
+                self._loop.call_soon(broken.set_exception, RequestPayloadError())
 
     @property
     def peer(self) -> str:
@@ -110,21 +126,33 @@ class CallerConnection(RequestHandler):
                 break
             if not await self._serve_one(message, payload):
                 break
+            if self._paused and not await self._has_read():
+                break  # a caller that sends on and never reads would pile up its answers here
             self._restart_keepalive()
         if not self._force_close and self.transport is not None:
             self._task_handler = None
+            if self.transport.get_write_buffer_size():  # what the caller does not read is not kept for ever
+                self._loop.call_later(KEEPALIVE_SECONDS, self.transport.abort)
             self.transport.close()
+
+    async def _has_read(self) -> bool:
+        try:
+            await self.drain(KEEPALIVE_SECONDS)
+        except ConnectionError:
+            return False
+        return True
 
     async def _serve_one(self, message: RawRequestMessage, payload: StreamReader) -> bool:
         self._request_in_progress = True
+        self._payload = payload
         try:
             keep_alive = await self._serve(message, payload, self)
         finally:
             self._request_in_progress = False
             if self._handler_waiter is not None and not self._handler_waiter.done():
                 self._handler_waiter.set_result(None)
-        if not payload.is_eof():
-            keep_alive = keep_alive and await self._discard(payload)
+        if not payload.is_eof() and not self._force_close:
+            keep_alive = await self._discard(payload, then_close=not keep_alive) and keep_alive
         return keep_alive and not self._close
 
     def _restart_keepalive(self) -> None:
@@ -133,16 +161,18 @@ class CallerConnection(RequestHandler):
         if self._keepalive_handle is None:
             self._keepalive_handle = self._loop.call_at(self._next_keepalive_close_time, self._process_keepalive)
 
-    async def _discard(self, payload: StreamReader) -> bool:
+    async def _discard(self, payload: StreamReader, *, then_close: bool) -> bool:
         """Read the rest of a body that nobody wants. Return whether it ended soon enough to go on."""
         discarded = 0
+        if then_close and self.transport is not None and self.transport.can_write_eof():
+            self.transport.write_eof()
         try:
-            async with asyncio.timeout(LINGER_SECONDS):
+            async with asyncio.timeout(CLOSING_SECONDS if then_close else LINGER_SECONDS):
                 while chunk := await payload.readany():
                     discarded += len(chunk)
-                    if discarded > LINGER_BYTES:
+                    if discarded > LINGER_BYTES and not then_close:
                         return False
-        except (TimeoutError, web.HTTPException, Exception):  # noqa: B014  # whatever breaks a body ends the connection
+        except (TimeoutError, web.HTTPException, Exception):  # whatever breaks a body ends the connection
             return False
         return True
 

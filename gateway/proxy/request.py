@@ -8,6 +8,7 @@ Rules:
 
 from __future__ import annotations
 
+import re
 from typing import Protocol
 
 from aiohttp.http import HttpVersion10, HttpVersion11
@@ -17,6 +18,10 @@ from aiohttp.streams import StreamReader
 from gateway.errors import InvalidRequest
 from gateway.proxy.headers import RequestFields
 from gateway.proxy.record import Call
+
+# RFC 9110 7.2: a name, an IPv4 address or a bracketed IPv6 one, and a port. Stricter than RFC 3986: nothing that would
+# have to be escaped where the value becomes part of a URL of ours.
+_HOST = re.compile(r"(?:[a-z0-9._-]{1,255}|\[[0-9a-f:.]{2,45}\])(?::[0-9]{1,5})?")
 
 
 class Client(Protocol):
@@ -55,7 +60,8 @@ class ProxyRequest:
         self.has_answered = False
         self.is_http_1_0 = message.version == HttpVersion10
         self.keep_alive = not (message.should_close or message.upgrade or client.is_closing)
-        self.host: str = message.headers.get("Host", "").lower()
+        host: str = message.headers.get("Host", "").lower()
+        self.host = host if _HOST.fullmatch(host) is not None else ""
 
     @property
     def host_name(self) -> str:
@@ -63,8 +69,8 @@ class ProxyRequest:
         return self.host if self.host.endswith("]") else self.host.rsplit(":", 1)[0]
 
     def check_version(self) -> None:
-        """Raise InvalidRequest for a version that the parser lets through and that is not ours."""
-        if not self.is_http_1_0 and self.message.version != HttpVersion11:
+        """Raise InvalidRequest for a version or a Host that the parser lets through and that is not ours."""
+        if not self.is_http_1_0 and (self.message.version != HttpVersion11 or not self.host):
             raise InvalidRequest
 
     def invite(self) -> None:

@@ -18,6 +18,7 @@ refused (threats C1-C4). Leaves who may call it to `access/policy.py`.
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections.abc import Iterable
 from urllib.parse import unquote_to_bytes
 
@@ -141,10 +142,12 @@ def _check_encodings(path: str, encoded: frozenset[str]) -> None:
             raise AmbiguousTarget
     decoded = unquote_to_bytes(path)
     try:
-        decoded.decode("utf-8")
+        text = decoded.decode("utf-8")
     except UnicodeDecodeError as exc:
         raise AmbiguousTarget from exc
+    # A full-width dot or solidus is a plain one to a server that normalizes (threats C1).
+    folded = decoded if text.isascii() else unicodedata.normalize("NFKC", text).encode("utf-8")
     # What a server that decodes before it splits (once, or once more) would take for a dot segment or an empty one.
-    for text in (decoded, unquote_to_bytes(decoded)):
-        if any(segment in (b".", b"..") for segment in re.split(rb"[/\\;]", text)) or b"//" in text:
+    for read in (decoded, unquote_to_bytes(decoded), folded):
+        if any(segment in (b".", b"..") for segment in re.split(rb"[/\\;]", read)) or b"//" in read:
             raise AmbiguousTarget

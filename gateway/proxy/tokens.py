@@ -69,7 +69,8 @@ class ConnectionTokens:
         self._cached: dict[CacheKey, tuple[ConnectionToken, float]] = {}
         self._owned: dict[str, set[CacheKey]] = {}
         self._flights: dict[object, asyncio.Task[ConnectionToken]] = {}
-        self._on_trial: dict[tuple[str, str], tuple[str, float]] = {}
+        self._on_trial: dict[tuple[str, str], tuple[str, float]] = {}  # (family, route) → token last rejected, until
+        self._changes = 0  # heard so far
 
     def cached(self, key: TokenKey, credential: str) -> ConnectionToken | None:
         """Return the cached token of *key* if it may still be used without asking (0.3 microseconds)."""
@@ -98,7 +99,7 @@ class ConnectionTokens:
         if known is not None and known.access_token != rejected.access_token:
             return known
         if self.is_on_trial(rejected, route):
-            return None
+            return await self._without_refresh(key, rejected, route, caller=caller, credential=credential)
         fresh = await self._one_flight(
             place,
             (place, rejected.access_token),
@@ -106,20 +107,31 @@ class ConnectionTokens:
         )
         if fresh.access_token == rejected.access_token:
             return None
-        if fresh.refreshed and not self.is_on_trial(fresh, route):
+        if fresh.refreshed:
             self._on_trial[fresh.id, route] = (fresh.access_token, self._clock() + REJECTED_SECONDS)
         return fresh
 
     def is_on_trial(self, token: ConnectionToken, route: str) -> bool:
-        """Whether *token* is a fresh one that *route* has never accepted, and the minute of rule 5 is not over."""
+        """Whether *token*'s family was refreshed for *route*, which took none since, and rule 5's minute is not over."""
         trial = self._on_trial.get((token.id, route))
-        return trial is not None and trial[0] == token.access_token and trial[1] > self._clock()
+        return trial is not None and trial[1] > self._clock()
+
+    async def _without_refresh(
+        self, key: TokenKey, rejected: ConnectionToken, route: str, *, caller: Caller, credential: str
+    ) -> ConnectionToken | None:
+        """Return the stored token if it is another one than *rejected*: the service is asked, not made to refresh."""
+        seen, until = self._on_trial[rejected.id, route]
+        if seen == rejected.access_token:
+            return None
+        stored = await self.fetch(key, caller=caller, credential=credential)
+        if stored.access_token != rejected.access_token:
+            return stored
+        self._on_trial[rejected.id, route] = (rejected.access_token, until)  # the next rejection need not ask
+        return None
 
     def accepted(self, token: ConnectionToken, route: str) -> None:
         """The upstream of *route* answered *token* with something else than a rejection."""
-        trial = self._on_trial.get((token.id, route))
-        if trial is not None and trial[0] == token.access_token:
-            del self._on_trial[token.id, route]
+        self._on_trial.pop((token.id, route), None)
 
     @property
     def has_trials(self) -> bool:
@@ -128,6 +140,7 @@ class ConnectionTokens:
 
     def forget_owner(self, owner: str) -> None:
         """Drop every cached token of *owner* (`TokenKey.owner`): something about them changed."""
+        self._changes += 1
         for place in self._owned.pop(owner, ()):
             self._cached.pop(place, None)
 
@@ -163,8 +176,11 @@ class ConnectionTokens:
             task.exception()  # seen: whoever waited has it, and with nobody waiting there is nobody to tell
 
     async def _ask(self, place: CacheKey, ask: Callable[[], Awaitable[ConnectionToken]]) -> ConnectionToken:
+        changes = self._changes
         token = await ask()
-        self._remember(place, token)
+        # A change heard while the service answered may have been this token's end: then it serves this call only.
+        if changes == self._changes:
+            self._remember(place, token)
         return token
 
     def _remember(self, place: CacheKey, token: ConnectionToken) -> None:

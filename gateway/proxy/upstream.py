@@ -28,6 +28,7 @@ from aiohttp.http_parser import HttpResponseParser, RawResponseMessage
 from aiohttp.streams import EMPTY_PAYLOAD, StreamReader
 
 from gateway.errors import (
+    RequestTimeout,
     UpstreamOverloaded,
     UpstreamProtocolError,
     UpstreamTimeout,
@@ -67,10 +68,12 @@ class UpstreamConnection(BaseProtocol):
         "_body",
         "_continue",
         "_failure",
+        "_is_silent",
         "_spoiled",
         "_timeouts",
         "_waiter",
         "address",
+        "awaits_caller",
         "deadline",
         "idle_since",
         "is_reused",
@@ -79,6 +82,7 @@ class UpstreamConnection(BaseProtocol):
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         super().__init__(loop)
         self.address = ""
+        self.awaits_caller = False  # more of the request's body, which it does not send
         self.deadline = float("inf")
         self.idle_since = 0.0
         self.is_reused = False
@@ -88,6 +92,7 @@ class UpstreamConnection(BaseProtocol):
         self._waiter: asyncio.Future[None] | None = None
         self._continue: asyncio.Future[None] | None = None
         self._failure: Exception | None = None
+        self._is_silent = True
         self._spoiled = False
 
     def __repr__(self) -> str:
@@ -110,7 +115,15 @@ class UpstreamConnection(BaseProtocol):
             and not answer.should_close
             and self._body.is_eof()
             and not self._paused
+            and not self._has_more()
         )
+
+    def _has_more(self) -> bool:
+        """Whether the parser holds the beginning of something after the answer; asks by ending it (0.1 µs)."""
+        try:
+            return self._parser is None or self._parser.feed_eof() is not None
+        except Exception:  # the parser's own errors: a second answer was begun, in whatever form
+            return True
 
     def begin(self, *, method: str, timeouts: Timeouts) -> None:
         """Get ready for the answer to one request with *method*, which must begin within the response time."""
@@ -127,6 +140,8 @@ class UpstreamConnection(BaseProtocol):
         self._body = EMPTY_PAYLOAD
         self._failure = None
         self._continue = None
+        self._is_silent = True
+        self.awaits_caller = False
         self._timeouts = timeouts
         self.deadline = self._loop.time() + timeouts.response_seconds
 
@@ -185,13 +200,17 @@ class UpstreamConnection(BaseProtocol):
                 self._continue = None
         return self._answer is None and self._failure is None
 
+    def spoil(self) -> None:
+        """Let the exchange end as it does; the connection is not used again."""
+        self._spoiled = True
+
     def fail(self, failure: Exception) -> None:
         """End the exchange and the connection with *failure*, for whoever waits for its head or its body."""
         self._spoiled = True
         if self._failure is None:
             self._failure = failure
         if not self._body.is_eof():
-            self._body.set_exception(failure)
+            self._break_body(failure)
         self._wake()
         if self.transport is not None:
             self.transport.abort()
@@ -212,7 +231,7 @@ class UpstreamConnection(BaseProtocol):
                 self.fail(UpstreamProtocolError())
             return
         if data:
-            self.deadline = self._loop.time() + self._timeouts.idle_seconds
+            self._is_silent = False
         try:
             messages, upgraded, _ = parser.feed_data(data)
         except HttpProcessingError:
@@ -222,6 +241,8 @@ class UpstreamConnection(BaseProtocol):
             self._spoiled = True
         for message, body in messages:
             self._on_head(message, body)
+        if data and self._answer is not None:  # a head that trickles in has the response time, not more
+            self.deadline = self._loop.time() + self._timeouts.idle_seconds
 
     def _on_head(self, message: RawResponseMessage, body: StreamReader) -> None:
         if 100 <= message.code < 200 and message.code != 101:
@@ -249,7 +270,7 @@ class UpstreamConnection(BaseProtocol):
         """Tell whoever waits: a whole close-delimited answer ends here, everything else is cut."""
         self._spoiled = True
         if self._answer is None and self._failure is None:
-            self._failure = Stale() if self.is_reused else UpstreamUnreachable()
+            self._failure = Stale() if self.is_reused and self._is_silent else UpstreamUnreachable()
         elif self._parser is not None and not self._body.is_eof():
             self._end_body(exc)
         self._parser = None
@@ -258,13 +279,18 @@ class UpstreamConnection(BaseProtocol):
 
     def _end_body(self, exc: BaseException | None) -> None:
         if exc is not None:
-            self._body.set_exception(Truncated())
+            self._break_body(Truncated())
             return
         try:
             assert self._parser is not None
             self._parser.feed_eof()
         except Exception:  # the parser's own errors: not enough data, in whatever framing
-            self._body.set_exception(Truncated())
+            self._break_body(Truncated())
+
+    def _break_body(self, failure: Exception) -> None:
+        # Twice: a reader that the end of a chunk has woken looks for data, not for an exception, and waits on.
+        self._body.set_exception(failure)
+        self._loop.call_soon(self._body.set_exception, failure)
 
     def retire_parser(self) -> None:
         """Between two exchanges nothing may come: from now on any byte spoils the connection."""
@@ -374,7 +400,7 @@ class UpstreamPool:
         now = self._loop.time()
         for connection in tuple(self._busy):
             if connection.deadline < now and not connection._reading_paused:
-                connection.fail(UpstreamTimeout())
+                connection.fail(RequestTimeout() if connection.awaits_caller else UpstreamTimeout())
         fresh = [c for c in self._idle if c.can_be_used and now - c.idle_since < IDLE_SECONDS]
         for connection in set(self._idle) - set(fresh):
             connection.fail(UpstreamUnreachable())

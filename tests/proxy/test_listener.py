@@ -34,6 +34,8 @@ MALFORMED = {
     "a target of 20 KB": b"GET /api/" + b"a" * 20_000 + b" HTTP/1.1\r\nHost: x\r\n\r\n",
     "a field of 20 KB": b"GET /api HTTP/1.1\r\nHost: x\r\nX: " + b"a" * 20_000 + b"\r\n\r\n",
     "200 fields": b"GET /api HTTP/1.1\r\nHost: x\r\n" + b"X: y\r\n" * 200 + b"\r\n",
+    "asterisk form for another method than OPTIONS": b"GET * HTTP/1.1\r\nHost: x\r\n\r\n",
+    "absolute form without a host": b"GET http://[::1 HTTP/1.1\r\nHost: x\r\n\r\n",
     "HTTP/2 preface": b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
     "gzip, chunked": b"POST /api HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: gzip, chunked\r\n\r\n0\r\n\r\n",
     "identity": b"POST /api HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: identity\r\n\r\n",
@@ -117,10 +119,10 @@ async def test_unread_body_is_never_taken_for_a_request(gateway: Running, upstre
     """
     inner = request("GET", "/api/inner", credential=issuer.token("ada"))
     async with calling(gateway) as caller:
-        await caller.send(request("POST", "/api/outer", body=inner))
-        assert 401 == (await caller.answer()).status
-        assert await caller.ended()
+        await caller.send(request("POST", "/api/outer", body=inner) + request("GET", "/api/next"))
+        answers = [await caller.answer(), await caller.answer()]
 
+    assert [401, 401] == [got.status for got in answers]
     assert [] == upstream.received
 
 
@@ -130,10 +132,9 @@ async def test_nothing_after_connection_close_is_served(gateway: Running, upstre
     """
     credential = issuer.token("ada")
     async with calling(gateway) as caller:
-        await caller.send(
-            request("GET", "/api/1", credential=credential, fields=("Connection: close",))
-            + request("GET", "/api/2", credential=credential)
-        )
+        await caller.send(request("GET", "/api/1", credential=credential, fields=("Connection: close",)))
+        await asyncio.sleep(0.01)
+        caller.writer.write(request("GET", "/api/2", credential=credential))
         got = await caller.answer()
         assert await caller.ended()
 
@@ -235,9 +236,7 @@ async def test_http_1_0_caller_may_keep_its_connection(gateway: Running, issuer:
     """
     A caller of HTTP/1.0 that asks for it keeps its connection, and is told so.
     """
-    data = request(
-        "GET", "/api/x", credential=issuer.token("ada"), version="1.0", fields=("Connection: keep-alive",)
-    )
+    data = request("GET", "/api/x", credential=issuer.token("ada"), version="1.0", fields=("Connection: keep-alive",))
     async with calling(gateway) as caller:
         await caller.send(data)
         first = await caller.answer()
@@ -306,9 +305,7 @@ async def test_body_whose_framing_breaks_is_refused(
     assert [] == upstream.received
 
 
-async def test_trailers_and_extensions_of_chunks_end_here(
-    gateway: Running, upstream: Upstream, issuer: Issuer
-) -> None:
+async def test_trailers_and_extensions_of_chunks_end_here(gateway: Running, upstream: Upstream, issuer: Issuer) -> None:
     """
     Of a chunked body only its bytes go on: no extension, no trailer field.
     """
@@ -361,9 +358,13 @@ async def test_many_callers_who_go_away_never_mix_answers(
         for start in range(0, 300, 50):
             seen = await asyncio.gather(*(one(number) for number in range(start, start + 50)))
             assert {(200, True), None} == set(seen)
-        assert await eventually(lambda: len(gateway.lines("intent")) == len(gateway.lines("outcome")))
-        ids = [line["id"] for line in gateway.lines("outcome")]
-        assert len(ids) == len(set(ids))
+
+        def ids(event: str) -> list[str]:
+            return [line["id"] for line in gateway.lines(event)]
+
+        # A caller who goes away before its request leaves has an outcome only.
+        assert await eventually(lambda: set(ids("intent")) <= set(ids("outcome")))
+        assert len(ids("outcome")) == len(set(ids("outcome")))
     await asyncio.sleep(0.05)
     assert await eventually(lambda: len(asyncio.all_tasks()) <= tasks_before + len(upstream._writers))
 

@@ -14,7 +14,7 @@ import orjson
 
 from tests.world import Issuer, Provider, Running, Upstream, create_connection, running, settings
 
-WAIT_SECONDS = 20.0  # a test that waits longer has failed
+WAIT_SECONDS = 5.0  # a test that waits longer has failed
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,97 @@
+"""The lines of the record."""
+
+from __future__ import annotations
+
+import json
+
+from gateway.models import Caller, Origin, Route, RouteMatch, Subject
+from gateway.proxy.record import Call, attempt, intent, outcome, timestamp, unauthenticated
+
+ROUTE = Route("api", "/api", Origin("https", "api.example.com", 443), "contacts")
+
+
+def made(target: str = "/api/x?a=secret&b", method: str = "GET") -> Call:
+    call = Call(method, target, call_id="id", trace_id="trace", peer="192.0.2.1", started_at=1.5, started=0.0)
+    call.caller = Caller("jwt", "ada", client="agent", tenant="t")
+    return call
+
+
+def test_each_line_can_be_read_alone() -> None:
+    """
+    Intent and outcome both say who and what; of the query the keys.
+    """
+    call = made()
+    call.match = RouteMatch(ROUTE, "/x", "/x?a=secret&b")
+    call.subject = Subject("ada", None)
+    call.rule = "sales"
+    before = json.loads(intent(call))
+    call.status = 200
+    after = json.loads(outcome(call, seconds=0.25, error=None))
+
+    assert ("intent", "1970-01-01T00:00:01.500Z") == (before["event"], before["time"])
+    assert ("outcome", "1970-01-01T00:00:01.750Z", 200, 250.0) == (
+        after["event"],
+        after["time"],
+        after["status"],
+        after["duration_ms"]["total"],
+    )
+    for line in (before, after):
+        assert {"kind": "jwt", "user": "ada", "tenant": "t", "client": "agent", "key": None} == line["caller"]
+        assert ("api", "contacts", "sales", "api.example.com") == (
+            line["route"],
+            line["connection"],
+            line["rule"],
+            line["host"],
+        )
+        assert ("/x", ["a", "b"], "GET") == (line["path"], line["query_keys"], line["method"])
+    assert b"secret" not in intent(call) + outcome(call, seconds=0.25, error=None)
+
+
+def test_attempt_says_why() -> None:
+    """
+    A second send has a line with its number and reason.
+    """
+    call = made()
+    call.attempts = 1
+    line = json.loads(attempt(call, status=401, now=2.0))
+
+    assert ("id", 2, "token_rejected") == (line["id"], line["attempt"], line["reason"])
+
+
+def test_strangers_bytes_are_bounded_and_escaped() -> None:
+    """
+    What no route took is cut to 512 characters; line breaks and lone bytes cannot forge a line.
+    """
+    long = outcome(made("/" + "x" * 5000), seconds=0.0, error="route_not_found")
+    odd = outcome(made('/"\n\udcff?\udcfe=1'), seconds=0.0, error="ambiguous_target")
+
+    assert 512 == len(json.loads(long)["path"])
+    assert b"\n" not in odd
+    assert "ambiguous_target" == json.loads(odd)["error"]
+
+
+def test_query_keys_are_bounded() -> None:
+    """
+    At most 100 keys of a query are kept.
+    """
+    line = json.loads(intent(made("/x?" + "&".join(f"k{number}=v" for number in range(500)))))
+
+    assert 100 == len(line["query_keys"])
+
+
+def test_strangers_are_counted() -> None:
+    """
+    Refused strangers are one line with their number.
+    """
+    line = json.loads(unauthenticated(7, first=1.0, last=2.0))
+
+    assert ("unauthenticated", 7, "1970-01-01T00:00:01.000Z") == (line["event"], line["count"], line["first"])
+
+
+def test_time_has_milliseconds() -> None:
+    """
+    Times are UTC with milliseconds, whatever was asked before.
+    """
+    assert [b"1970-01-01T00:00:01.999Z", b"1970-01-01T00:00:00.000Z", b"2033-05-18T03:33:20.125Z"] == [
+        timestamp(seconds) for seconds in (1.9999, 0.0, 2_000_000_000.125)
+    ]

@@ -1,0 +1,110 @@
+"""What is read of a request's Host, and when its connection ends."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass
+
+import pytest
+from aiohttp.base_protocol import BaseProtocol
+from aiohttp.http_parser import HttpRequestParser
+from aiohttp.streams import StreamReader
+
+from gateway.errors import InvalidRequest
+from gateway.proxy.record import Call
+from gateway.proxy.request import ProxyRequest
+
+
+@dataclass
+class Wire:
+    """A caller's connection that keeps what was sent on it."""
+
+    is_closing: bool = False
+    peer: str = "192.0.2.1"
+    sent: bytes = b""
+
+    def send(self, data: bytes) -> None:
+        self.sent += data
+
+    async def drain(self, seconds: float) -> None:
+        return
+
+    def abort(self) -> None:
+        self.is_closing = True
+
+
+async def parse(data: bytes, wire: Wire | None = None) -> ProxyRequest:
+    loop = asyncio.get_running_loop()
+    parser = HttpRequestParser(BaseProtocol(loop), loop, 65_536)
+    messages, _, _ = parser.feed_data(data)
+    message, payload = messages[0]
+    assert isinstance(payload, StreamReader)
+    call = Call(message.method, message.path, call_id="1", trace_id="2", peer="", started_at=0.0, started=0.0)
+    return ProxyRequest(call, message, payload, wire or Wire())
+
+
+HOSTS = {
+    "gateway.test": ("gateway.test", "gateway.test"),
+    "Gateway.Test:8080": ("gateway.test:8080", "gateway.test"),
+    "127.0.0.1:80": ("127.0.0.1:80", "127.0.0.1"),
+    "[::1]": ("[::1]", "[::1]"),
+    "[2001:DB8::1]:443": ("[2001:db8::1]:443", "[2001:db8::1]"),
+}
+
+
+@pytest.mark.parametrize("host", HOSTS)
+async def test_host_is_read(host: str) -> None:
+    """
+    The Host is lower case; its name is without the port.
+    """
+    request = await parse(f"GET / HTTP/1.1\r\nHost: {host}\r\n\r\n".encode())
+    request.check_version()
+
+    assert HOSTS[host] == (request.host, request.host_name)
+
+
+BAD_HOSTS = ['x"y', "x/y", "user@x", "x y", "", "x:y", "x:", "[::1", "<x>", "x\\y", "x,y", "\u00e9"]
+
+
+@pytest.mark.parametrize("host", BAD_HOSTS)
+async def test_host_that_is_none_is_refused(host: str) -> None:
+    """
+    A Host that could break out of a URL of ours is refused, and nowhere repeated.
+    """
+    request = await parse(f"GET / HTTP/1.1\r\nHost: {host}\r\n\r\n".encode())
+
+    assert "" == request.host
+    with pytest.raises(InvalidRequest):
+        request.check_version()
+
+
+async def test_http_1_0_needs_no_host() -> None:
+    """
+    A caller of HTTP/1.0 may leave the Host out, and its connection ends unless it asks.
+    """
+    request = await parse(b"GET / HTTP/1.0\r\n\r\n")
+    request.check_version()
+
+    assert (True, False) == (request.is_http_1_0, request.keep_alive)
+
+
+@pytest.mark.parametrize("line", ["Connection: close", "Connection: upgrade\r\nUpgrade: h2c"])
+async def test_connection_ends_where_the_caller_says_so(line: str) -> None:
+    """
+    Connection: close and an upgrade end the connection; so does one that is closing already.
+    """
+    ending = await parse(f"GET / HTTP/1.1\r\nHost: x\r\n{line}\r\n\r\n".encode())
+    closing = await parse(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n", Wire(is_closing=True))
+    staying = await parse(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+
+    assert (False, False, True) == (ending.keep_alive, closing.keep_alive, staying.keep_alive)
+
+
+async def test_invitation_is_one_line() -> None:
+    """
+    An expected 100 Continue is sent as it stands in RFC 9110.
+    """
+    wire = Wire()
+    (await parse(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n", wire)).invite()
+
+    assert b"HTTP/1.1 100 Continue\r\n\r\n" == wire.sent

@@ -1,0 +1,337 @@
+"""Compare and refresh (DESIGN section 2, rules 1 to 4), with a token service that counts and a clock of its own."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import replace
+
+import pytest
+
+from gateway.errors import ConnectionRequired
+from gateway.models import Caller, ConnectionToken, TokenKey
+from gateway.proxy.tokens import REJECTED_SECONDS, ConnectionTokens
+
+KEY = TokenKey("api", "ada", None)
+ADA = Caller("jwt", "ada")
+
+
+class Ledger:
+    """A token service in memory: one stored token per key, and a count of what was asked of it."""
+
+    def __init__(self, *, shares: bool = True, max_cache_seconds: float | None = None) -> None:
+        self.stored: dict[TokenKey, ConnectionToken] = {}
+        self.fetches = 0
+        self.exchanges = 0
+        self.credentials: list[str] = []
+        self.gate: asyncio.Event | None = None
+        self._shares = shares
+        self._max_cache_seconds = max_cache_seconds
+
+    @property
+    def shares_tokens_between_callers(self) -> bool:
+        return self._shares
+
+    @property
+    def max_cache_seconds(self) -> float | None:
+        return self._max_cache_seconds
+
+    async def fetch(self, key: TokenKey, *, caller: Caller, credential: str) -> ConnectionToken:
+        self.fetches += 1
+        self.credentials.append(credential)
+        token = self.stored.get(key)
+        if self.gate is not None:
+            await self.gate.wait()
+        if token is None:
+            raise ConnectionRequired
+        return token
+
+    async def replace(
+        self, key: TokenKey, *, rejected: ConnectionToken, caller: Caller, credential: str
+    ) -> ConnectionToken:
+        stored = self.stored[key]
+        if stored.access_token != rejected.access_token:
+            return stored
+        self.exchanges += 1
+        if self.gate is not None:
+            await self.gate.wait()
+        fresh = replace(stored, access_token=f"T{self.exchanges + 1}", refreshed=True)
+        self.stored[key] = replace(fresh, refreshed=False)
+        return fresh
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+T1 = ConnectionToken("grant", "T1")
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def ledger() -> Ledger:
+    service = Ledger()
+    service.stored[KEY] = T1
+    return service
+
+
+@pytest.fixture
+def tokens(ledger: Ledger, clock: Clock) -> ConnectionTokens:
+    return ConnectionTokens(ledger, clock=clock)
+
+
+async def fetch(tokens: ConnectionTokens, key: TokenKey = KEY, credential: str = "c") -> ConnectionToken:
+    return tokens.cached(key, credential) or await tokens.fetch(key, caller=ADA, credential=credential)
+
+
+async def rejected(tokens: ConnectionTokens, token: ConnectionToken, route: str = "a") -> ConnectionToken | None:
+    return await tokens.replace(KEY, rejected=token, route=route, caller=ADA, credential="c")
+
+
+async def test_token_is_cached_until_it_wants_a_refresh(tokens: ConnectionTokens, ledger: Ledger, clock: Clock) -> None:
+    """
+    A token is asked for once, and again from its refresh_at.
+    """
+    ledger.stored[KEY] = replace(T1, refresh_at=clock.now + 10)
+
+    await fetch(tokens)
+    await fetch(tokens)
+    before = ledger.fetches
+    clock.now += 10
+    await fetch(tokens)
+
+    assert (1, 2) == (before, ledger.fetches)
+
+
+async def test_absent_token_is_not_cached(tokens: ConnectionTokens, ledger: Ledger) -> None:
+    """
+    A refusal is not remembered: once the account is connected, the next call gets its token.
+    """
+    del ledger.stored[KEY]
+    with pytest.raises(ConnectionRequired):
+        await fetch(tokens)
+    ledger.stored[KEY] = T1
+
+    assert T1 == await fetch(tokens)
+
+
+async def test_credentials_do_not_share_where_the_service_answers_per_caller(clock: Clock) -> None:
+    """
+    Where the service answers per caller, each credential has an entry of its own, at most max_cache_seconds old.
+    """
+    ledger = Ledger(shares=False, max_cache_seconds=60.0)
+    ledger.stored[KEY] = T1
+    tokens = ConnectionTokens(ledger, clock=clock)
+
+    for credential in ("one", "two", "one"):
+        await fetch(tokens, credential=credential)
+    clock.now += 60
+    await fetch(tokens, credential="one")
+
+    assert ["one", "two", "one"] == ledger.credentials
+
+
+LEVELS = {
+    "another user": TokenKey("api", "bob", None),
+    "a user within a tenant": TokenKey("api", "ada", "t"),
+    "a tenant": TokenKey("api", None, "t"),
+    "a tenant with the user's name": TokenKey("api", None, "ada"),
+    "an account": TokenKey("api", "ada", None, None, "work"),
+    "a set of scopes": TokenKey("api", "ada", None, ("s",)),
+    "another connection": TokenKey("api2", "ada", None),
+}
+
+
+@pytest.mark.parametrize("case", LEVELS)
+async def test_levels_never_stand_in_for_each_other(tokens: ConnectionTokens, case: str) -> None:
+    """
+    A cached token answers for its own key and for no other.
+    """
+    await fetch(tokens)
+
+    assert None is tokens.cached(LEVELS[case], "c")
+
+
+async def test_stored_token_that_differs_is_used_without_a_refresh(tokens: ConnectionTokens, ledger: Ledger) -> None:
+    """
+    Rule 1: where somebody has replaced the token meanwhile, the stored one is used.
+    """
+    first = await fetch(tokens)
+    ledger.stored[KEY] = replace(T1, access_token="uploaded")
+
+    fresh = await rejected(tokens, first)
+
+    assert fresh is not None
+    assert ("uploaded", 0) == (fresh.access_token, ledger.exchanges)
+
+
+async def test_200_rejections_of_one_token_are_one_exchange(tokens: ConnectionTokens, ledger: Ledger) -> None:
+    """
+    Rule 2: callers who meet a rejection together share one exchange; a late one finds its result.
+    """
+    first = await fetch(tokens)
+
+    together = await asyncio.gather(*(rejected(tokens, first) for _ in range(200)))
+    late = await rejected(tokens, first)
+
+    assert {"T2"} == {token.access_token for token in (*together, late) if token is not None}
+    assert 1 == ledger.exchanges
+
+
+async def test_rejected_fresh_token_is_not_refreshed_for_a_minute(
+    tokens: ConnectionTokens, ledger: Ledger, clock: Clock
+) -> None:
+    """
+    Rule 4: a route that always answers 401 costs one exchange a minute.
+    """
+    exchanges = []
+    for _ in range(4):
+        for _ in range(5):
+            token = await fetch(tokens)
+            fresh = await rejected(tokens, token)
+            if fresh is not None:
+                assert None is await rejected(tokens, fresh)
+        exchanges.append(ledger.exchanges)
+        clock.now += REJECTED_SECONDS
+        tokens.sweep()
+
+    assert [1, 2, 3, 4] == exchanges
+
+
+async def test_trial_holds_for_the_family_not_for_one_token(tokens: ConnectionTokens, ledger: Ledger) -> None:
+    """
+    Rule 4: within the minute the route is not refreshed for again, also when another route's refresh renewed the token.
+    """
+    first = await fetch(tokens)
+    second = await rejected(tokens, first, "always-401")
+    assert second is not None
+    third = await rejected(tokens, second, "healthy")
+    assert third is not None
+    tokens.accepted(third, "healthy")
+
+    assert None is await rejected(tokens, third, "always-401")
+    assert None is await rejected(tokens, third, "always-401")
+    assert 2 == ledger.exchanges
+
+
+async def test_other_route_of_the_connection_is_still_refreshed(tokens: ConnectionTokens, ledger: Ledger) -> None:
+    """
+    Rule 4 binds one route: another one that uses the same connection gets its refresh.
+    """
+    first = await fetch(tokens)
+    second = await rejected(tokens, first, "always-401")
+    assert second is not None
+
+    third = await rejected(tokens, second, "other")
+
+    assert third is not None
+    assert ("T3", 2) == (third.access_token, ledger.exchanges)
+
+
+async def test_stored_token_is_used_while_the_family_is_on_trial(tokens: ConnectionTokens, ledger: Ledger) -> None:
+    """
+    Rules 1 and 4: on trial, a token that somebody stored meanwhile is used, and found without an exchange.
+    """
+    first = await fetch(tokens)
+    second = await rejected(tokens, first)
+    assert second is not None
+    third = await rejected(tokens, second, "other")
+    assert third is not None
+    ledger.stored[KEY] = replace(T1, access_token="uploaded")
+    tokens.forget_owner(KEY.owner)
+
+    fresh = await rejected(tokens, third)
+
+    assert fresh is not None
+    assert ("uploaded", 2) == (fresh.access_token, ledger.exchanges)
+
+
+async def test_accepted_token_ends_the_trial(tokens: ConnectionTokens, ledger: Ledger) -> None:
+    """
+    Once the route has accepted a token of the family, the next rejection is refreshed at once.
+    """
+    second = await rejected(tokens, await fetch(tokens))
+    assert second is not None
+    tokens.accepted(second, "a")
+    assert not tokens.has_trials
+
+    third = await rejected(tokens, second)
+
+    assert third is not None
+    assert ("T3", 2) == (third.access_token, ledger.exchanges)
+
+
+async def test_change_drops_what_is_cached(tokens: ConnectionTokens, ledger: Ledger) -> None:
+    """
+    When the service says that an owner's tokens changed, they are asked for again; others' stay.
+    """
+    bob = TokenKey("api", "bob", None)
+    ledger.stored[bob] = replace(T1, access_token="B1")
+    await fetch(tokens)
+    await fetch(tokens, bob)
+
+    tokens.forget_owner(KEY.owner)
+
+    assert (None, "B1") == (tokens.cached(KEY, "c"), (await fetch(tokens, bob)).access_token)
+
+
+async def test_change_during_a_fetch_is_not_lost(tokens: ConnectionTokens, ledger: Ledger) -> None:
+    """
+    A token that was taken away while it was being fetched is not kept.
+    """
+    ledger.gate = asyncio.Event()
+    flight = asyncio.create_task(fetch(tokens))
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    tokens.forget_owner(KEY.owner)
+    ledger.gate.set()
+    await flight
+
+    assert None is tokens.cached(KEY, "c")
+
+
+async def test_refresh_survives_its_caller(tokens: ConnectionTokens, ledger: Ledger) -> None:
+    """
+    A caller who goes away does not end the exchange: it is finished, once, and its result kept.
+    """
+    first = await fetch(tokens)
+    ledger.gate = asyncio.Event()
+    caller = asyncio.create_task(rejected(tokens, first))
+    await asyncio.sleep(0.01)
+    caller.cancel()
+    await asyncio.wait((caller,))
+    ledger.gate.set()
+    await tokens.close()
+
+    assert caller.cancelled()
+    kept = tokens.cached(KEY, "c")
+    assert kept is not None
+    assert ("T2", 1) == (kept.access_token, ledger.exchanges)
+
+
+async def test_failed_flight_is_over(tokens: ConnectionTokens, ledger: Ledger) -> None:
+    """
+    A failed fetch tells each of those who wait, and the next one asks anew.
+    """
+    token = ledger.stored.pop(KEY)
+    seen = await asyncio.gather(*(fetch(tokens) for _ in range(5)), return_exceptions=True)
+    ledger.stored[KEY] = token
+
+    assert [ConnectionRequired] * 5 == [type(each) for each in seen]
+    assert token == await fetch(tokens)
+
+
+async def test_repr_holds_no_token(tokens: ConnectionTokens) -> None:
+    """
+    Neither the cache nor a token shows its secret.
+    """
+    token = await fetch(tokens)
+
+    assert "T1" not in repr(tokens) + repr(token)

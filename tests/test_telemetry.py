@@ -1,0 +1,70 @@
+"""Metrics with bounded labels, and logs without a library's text."""
+
+from __future__ import annotations
+
+import io
+import json
+import logging
+from collections.abc import Iterator
+
+import pytest
+import structlog
+
+from gateway.telemetry import Metrics, configure_logs
+
+
+@pytest.fixture
+def logs() -> Iterator[io.StringIO]:
+    """What is logged while a test runs; afterwards the logging of before is back."""
+    root = logging.getLogger()
+    before, level = list(root.handlers), root.level
+    stream = io.StringIO()
+    configure_logs(stream=stream)
+    yield stream
+    structlog.reset_defaults()
+    root.handlers[:] = before
+    root.setLevel(level)
+
+
+def test_methods_are_a_bounded_label() -> None:
+    """
+    A method that a caller invents is counted as "other".
+    """
+    metrics = Metrics()
+    for number in range(100):
+        metrics.request("api", f"INVENTED{number}", 405, 0.0)
+    metrics.request("api", "GET", 200, 0.0)
+    text = metrics.render().decode()
+
+    assert 'gateway_requests_total{method="other",route="api",status="405"} 100.0' in text
+    assert "INVENTED" not in text
+    assert 'gateway_request_seconds_count{route="api"} 101.0' in text
+
+
+def test_our_logs_are_json_lines(logs: io.StringIO) -> None:
+    """
+    An event is one JSON object on one line, with its level and time.
+    """
+    structlog.get_logger().info("serving", routes=1)
+    line = json.loads(logs.getvalue())
+
+    assert ("serving", "info", 1) == (line["event"], line["level"], line["routes"])
+
+
+def test_library_text_never_reaches_the_log(logs: io.StringIO) -> None:
+    """
+    Of a library's log record the logger, level and exception class are told, never its text: it may quote a peer.
+    """
+    try:
+        raise ValueError("secret-in-exception")
+    except ValueError:
+        logging.getLogger("aiohttp.server").exception("Error handling request with %s", "secret-in-text")
+
+    line = json.loads(logs.getvalue())
+    assert ("library", "aiohttp.server", "ERROR", "ValueError") == (
+        line["event"],
+        line["logger"],
+        line["library_level"],
+        line["error"],
+    )
+    assert "secret" not in logs.getvalue()
