@@ -53,7 +53,7 @@ from gateway.proxy.tokens import ConnectionTokens, TokenService
 from gateway.proxy.upstream import UpstreamPool
 from gateway.store.changes import ChangeFeed
 from gateway.store.engine import Store, sqlite_url
-from gateway.telemetry import Metrics
+from gateway.telemetry import Metrics, place_of
 from gateway.vault import api as token_api
 from gateway.vault.connection import Connection
 from gateway.vault.listener import ApiRunner
@@ -208,7 +208,10 @@ class Gateway:
         async def sweep() -> None:
             while True:
                 await asyncio.sleep(SWEEP_SECONDS)
-                exchange.sweep()
+                try:
+                    exchange.sweep()
+                except Exception as exc:  # without it no deadline would be enforced any more
+                    log.error("sweep_failed", error=type(exc).__name__, place=place_of(exc))
 
         task = asyncio.create_task(sweep(), name="sweep")
 

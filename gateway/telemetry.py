@@ -99,16 +99,21 @@ def configure_logs(*, level: int = logging.INFO, stream: TextIO | None = None) -
     logging.basicConfig(handlers=[handler], level=logging.WARNING, force=True)
 
 
+def place_of(exc: BaseException) -> str:
+    """Return file and line where *exc* was raised: what a log may say of an error whose text may hold a secret."""
+    frames = traceback.extract_tb(exc.__traceback__)
+    return f"{frames[-1].filename}:{frames[-1].lineno}" if frames else ""
+
+
 class _LibraryLogs(logging.Handler):
-    """Turns a library's log record into one of our lines: its logger, level, exception class and place, never its text."""
+    """
+    Turns a library's log record into one of our lines: its logger, level, exception class and place, never its text.
+    """
 
     def emit(self, record: logging.LogRecord) -> None:
         """Write *record* without its message."""
-        error = place = None
-        if record.exc_info and record.exc_info[1] is not None:
-            error = type(record.exc_info[1]).__name__
-            frames = traceback.extract_tb(record.exc_info[2])
-            place = f"{frames[-1].filename}:{frames[-1].lineno}" if frames else None
+        exc = record.exc_info[1] if record.exc_info else None
+        error, place = (type(exc).__name__, place_of(exc)) if exc is not None else (None, None)
         structlog.get_logger().warning(
             "library", logger=record.name, library_level=record.levelname, error=error, place=place
         )

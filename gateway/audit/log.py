@@ -34,7 +34,8 @@ class LogFile:
     @classmethod
     def open(cls, path: Path) -> LogFile:
         """
-        Open *path* for appending, and make it where it is missing; where another process writes to it, "name-2" and so on.
+        Open *path* for appending, and make it where it is missing; where another process writes to it, "name-2" and
+        so on.
 
         Raises:
             OSError: it cannot be opened.

@@ -1,9 +1,9 @@
 """
 The names of aiohttp that are not its documented interface and that the data path leans on.
 
-aiohttp's parsers, flow control and connection handling are used below `web.Application` and `ClientSession`, because that
-costs 45 microseconds a request where those cost 130 (DESIGN section 4). `missing` is asked at start and by a test: with a
-version in which one of them has gone, or without the C parser, the gateway does not start.
+aiohttp's parsers, flow control and connection handling are used below `web.Application` and `ClientSession`, because
+that costs 45 microseconds a request where those cost 130 (DESIGN section 4). `missing` is asked at start and by a
+test: with a version in which one of them has gone, or without the C parser, the gateway does not start.
 """
 
 from __future__ import annotations

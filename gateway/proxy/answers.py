@@ -2,7 +2,8 @@
 The gateway's own answers as bytes: refusals (RFC 9457, RFC 9209, RFC 6750) and the lines it adds to an upstream's.
 
 Rules:
-1. One function turns a refusal into an answer. Its body is the same for every stranger: it names no route, user or rule.
+1. One function turns a refusal into an answer. Its body is the same for every stranger: it names no route, user or
+   rule.
 2. Proxy-Status tells the gateway's answer (`error=`) from the provider's (`received-status=`).
 3. A 401 challenges with Bearer and points to the protected-resource metadata (RFC 9728 section 5.1).
 4. Nothing here echoes a byte that the caller or the upstream sent.

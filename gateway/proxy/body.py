@@ -2,10 +2,10 @@
 A request's body: passed on as it arrives, and kept only as far as it may have to be sent again.
 
 Rules:
-1. No body is collected. Chunks go on as they come; up to *replay_bytes* of them are kept beside, and let go of as soon as
-   the body turns out to be larger or the upstream has accepted the token.
-2. A body of known length above the limit, or one that was asked for with Expect, goes out with `Expect: 100-continue`, so
-   that a 401 comes before it is spent (RFC 9110 section 10.1.1).
+1. No body is collected. Chunks go on as they come; up to *replay_bytes* of them are kept beside, and let go of as
+   soon as the body turns out to be larger or the upstream has accepted the token.
+2. A body that is larger than the limit, or of unknown length and still on its way, goes out with
+   `Expect: 100-continue`, so that a 401 comes before it is spent (RFC 9110 section 10.1.1).
 3. A body that was begun and is not kept cannot be sent again (`can_replay`).
 4. More than *max_bytes* is refused, whatever Content-Length said.
 """
@@ -61,7 +61,17 @@ class RequestBody:
     @property
     def is_buffered(self) -> bool:
         """Whether the whole body has arrived, so that it can leave in one write with the head."""
-        return self._invite is None and self.fits_replay and self._reader.is_eof()
+        return self.fits_replay and self.is_whole_here
+
+    @property
+    def is_whole_here(self) -> bool:
+        """Whether all of the body has arrived, and may be kept."""
+        return self._invite is None and self._reader.is_eof() and self._reader.total_bytes <= self._replay_bytes
+
+    def settle_length(self) -> None:
+        """Give a chunked body that has arrived whole its length: it needs no chunks and no Expect upstream."""
+        if self.length is None and self.is_whole_here:
+            self.length = len(self.take_buffered())
 
     def let_go(self) -> None:
         """Forget what was kept: the token was accepted, nothing will be sent again."""

@@ -31,5 +31,6 @@ class ProtectedResource:
             document["scopes_supported"] = self._scopes
         body = orjson.dumps(document)
         connection = b"" if keep_alive else b"Connection: close\r\n"
-        head = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: %d\r\n%b\r\n" % (len(body), connection)
+        fields = b"Content-Type: application/json\r\nContent-Length: %d\r\n%b" % (len(body), connection)
+        head = b"HTTP/1.1 200 OK\r\n%b\r\n" % fields
         return head + body if with_body else head

@@ -4,8 +4,8 @@ One request from the first stage to the record: the order, the one retry, errors
 Rules:
 1. route, identify, authorize, token, send, answer: `_pass` and the methods it calls name the stages in this order.
 2. A route's refusal is held back until the caller is known: a stranger is always answered 401.
-3. Nothing leaves before its intent line is written; every request ends in exactly one outcome line (those of strangers in
-   a count per second).
+3. Nothing leaves before its intent line is written; every request ends in exactly one outcome line (those of
+   strangers in a count per second).
 4. Compare and refresh: a 401 leads to at most one more send, with another token than the rejected one, and only if the
    whole body can be sent again. The answer to it passes through, whatever it is.
 5. What goes wrong after the answer has begun resets the caller's connection: a cut answer never looks complete.
@@ -18,7 +18,8 @@ from __future__ import annotations
 import asyncio
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
+from functools import partial
+from typing import NamedTuple
 
 import structlog
 from aiohttp.http_parser import RawRequestMessage
@@ -49,18 +50,18 @@ from gateway.proxy.request import Client, ProxyRequest
 from gateway.proxy.routing import RouteTable
 from gateway.proxy.tokens import ConnectionTokens
 from gateway.proxy.upstream import Answer
-from gateway.telemetry import Metrics
+from gateway.telemetry import Metrics, place_of
 
 _INSUFFICIENT_SCOPE = re.compile(rb'error\s*=\s*"?insufficient_scope"?', re.IGNORECASE)
 _SCOPE = re.compile(rb'(?:^|[\s,])scope\s*=\s*"([^"]*)"', re.IGNORECASE)
-_TRACEPARENT = re.compile(r"00-([0-9a-f]{32})-[0-9a-f]{16}-[0-9a-f]{2}")  # W3C Trace Context, version 00
+# W3C Trace Context, version 00; ids of zeros alone are invalid.
+_TRACEPARENT = re.compile(r"00-(?!0{32})([0-9a-f]{32})-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}")
 _AUTHORIZATION = CredentialPlace()
 
 log = structlog.get_logger()
 
 
-@dataclass(frozen=True, slots=True)
-class _Asker:
+class _Asker(NamedTuple):
     """For whom the token service is asked: the key, the caller, and the caller's own credential."""
 
     key: TokenKey
@@ -136,7 +137,7 @@ class Exchange:
             error = "upstream_cut"
         except Exception as exc:
             error = InternalError.code
-            log.error("request_failed", error=type(exc).__name__, trace_id=call.trace_id, exc_info=True)
+            log.error("request_failed", error=type(exc).__name__, place=place_of(exc), trace_id=call.trace_id)
             self._refuse(request, InternalError())
         finally:
             self._conclude(call, error)
@@ -229,7 +230,7 @@ class Exchange:
         call = request.call
         self._log.append(record.intent(call))
         began = self._monotonic()
-        sent = await send(request, lane, body, token)
+        sent = await send(request, lane, body, token, before_repeating=partial(self._record_repetition, call))
         try:
             call.upstream_seconds = self._monotonic() - began
             note = ""
@@ -240,9 +241,12 @@ class Exchange:
                 if fresh is not None:
                     await sent.end(lane)
                     token = fresh
-                    self._log.append(record.attempt(call, status=sent.answer.status, now=self._clock()))
+                    self._log.append(
+                        record.attempt(call, "token_rejected", status=sent.answer.status, now=self._clock())
+                    )
                     began = self._monotonic()
-                    sent = await send(request, lane, body, token)
+                    repeat = partial(self._record_repetition, call)
+                    sent = await send(request, lane, body, token, before_repeating=repeat)
                     call.upstream_seconds += self._monotonic() - began
                     if sent.answer.status in (401, 403):
                         _check_scope(lane, sent.answer)
@@ -253,6 +257,10 @@ class Exchange:
             await relay(request, lane, sent.answer, public_url=self._public_url(request.host), note=note)
         finally:
             await sent.end(lane)
+
+    def _record_repetition(self, call: Call) -> None:
+        """Write the line of a request that is sent again on a new connection, the old one being stale."""
+        self._log.append(record.attempt(call, "stale_connection", status=None, now=self._clock()))
 
     async def _after_rejection(
         self, call: Call, lane: Lane, body: RequestBody | None, token: ConnectionToken, asker: _Asker

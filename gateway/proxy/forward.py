@@ -2,17 +2,19 @@
 Send a request to its upstream once, and wait for the head of the answer.
 
 Rules:
-1. The head is written anew: our Host, our framing, our Via, the caller's fields that may cross, then the injected field.
+1. The head is written anew: our Host, our framing, our Via, the caller's fields that may cross, then the injected
+   field.
 2. A body that has arrived leaves with the head in one write; any other is sent by a task of its own while the answer is
    awaited, so that an early answer is seen at once.
-3. A stale connection costs a repetition only for requests that change nothing and have no body (RFC 9110 section 9.2.1):
-   nothing else is ever sent twice by itself.
+3. A stale connection costs a repetition only for requests that change nothing and have no body (RFC 9110 section
+   9.2.1): nothing else is ever sent twice by itself.
 4. Whatever ends the exchange early ends its connection.
 """
 
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from aiohttp.web_protocol import RequestPayloadError
@@ -49,15 +51,28 @@ class Sent:
         lane.pool.release(self.connection)
 
 
-async def send(request: ProxyRequest, lane: Lane, body: RequestBody | None, token: ConnectionToken) -> Sent:
+async def send(
+    request: ProxyRequest,
+    lane: Lane,
+    body: RequestBody | None,
+    token: ConnectionToken,
+    *,
+    before_repeating: Callable[[], None],
+) -> Sent:
     """
     Send *request* with *token* to *lane*'s upstream and return it with the head of its answer.
 
+    *before_repeating* is called before it leaves a second time because of a stale connection; nothing leaves if it
+    raises.
+
     Raises:
-        Refusal: the upstream could not be reached, broke the protocol or took too long; the body was too large or broken.
+        Refusal: the upstream could not be reached, broke the protocol or took too long; the body was too large or
+            broken.
     """
     call = request.call
     call.attempts += 1
+    if body is not None:
+        body.settle_length()
     head = _head(request, lane, body, token)
     is_repeated = False
     while True:
@@ -79,6 +94,8 @@ async def send(request: ProxyRequest, lane: Lane, body: RequestBody | None, toke
             await _abandon(lane, connection, pump)
             if call.method not in SAFE_METHODS or body is not None:
                 raise UpstreamUnreachable from exc
+            before_repeating()
+            call.attempts += 1
             is_repeated = True
         except BaseException:
             await _abandon(lane, connection, pump)

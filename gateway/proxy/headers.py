@@ -5,8 +5,8 @@ Rules, for requests:
 1. Framing is never copied: Content-Length and Transfer-Encoding are read here and written anew.
 2. Hop-by-hop fields, and whatever Connection names, end here. They are removed before a credential is injected, so no
    caller can have the injected field removed.
-3. A caller's credential never travels on: Authorization, Proxy-Authorization, Cookie, Gateway-*, the route's own credential
-   field; nor does anything the caller put into the field that the route injects.
+3. A caller's credential never travels on: Authorization, Proxy-Authorization, Cookie, Gateway-*, the route's own
+   credential field; nor does anything the caller put into the field that the route injects.
 4. Forwarded and X-Forwarded-* are claims about this hop; they end here (there are no trusted proxies yet).
 5. Refused: a name with an underscore (servers fold it into another name), a method override, a credential or Gateway
    field sent twice, framing that can be read in two ways, an own `Via`.
@@ -102,8 +102,8 @@ class RequestFields:
     """
     The header fields of one request, read once.
 
-    *lines* are the field lines to send on, each ending in CRLF, without framing, Host and credential. *content_length* is
-    None where there was none; *authorization* and the rest are None where absent.
+    *lines* are the field lines to send on, each ending in CRLF, without framing, Host and credential.
+    *content_length* is None where there was none; *authorization* and the rest are None where absent.
     """
 
     __slots__ = (
@@ -290,6 +290,9 @@ _ANSWER_FIELDS: dict[bytes, _Answer] = {
     **dict.fromkeys(HOP_BY_HOP, _Answer.DROP),
     b"set-cookie": _Answer.DROP,
     b"set-cookie2": _Answer.DROP,
+    # What a provider says of its own origin is not true of ours.
+    **dict.fromkeys((b"alt-svc", b"strict-transport-security", b"clear-site-data"), _Answer.DROP),
+    b"traceparent": _Answer.DROP,  # ours is set anew
     b"proxy-status": _Answer.DROP,  # ours is set anew; what is said of an earlier hop would read as ours
     b"connection": _Answer.CONNECTION,
     b"content-length": _Answer.CONTENT_LENGTH,
@@ -303,8 +306,8 @@ _ANSWER_FIELDS: dict[bytes, _Answer] = {
 
 class AnswerFields:
     """
-    The header fields of one upstream answer. *lines* are what is sent on, each ending in CRLF; *challenges* are the values
-    of WWW-Authenticate, which are not among the lines.
+    The header fields of one upstream answer. *lines* are what is sent on, each ending in CRLF; *challenges* are the
+    values of WWW-Authenticate, which are not among the lines.
     """
 
     __slots__ = ("challenges", "content_length", "lines", "nominated")
@@ -372,12 +375,11 @@ class AnswerRules:
         path = reference
         if not reference.startswith(b"/") or reference.startswith(b"//"):
             for origin in self._origins:
-                if reference[: len(origin)].lower() == origin:
-                    path = reference[len(origin) :]
+                path = reference[len(origin) :]
+                # "https://api.example.com.evil.test" and "https://api.example.com:443" begin alike.
+                if reference[: len(origin)].lower() == origin and path[:1] in (b"", b"/", b"?", b"#"):
                     break
             else:
-                return reference
-            if path[:1] not in (b"", b"/", b"?", b"#"):  # "https://api.example.com.evil.test" begins alike
                 return reference
         base = self._base_path
         if base and not (path.startswith(base) and path[len(base) : len(base) + 1] in (b"", b"/", b"?", b"#")):

@@ -2,7 +2,8 @@
 How many requests a minute one caller may send over one route.
 
 Rules:
-1. Evenly spaced tokens (the generic cell rate algorithm): up to a minute's worth may come at once, then one per interval.
+1. Evenly spaced tokens (the generic cell rate algorithm): up to a minute's worth may come at once, then one per
+   interval.
 2. Callers are told apart by who they are, not by which credential they showed.
 3. State is bounded; the caller that was seen longest ago is forgotten first, which can only let it send more.
 """

@@ -5,8 +5,8 @@ Rules:
 1. One task a connection serves its requests one after another; answers leave in the order of the requests.
 2. What the parser refuses is answered with a constant 400, closed, and counted; the bytes are neither echoed nor logged
    (threats.md section 0, row 2: aiohttp itself does both).
-3. After an answer the rest of an unread body is read only if it is small; otherwise the connection is closed, by halves,
-   so that the answer arrives. Who does not read its answers is not served on.
+3. After an answer the rest of an unread body is read only if it is small; otherwise the connection is closed, by
+   halves, so that the answer arrives. Who does not read its answers is not served on.
 4. When the caller goes away, the task is cancelled, and with it everything done for it.
 5. `start` replaces aiohttp's loop of the same name: no task, no request object and no stream writer per request (50
    against 130 microseconds). The names it leans on are listed in `aiohttp_names.py`.
@@ -25,6 +25,7 @@ from aiohttp.web_protocol import RequestHandler, RequestPayloadError, _ErrInfo
 
 from gateway.errors import InvalidRequest
 from gateway.proxy.answers import refusal_answer
+from gateway.proxy.routing import MAX_TARGET_BYTES
 
 KEEPALIVE_SECONDS = 75.0  # idle connections, and the time for a first request (threats R3, G1)
 LINGER_SECONDS = 2.0
@@ -50,6 +51,7 @@ class CallerConnection(RequestHandler):
             access_log=None,  # type: ignore[arg-type]  # aiohttp takes None for "no access log"; its annotation does not say so
             auto_decompress=False,  # a body passes as it came (threats.md section 0, row 4)
             max_headers=100,
+            max_line_size=2 * MAX_TARGET_BYTES,  # so that a target that is too long is told so, with 414
         )
         self._serve = serve
         self._malformed = manager.on_malformed

@@ -106,12 +106,12 @@ def intent(call: Call) -> bytes:
     return b'{"event":"intent","time":"%b",%b}' % (timestamp(call.started_at), call.who_and_what())
 
 
-def attempt(call: Call, *, status: int, now: float) -> bytes:
-    """Return the line that says at *now* that the call leaves once more, because the token was answered with *status*."""
+def attempt(call: Call, reason: str, *, status: int | None, now: float) -> bytes:
+    """Return the line that says at *now* that the call leaves once more; *status* is the answer before, if any."""
     rest = {
         "id": call.id,
         "attempt": call.attempts + 1,
-        "reason": "token_rejected",
+        "reason": reason,
         "status": status,
         "refreshed": call.refreshed,
     }

@@ -4,11 +4,12 @@ Stream an upstream's answer to the caller.
 Rules:
 1. Nothing is collected: what has arrived leaves in one write with the head, the rest as it comes, at the pace of the
    slower side.
-2. Framing is the gateway's own: Content-Length where the length is known, else chunked, else (HTTP/1.0) until the end of
-   the connection. HEAD, 204 and 304 have no body (RFC 9112 section 6.3).
+2. Framing is the gateway's own: Content-Length where the length is known, else chunked, else (HTTP/1.0) until the end
+   of the connection. HEAD, 204 and 304 have no body (RFC 9112 section 6.3).
 3. A 401 that reaches the caller challenges for the upstream, not with the provider's own words: those would send the
    caller to look for a better credential of its own.
-4. An answer that the upstream cuts is cut for the caller too: the connection is reset, never ended cleanly (threats R1).
+4. An answer that the upstream cuts is cut for the caller too: the connection is reset, never ended cleanly (threats
+   R1).
 """
 
 from __future__ import annotations
@@ -106,7 +107,8 @@ def _own_lines(request: ProxyRequest, status: int, note: str) -> bytes:
         connection = "Connection: keep-alive\r\n"
     return (
         f"Proxy-Status: {NAME}; received-status={status}{details}\r\n"
-        f"Server-Timing: auth;dur={call.auth_seconds * 1000:.3f}, token{refreshed};dur={call.token_seconds * 1000:.3f}, "
+        f"Server-Timing: auth;dur={call.auth_seconds * 1000:.3f}, "
+        f"token{refreshed};dur={call.token_seconds * 1000:.3f}, "
         f"upstream;dur={call.upstream_seconds * 1000:.3f}\r\n"
         f"traceparent: {call.traceparent}\r\n{connection}\r\n"
     ).encode("ascii")

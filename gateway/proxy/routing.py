@@ -11,8 +11,8 @@ Rules:
 4. The query is sent as it came: printable ASCII, no "#".
 5. The longest prefix wins, and ends at a segment. A route with a `host` beats one without.
 
-Stricter than RFC 3986, which calls several of these equivalent (section 6.2.2): what two servers may read differently is
-refused (threats C1-C4). Leaves who may call it to `access/policy.py`.
+Stricter than RFC 3986, which calls several of these equivalent (section 6.2.2): what two servers may read differently
+is refused (threats C1-C4). Leaves who may call it to `access/policy.py`.
 """
 
 from __future__ import annotations

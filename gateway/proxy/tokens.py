@@ -112,7 +112,9 @@ class ConnectionTokens:
         return fresh
 
     def is_on_trial(self, token: ConnectionToken, route: str) -> bool:
-        """Whether *token*'s family was refreshed for *route*, which took none since, and rule 5's minute is not over."""
+        """
+        Whether *token*'s family was refreshed for *route*, which took none since, and rule 5's minute is not over.
+        """
         trial = self._on_trial.get((token.id, route))
         return trial is not None and trial[1] > self._clock()
 

@@ -3,13 +3,13 @@ Connections to one route's upstream: made, judged, reused, ended.
 
 Rules:
 1. Each route has a pool of its own, bounded by the route's `concurrent`: a slow upstream cannot starve another.
-2. A connection is used again only if its last exchange ended exactly where it should have: whole answer, keep-alive, and
-   not one byte more. Bytes on an idle connection, a second answer, a cancelled exchange end it (threats.md section 0,
-   rows 1 and 6).
+2. A connection is used again only if its last exchange ended exactly where it should have: whole answer, keep-alive,
+   and not one byte more. Bytes on an idle connection, a second answer, a cancelled exchange end it (threats.md
+   section 0, rows 1 and 6).
 3. The parser is made anew for each exchange, so nothing of one answer can become part of the next.
 4. The address that the egress guard checked is the one that is dialled; each new connection checks again.
-5. Nothing is sent twice by itself. `Stale` tells that a reused connection was lost before a byte of an answer; the caller
-   decides (`exchange.py`).
+5. Nothing is sent twice by itself. `Stale` tells that a reused connection was lost before a byte of an answer; the
+   caller decides (`exchange.py`).
 6. One sweep a second enforces the deadlines: no timer per request (1.5-2 microseconds each).
 
 Built on aiohttp's C parser and flow control; the names it leans on are listed in `aiohttp_names.py`.
@@ -19,8 +19,8 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
 from ssl import SSLContext, SSLError
+from typing import NamedTuple
 
 from aiohttp.base_protocol import BaseProtocol
 from aiohttp.http_exceptions import HttpProcessingError
@@ -49,8 +49,7 @@ class Truncated(Exception):
     """The upstream ended its answer before the end that it had announced."""
 
 
-@dataclass(frozen=True, slots=True)
-class Answer:
+class Answer(NamedTuple):
     """The head of an upstream's answer and the stream of its body, not yet read."""
 
     status: int

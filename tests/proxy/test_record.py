@@ -53,7 +53,7 @@ def test_attempt_says_why() -> None:
     """
     call = made()
     call.attempts = 1
-    line = json.loads(attempt(call, status=401, now=2.0))
+    line = json.loads(attempt(call, "token_rejected", status=401, now=2.0))
 
     assert ("id", 2, "token_rejected") == (line["id"], line["attempt"], line["reason"])
 
