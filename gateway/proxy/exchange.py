@@ -153,14 +153,21 @@ class Exchange:
 
     async def _pass(self, request: ProxyRequest) -> None:
         call = request.call
-        match, held = self._route(request)
+        match: RouteMatch | None = None
+        held: Refusal | None = None
+        try:
+            match = self._routes.match(call.method, call.target, request.host)
+        except Refusal as refusal:
+            held = refusal
         lane = self._lanes[match.route.name] if match is not None else None
         rules = lane.request_rules if lane is not None else self._no_route
         fields = request.fields = rules.read(request.message.raw_headers)
         request.check_version()
-        call.trace_id = _trace_id(fields.traceparent) or call.trace_id
-        credential = self._credential(fields, lane)
-        caller = self._identity.cached(credential) or await self._identity.identify(credential)
+        if fields.traceparent is not None:
+            call.trace_id = _trace_id(fields.traceparent) or call.trace_id
+        credential, caller = self._known_caller(fields, lane)
+        if caller is None:
+            caller = await self._identity.identify(credential)
         call.caller = caller
         if match is None or lane is None:
             raise held or InternalError()
@@ -187,22 +194,25 @@ class Exchange:
             if body is not None:
                 call.bytes_received = body.received_bytes
 
-    def _route(self, request: ProxyRequest) -> tuple[RouteMatch | None, Refusal | None]:
-        """Return the route of *request*, or the refusal that is held back until its caller is known."""
-        try:
-            return self._routes.match(request.call.method, request.call.target, request.host_name), None
-        except Refusal as refusal:
-            return None, refusal
+    def _known_caller(self, fields: RequestFields, lane: Lane | None) -> tuple[str, Caller | None]:
+        """
+        Return the caller's credential, and the caller if it was verified a short while ago.
 
-    def _credential(self, fields: RequestFields, lane: Lane | None) -> str:
-        """Return the caller's credential: Gateway-Authorization wins, else the route's own place is looked at."""
-        if fields.gateway_authorization is not None:
-            return parse_credential(fields.gateway_authorization, _AUTHORIZATION, self._project)
+        Gateway-Authorization wins, else the route's own place is looked at.
+        """
         place = lane.route.credential if lane is not None else _AUTHORIZATION
         value = fields.credential if place.kind == "header" else fields.authorization
+        if fields.gateway_authorization is not None:
+            place, value = _AUTHORIZATION, fields.gateway_authorization
         if value is None:
             raise CredentialAbsent
-        return parse_credential(value, place, self._project)
+        if place.kind == "authorization" and value.startswith("Bearer "):
+            # What follows is, to the letter, a credential that was verified: nothing to parse (1.5 microseconds).
+            caller = self._identity.cached(value[7:])
+            if caller is not None:
+                return value[7:], caller
+        credential = parse_credential(value, place, self._project)
+        return credential, self._identity.cached(credential)
 
     def _authorize(self, call: Call, lane: Lane, caller: Caller, subject: Subject, match: RouteMatch) -> None:
         decision = self._policies.decide(
@@ -366,9 +376,7 @@ def _check_scope(lane: Lane, answer: Answer) -> None:
             raise ConnectionScopeMissing(connection=lane.route.connection, missing_scopes=scopes)
 
 
-def _trace_id(traceparent: str | None) -> str | None:
+def _trace_id(traceparent: str) -> str | None:
     """Return the trace id of a valid W3C traceparent."""
-    if traceparent is None:
-        return None
     found = _TRACEPARENT.fullmatch(traceparent)
     return found[1] if found else None

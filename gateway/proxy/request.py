@@ -63,11 +63,6 @@ class ProxyRequest:
         host: str = message.headers.get("Host", "").lower()
         self.host = host if _HOST.fullmatch(host) is not None else ""
 
-    @property
-    def host_name(self) -> str:
-        """The Host field in lower case, without its port."""
-        return self.host if self.host.endswith("]") else self.host.rsplit(":", 1)[0]
-
     def check_version(self) -> None:
         """Raise InvalidRequest for a version or a Host that the parser lets through and that is not ours."""
         if not self.is_http_1_0 and (self.message.version != HttpVersion11 or not self.host):

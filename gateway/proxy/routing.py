@@ -78,7 +78,7 @@ class RouteTable:
         Return the route with the longest prefix of *raw_target*, and the upstream target to call.
 
         *raw_target* is the request target as received, percent-encoding untouched, query included. *host* is the
-        Host field without its port, lower case.
+        Host field in lower case.
 
         Raises:
             AmbiguousTarget: the target is not in canonical form, or not in origin form.
@@ -108,7 +108,7 @@ class RouteTable:
 
     def _find(self, path: str, host: str | None) -> _Entry:
         if self._has_hosts and host is not None:
-            entries = self._by_host.get(host)
+            entries = self._by_host.get(host if host.endswith("]") else host.rsplit(":", 1)[0])
             if entries is not None and (entry := self._longest(path, entries)) is not None:
                 return entry
         entry = self._longest(path, self._any_host)
