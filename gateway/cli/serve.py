@@ -30,8 +30,20 @@ if TYPE_CHECKING:
 @config_option
 @data_option
 @click.option("--traffic", metavar="H:P", envvar="GATEWAY_TRAFFIC", show_envvar=True, help="Address for agents.")
-@click.option("--token-api", metavar="H:P", envvar="GATEWAY_TOKEN_API", show_envvar=True, help="Address for services with keys, or off.")
-@click.option("--console", metavar="H:P", envvar="GATEWAY_CONSOLE", show_envvar=True, help="Address for operators: health and metrics.")
+@click.option(
+    "--token-api",
+    metavar="H:P",
+    envvar="GATEWAY_TOKEN_API",
+    show_envvar=True,
+    help="Address for services with keys, or off.",
+)
+@click.option(
+    "--console",
+    metavar="H:P",
+    envvar="GATEWAY_CONSOLE",
+    show_envvar=True,
+    help="Address for operators: health and metrics.",
+)
 @click.option("--workers", metavar="N", type=click.IntRange(min=1), default=1, show_default=True)
 def serve(
     config_file: Path, data: Path, traffic: str | None, token_api: str | None, console: str | None, workers: int

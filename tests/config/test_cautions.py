@@ -18,7 +18,8 @@ NO_REFRESH = "connections[0].token_url: no token_url: tokens are never refreshed
         (
             "a slip in a policy",
             "policies: [{id: a, effect: deny, connections: [peopel]}]\n" + ROUTE,
-            'policies[0].connections[0]: "peopel" is neither in connections nor a route\'s: the vault must know it; did you mean "people"?',
+            'policies[0].connections[0]: "peopel" is neither in connections nor a route\'s: the vault must know it; '
+            'did you mean "people"?',
         ),
         ("empty policies", "policies: []", "policies: an empty list: no caller may use any route"),
         ("no issuers", "", "callers: no issuers: only keys identify callers"),
