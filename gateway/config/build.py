@@ -38,6 +38,7 @@ from gateway.config.values import (
     VaultSettings,
 )
 from gateway.models import AllowPattern, CredentialPlace, Egress, Injection, Limits, Route, Timeouts
+from gateway.providers.quirks import TokenAuth
 
 
 def build(file: ConfigurationFile, *, directory: Path, warnings: tuple[Problem, ...]) -> Configuration:
@@ -119,9 +120,17 @@ def _connection(file: ConnectionFile) -> ConnectionSettings:
         scopes=tuple(file.scopes),
         origins=None if file.origins is None else tuple(str(parse_origin(origin)) for origin in file.origins),
         pkce=file.pkce,
-        # No secret passes `checks.py` only where none is needed: nothing is exchanged, or the client is public.
-        token_auth=file.token_auth if file.client_secret is not None else "none",
+        token_auth=_token_auth(file),
+        template=file.template,
+        variables=tuple(sorted(file.variables.items())),
     )
+
+
+def _token_auth(file: ConnectionFile) -> TokenAuth | None:
+    if file.client_secret is None:
+        # This passes `checks.py` only where none is needed: nothing is exchanged, or the client is public.
+        return "none"
+    return file.token_auth or (None if file.template else "client_secret_basic")
 
 
 def _policy(file: PolicyFile) -> PolicySettings:

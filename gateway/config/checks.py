@@ -163,15 +163,16 @@ def _connection(document: Document, index: int) -> None:
             if has(key):
                 document.refuse((*base, key), "expected only with type oauth, found it with type apikey", at_key=True)
         return
+    exchanging = "this template" if has("template") else "token_url"
     if has("token_url") and not has("client_id"):
-        document.refuse((*base, "client_id"), "required with token_url, and missing")
+        document.refuse((*base, "client_id"), f"required with {exchanging}, and missing")
     if has("authorization_url") and not has("token_url"):
         document.refuse((*base, "token_url"), "required with authorization_url, and missing")
     if document.get(*base, "token_auth") == "none":
         if has("client_secret"):
             document.refuse((*base, "client_secret"), "expected none with token_auth none, found one", at_key=True)
     elif not has("client_secret") and (has("token_url") or has("token_auth")):
-        needing = "token_url (or say token_auth: none)" if has("token_url") else "this token_auth"
+        needing = f"{exchanging} (or say token_auth: none)" if has("token_url") else "this token_auth"
         document.refuse((*base, "client_secret"), f"required with {needing}, and missing")
 
 

@@ -31,6 +31,7 @@ _EXPECTED = {
     "float_type": "expected a number",
     "finite_number": "expected a number",
     "list_type": "expected a list",
+    "dict_type": "expected a mapping of keys to values",
     "model_type": "expected a mapping of keys to values",
     "model_attributes_type": "expected a mapping of keys to values",
     "greater_than": "expected a number greater than {gt:.15g}",

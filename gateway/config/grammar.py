@@ -253,6 +253,9 @@ Account = Annotated[str, Text("visible text", f"{_VISIBLE}+", 200)]  # contract 
 Description = Annotated[str, Text("visible text", rf"(?:{_VISIBLE}|\n)*", 2000)]
 FilePlace = Annotated[str, Text("the path of a file", f"{_VISIBLE}+", 4096)]
 Secret = Annotated[str, Text("visible text", r"[!-~](?:[ -~]*[!-~])?", 2048)]  # VSCHAR, RFC 6749 appendix A
+ClientSecret = Annotated[  # or a private key (PEM, RFC 7468), which signs instead
+    str, Text("visible text, or a private key as PEM", r"[!-~](?:[ -~]*[!-~])?|-----BEGIN [ -~\n]+-----", 8192)
+]
 Scope = Annotated[str, Text("a scope without spaces, quotes or backslashes", r"[!#-\[\]-~]+", 256)]  # RFC 6749 3.3
 UserPrefix = Annotated[str, Text("visible text without spaces, or none", r"[!-~]*", 64)]
 Claim = Annotated[str, Text("the name of a claim", r"[!-~]+", 128)]

@@ -3,9 +3,10 @@ routes.yaml becomes a `Configuration`, or a list of everything that is wrong wit
 
 The order, each step noting its problems in the document:
 1. `document.py`: bytes to data with places; templates are filled in.
-2. `schema.py`: keys, types, words; `explain.py` says what pydantic found.
-3. `checks.py`, `reach.py`: what concerns several keys, and where URLs lead.
-4. Any problem: `ConfigurationError` with all of them. None: `build.py` makes values, `cautions.py` adds warnings.
+2. `catalogue.py`: what a connection leaves out, its template fills in.
+3. `schema.py`: keys, types, words; `explain.py` says what pydantic found.
+4. `checks.py`, `reach.py`: what concerns several keys, and where URLs lead.
+5. Any problem: `ConfigurationError` with all of them. None: `build.py` makes values, `cautions.py` adds warnings.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from gateway.config.build import build
+from gateway.config.catalogue import fill_in
 from gateway.config.cautions import cautions
 from gateway.config.checks import check
 from gateway.config.document import MAX_BYTES, Document, read
@@ -57,6 +59,7 @@ def parse(content: bytes, *, name: str, directory: Path, environ: Mapping[str, s
     document = read(name, content, environ=environ, directory=directory)
     file = None
     if document.data is not None or not document.problems:  # else it is no YAML, and nothing more is known
+        fill_in(document)
         file = _shape(document)
         check(document)
         check_reach(document)

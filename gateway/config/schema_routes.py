@@ -13,6 +13,7 @@ from pydantic import Discriminator, Field, Tag
 
 from gateway.config import grammar as g
 from gateway.config.schema_base import Model
+from gateway.providers.quirks import TokenAuth
 
 
 class EgressFile(Model):
@@ -30,12 +31,15 @@ class ConnectionFile(Model):
     id: g.ConnectionId = Field(description="The id that routes, policies and the token API name it by.")
     name: g.Title | None = Field(None, description="What people see; absent: the id.")
     description: g.Description = Field("", description="What it is for.")
-    template: Annotated[str | None, g.Later(None)] = Field(
-        None, description="Not supported yet: an entry of the catalogue."
+    template: g.Name | None = Field(
+        None, description="A provider of the catalogue (gateway connections templates): it fills in what is left out."
     )
+    variables: dict[str, g.Label] = Field({}, description="What the template asks for, such as a shop's name.")
     type: Literal["oauth", "apikey"] = Field("oauth", description="OAuth, or a key that is uploaded.")
     client_id: g.Secret | None = Field(None, description="The gateway's client id at the provider.")
-    client_secret: g.Secret | None = Field(None, description="Its secret; from the environment or a file.")
+    client_secret: g.ClientSecret | None = Field(
+        None, description="Its secret, or its private key; from the environment or a file."
+    )
     authorization_url: g.Endpoint | None = Field(
         None, description="The provider's authorization endpoint (for browsers)."
     )
@@ -48,8 +52,10 @@ class ConnectionFile(Model):
         None, description="The origins its tokens may be sent to; absent: any route's."
     )
     pkce: g.Truth = Field(True, description="Use PKCE (S256) in the authorization request.")
-    token_auth: Literal["client_secret_basic", "client_secret_post", "none"] = Field(
-        "client_secret_basic", description="How the client proves itself at the token endpoint; without a secret: none."
+    token_auth: TokenAuth | None = Field(
+        None,
+        description="How the client proves itself at the token endpoint; absent: as the template's provider wants it, "
+        "else client_secret_basic; without a secret: none.",
     )
 
 

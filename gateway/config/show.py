@@ -109,9 +109,10 @@ def _connection(connection: ConnectionSettings) -> dict[str, Any]:
         "client_secret": MASK if connection.client_secret is not None else None,
         "scopes": list(connection.scopes),
         "origins": None if connection.origins is None else list(connection.origins),
+        "variables": dict(connection.variables),
     }
     if connection.type == "apikey":  # which takes no OAuth keys
-        return {key: data[key] for key in ("id", "name", "description", "type", "origins")}
+        return {key: data[key] for key in ("id", "name", "description", "type", "origins", "template", "variables")}
     return data
 
 

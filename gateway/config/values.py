@@ -14,6 +14,7 @@ from typing import Literal
 
 from gateway.config.problems import Problem
 from gateway.models import Egress, Route
+from gateway.providers.quirks import TokenAuth
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,7 +113,8 @@ class ConnectionSettings:
     """
     A connection that the file owns. *origins* are as `str(Origin)` writes them; None: not restricted.
 
-    *token_url* None: tokens are uploaded, and never refreshed.
+    *token_url* None: tokens are uploaded, and never refreshed. *template* is a provider of the catalogue, which has
+    filled in the other fields; *variables*, by name, are what it was filled in with. *token_auth* None: the template's.
     """
 
     id: str
@@ -127,7 +129,9 @@ class ConnectionSettings:
     scopes: tuple[str, ...] = ()
     origins: tuple[str, ...] | None = None
     pkce: bool = True
-    token_auth: Literal["client_secret_basic", "client_secret_post", "none"] = "client_secret_basic"  # noqa: S105 a method
+    token_auth: TokenAuth | None = "client_secret_basic"  # noqa: S105 a method
+    template: str | None = None
+    variables: tuple[tuple[str, str], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

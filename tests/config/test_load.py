@@ -60,7 +60,7 @@ def test_no_secret_in_a_problem(path: Path) -> None:
     assert LITERAL_CANARY not in printed
 
 
-@pytest.mark.parametrize("name", ["everything", "descope"])
+@pytest.mark.parametrize("name", ["everything", "descope", "catalogue"])
 def test_no_secret_in_a_repr(name: str) -> None:
     """
     A configuration can be logged: what it knows of secrets is not in its repr, nor in its warnings.

@@ -27,7 +27,6 @@ from tests.config.samples import problems
         ),
         ("an outbound proxy", "egress: {proxy: 'http://proxy.example'}", "egress.proxy"),
         ("a route's outbound proxy", "routes: [{egress: {proxy: x}}]", "routes[0].egress.proxy"),
-        ("templates", "connections: [{id: a, template: google}]", "connections[0].template"),
     ],
 )
 def test_what_comes_later_is_refused(case: str, text: str, key: str) -> None:
