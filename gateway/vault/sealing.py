@@ -2,12 +2,13 @@
 How secrets are kept in the database: sealed with AES-256-GCM, bound to the row they belong to.
 
 Rules:
-1. Every value has its own random data key, wrapped by the sealing key: rotation re-wraps 48 bytes and never
-   touches what was sealed; the sealing key never meets a caller's bytes.
+1. Every value has its own random data key, wrapped by a sealing key: rotation re-wraps 48 bytes and never touches what
+   was sealed; the sealing key never meets a caller's bytes.
 2. The header names the sealing key by its id and is authenticated with the wrapped key. A value is opened with
    exactly that key: nothing is tried.
 3. What is sealed is bound to its place (`Binding`): in another row, column, user or connection it does not open.
-4. The sealing key's uses are separated with HKDF (RFC 5869); a short, constant or unreadable key is refused.
+4. The sealing key's uses are separated with HKDF (RFC 5869); a short or constant key is refused.
+5. Which keys there are, and which of them seals, is the ring's to say (`Keys`; key_ring.py): nothing here does I/O.
 
 Layout: version (1) | key id (8) | wrap nonce (12) | wrapped data key (48) | nonce (12) | ciphertext and tag.
 Source: NIST SP 800-38D (random 96-bit nonces, one data key a value); threats.md H1-H7.
@@ -15,12 +16,9 @@ Source: NIST SP 800-38D (random 96-bit nonces, one data key a value); threats.md
 
 from __future__ import annotations
 
-import base64
-import binascii
-import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from pathlib import Path
+from typing import Protocol
 
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
@@ -33,11 +31,8 @@ KEY_ID_BYTES = 8
 NONCE_BYTES = 12
 WRAPPED_BYTES = KEY_BYTES + 16  # the data key and its tag
 HEADER_BYTES = 1 + KEY_ID_BYTES
-MINIMUM_BYTES = HEADER_BYTES + NONCE_BYTES + WRAPPED_BYTES + NONCE_BYTES + 16
-MAX_KEY_FILE_BYTES = 4096
-KEY_FILE_NAME = "sealing.key"
-ENVIRONMENT_KEY = "GATEWAY_SEALING_KEY"
-ENVIRONMENT_FILE = "GATEWAY_SEALING_KEY_FILE"
+BODY_AT = HEADER_BYTES + NONCE_BYTES + WRAPPED_BYTES  # from here on a rotation changes nothing
+MINIMUM_BYTES = BODY_AT + NONCE_BYTES + 16
 
 
 class SealBroken(Exception):
@@ -45,7 +40,15 @@ class SealBroken(Exception):
 
 
 class SealingKeyError(Exception):
-    """The sealing key is missing, unreadable, too weak, or not the one that this database was sealed with."""
+    """A sealing key is missing, unreadable, too weak, or not one that this database was sealed with."""
+
+
+class SealingKeyUnavailable(OSError):
+    """
+    A sealing key exists and cannot be had for now: the key service that keeps it does not answer.
+
+    An OSError, as a failing disk is: whoever waits for the database, or repeats a write, does so for this as well.
+    """
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,64 +96,70 @@ class SealingKey:
             wrapping_key=_derive(secret, b"gateway sealing wrap", KEY_BYTES),
         )
 
-    @classmethod
-    def load(
-        cls, data_dir: Path, environ: Mapping[str, str], *, random_bytes: Callable[[int], bytes] = os.urandom
-    ) -> SealingKey:
-        """
-        Return the sealing key of GATEWAY_SEALING_KEY (base64), of GATEWAY_SEALING_KEY_FILE, or of the data directory.
+    @property
+    def current(self) -> SealingKey:
+        """This key: one key is a ring of one."""
+        return self
 
-        The last one is made at first start as `sealing.key`, mode 0600.
+    def find(self, key_id: bytes) -> SealingKey | None:
+        """Return this key if it has this id."""
+        return self if key_id == self.key_id else None
 
-        Raises:
-            SealingKeyError: both variables are set, or the key is unreadable, too weak, or open to other users.
-        """
-        if ENVIRONMENT_KEY in environ and ENVIRONMENT_FILE in environ:
-            raise SealingKeyError(f"set {ENVIRONMENT_KEY} or {ENVIRONMENT_FILE}, not both")
-        if ENVIRONMENT_KEY in environ:
-            return cls.from_bytes(_decode(environ[ENVIRONMENT_KEY], place=ENVIRONMENT_KEY))
-        if ENVIRONMENT_FILE in environ:
-            return cls._from_file(Path(environ[ENVIRONMENT_FILE]), is_ours=False)
-        path = data_dir / KEY_FILE_NAME
-        if not path.exists():
-            _make_key_file(path, random_bytes)
-        return cls._from_file(path, is_ours=True)
+    @property
+    def key_ids(self) -> tuple[bytes, ...]:
+        """The ids of all keys: its own."""
+        return (self.key_id,)
 
-    @classmethod
-    def _from_file(cls, path: Path, *, is_ours: bool) -> SealingKey:
-        try:
-            with path.open("rb") as file:
-                # A secret mounted by an orchestrator is often group-readable by design; the one we made is not.
-                if is_ours and os.fstat(file.fileno()).st_mode & 0o077:
-                    raise SealingKeyError(
-                        f"{path}: other users of this machine can read the sealing key; run chmod 600"
-                    )
-                content = file.read(MAX_KEY_FILE_BYTES + 1)
-        except OSError as exc:
-            raise SealingKeyError(f"{path}: the sealing key cannot be read ({exc.strerror})") from exc
-        return cls.from_bytes(_decode(content.decode("ascii", "replace"), place=str(path)))
+
+class Keys(Protocol):
+    """The sealing keys as a sealer sees them."""
+
+    @property
+    def current(self) -> SealingKey:
+        """The key that seals. Raises SealingKeyUnavailable."""
+
+    def find(self, key_id: bytes) -> SealingKey | None:
+        """Return the key of this id, or None where there is none. Raises SealingKeyUnavailable."""
+
+    @property
+    def key_ids(self) -> tuple[bytes, ...]:
+        """The ids of all keys, the sealing one first."""
 
 
 class Sealer:
-    """Seals and opens values with one sealing key."""
+    """Seals values with the current key of a ring and opens them with the one each names. A `SealingKey` is a ring."""
 
-    def __init__(self, key: SealingKey, random_bytes: Callable[[int], bytes]) -> None:
-        self._header = bytes([VERSION]) + key.key_id
-        self._wrapper = AESGCM(key.wrapping_key)
+    def __init__(self, keys: Keys, random_bytes: Callable[[int], bytes]) -> None:
+        self._keys = keys
         self._random_bytes = random_bytes
 
     @property
     def key_id(self) -> bytes:
-        """The id that this sealer's key writes into headers."""
-        return self._header[1:]
+        """The id that this sealer writes into headers."""
+        return self._keys.current.key_id
+
+    @property
+    def key_ids(self) -> tuple[bytes, ...]:
+        """The ids of the keys that this sealer has, the sealing one first."""
+        return self._keys.key_ids
+
+    def can_open(self, key_id: bytes) -> bool:
+        """Tell whether the ring has the key of this id."""
+        try:
+            return self._keys.find(key_id) is not None
+        except SealingKeyUnavailable:
+            return True
 
     def seal(self, plain: bytes, *, binding: Binding) -> bytes:
-        """Return *plain* sealed for its place. Two calls never return the same bytes."""
+        """
+        Return *plain* sealed for its place. Two calls never return the same bytes.
+
+        Raises:
+            SealingKeyUnavailable: the current key cannot be had for now.
+        """
         data_key = self._random_bytes(KEY_BYTES)
-        wrap_nonce = self._random_bytes(NONCE_BYTES)
         nonce = self._random_bytes(NONCE_BYTES)
-        wrapped = self._wrapper.encrypt(wrap_nonce, data_key, self._header)
-        return self._header + wrap_nonce + wrapped + nonce + AESGCM(data_key).encrypt(nonce, plain, binding.encode())
+        return self._wrap(data_key) + nonce + AESGCM(data_key).encrypt(nonce, plain, binding.encode())
 
     def open(self, sealed: bytes, *, binding: Binding) -> bytes:
         """
@@ -158,54 +167,57 @@ class Sealer:
 
         Raises:
             SealBroken: another key, another place, or other bytes than were sealed.
+            SealingKeyUnavailable: its key cannot be had for now.
         """
-        if len(sealed) < MINIMUM_BYTES or sealed[0] != VERSION:
-            raise SealBroken("not a sealed value of this format")
-        if sealed[:HEADER_BYTES] != self._header:
-            raise SealBroken(f"sealed with key {sealed[1:HEADER_BYTES].hex()}, this process has {self.key_id.hex()}")
-        at = HEADER_BYTES
-        wrap_nonce, at = sealed[at : at + NONCE_BYTES], at + NONCE_BYTES
-        wrapped, at = sealed[at : at + WRAPPED_BYTES], at + WRAPPED_BYTES
-        nonce, at = sealed[at : at + NONCE_BYTES], at + NONCE_BYTES
+        data_key = self._unwrap(sealed)
+        nonce = sealed[BODY_AT : BODY_AT + NONCE_BYTES]
         try:
-            data_key = self._wrapper.decrypt(wrap_nonce, wrapped, self._header)
-            return AESGCM(data_key).decrypt(nonce, sealed[at:], binding.encode())
+            return AESGCM(data_key).decrypt(nonce, sealed[BODY_AT + NONCE_BYTES :], binding.encode())
         except InvalidTag as exc:
             raise SealBroken("the value was changed, or belongs to another place") from exc
+
+    def rewrap(self, sealed: bytes) -> bytes:
+        """
+        Return *sealed* with its data key wrapped by the current key; what was sealed, and its place, stay unread.
+
+        Raises:
+            SealBroken: another key, or a header or wrapped key other than was sealed.
+            SealingKeyUnavailable: one of the two keys cannot be had for now.
+        """
+        return self._wrap(self._unwrap(sealed)) + sealed[BODY_AT:]
+
+    def _wrap(self, data_key: bytes) -> bytes:
+        key = self._keys.current
+        header = bytes([VERSION]) + key.key_id
+        nonce = self._random_bytes(NONCE_BYTES)
+        return header + nonce + AESGCM(key.wrapping_key).encrypt(nonce, data_key, header)
+
+    def _unwrap(self, sealed: bytes) -> bytes:
+        key = self._keys.find(key_id_of(sealed))
+        if key is None:
+            known = ", ".join(key_id.hex() for key_id in self._keys.key_ids)
+            raise SealBroken(f"sealed with key {key_id_of(sealed).hex()}, this process has {known}")
+        wrap_nonce, wrapped = (
+            sealed[HEADER_BYTES : HEADER_BYTES + NONCE_BYTES],
+            sealed[BODY_AT - WRAPPED_BYTES : BODY_AT],
+        )
+        try:
+            return AESGCM(key.wrapping_key).decrypt(wrap_nonce, wrapped, sealed[:HEADER_BYTES])
+        except InvalidTag as exc:
+            raise SealBroken("the value's header was changed, or it is no value of this key") from exc
+
+
+def key_id_of(sealed: bytes) -> bytes:
+    """
+    Return the id of the key that *sealed* names.
+
+    Raises:
+        SealBroken: these bytes are no sealed value.
+    """
+    if len(sealed) < MINIMUM_BYTES or sealed[0] != VERSION:
+        raise SealBroken("not a sealed value of this format")
+    return sealed[1:HEADER_BYTES]
 
 
 def _derive(secret: bytes, label: bytes, length: int) -> bytes:
     return HKDF(algorithm=SHA256(), length=length, salt=None, info=label).derive(secret)
-
-
-def _decode(text: str, *, place: str) -> bytes:
-    try:
-        return base64.b64decode(text.strip(), validate=True)
-    except (binascii.Error, ValueError) as exc:
-        raise SealingKeyError(f"{place}: expected {KEY_BYTES} bytes in base64") from exc
-
-
-def _make_key_file(path: Path, random_bytes: Callable[[int], bytes]) -> None:
-    """Write a new key next to its name and link it into place: of two processes that start at once, one wins."""
-    draft = path.with_name(f"{KEY_FILE_NAME}.{os.getpid()}.{random_bytes(8).hex()}")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(base64.b64encode(random_bytes(KEY_BYTES)) + b"\n")
-            file.flush()
-            os.fsync(file.fileno())
-        try:
-            os.link(draft, path)
-        except FileExistsError:
-            return
-        finally:
-            draft.unlink()
-        # What is sealed from now on is lost with the key: its name must survive a power cut as well.
-        directory = os.open(path.parent, os.O_RDONLY)
-        try:
-            os.fsync(directory)
-        finally:
-            os.close(directory)
-    except OSError as exc:
-        raise SealingKeyError(f"{path}: the sealing key cannot be written ({exc.strerror})") from exc
