@@ -5,18 +5,21 @@
 #   make test      the tests; make test ARGS="tests/proxy -k refresh" for some of them
 #   make check     format, lint, types, import contracts, Dockerfile
 #   make bench     requests per second beside the tutorial's proxy (BENCH=quick for a short run)
+#   make soak      storms and kill -9 on the vault's refresh, on SQLite and PostgreSQL (under ten minutes)
+#   make bench-vault   fetches a second through the token API, among 100 and 100,000 tokens
 #   make format    rewrite the sources as `make check` wants them
 #   make lock      pin the newest versions that pyproject.toml allows (needs uv)
 
 SHELL := /bin/sh
 .DEFAULT_GOAL := help
-.PHONY: help demo test check bench format lock
+.PHONY: help demo test check bench soak format lock
 
 ARGS ?=
 VENV := .venv
 BIN := $(VENV)/bin
-SOURCES := gateway tests bench
+SOURCES := gateway tests bench soak
 PROVIDER := tests/oidc_provider
+NODE_SDK := tests/node_sdk
 
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export PIP_ROOT_USER_ACTION := ignore
@@ -31,7 +34,7 @@ help:
 demo: $(VENV)/.runtime
 	@$(BIN)/gateway demo $(ARGS)
 
-test: $(VENV)/.dev $(PROVIDER)/node_modules/.installed
+test: $(VENV)/.dev $(PROVIDER)/node_modules/.installed $(NODE_SDK)/node_modules/.installed
 	@$(BIN)/python -m pytest $(ARGS)
 
 check: $(VENV)/.dev
@@ -45,6 +48,12 @@ check: $(VENV)/.dev
 
 bench: $(VENV)/.runtime
 	@$(BIN)/python -m bench.run $(ARGS)
+
+soak: $(VENV)/.dev $(PROVIDER)/node_modules/.installed
+	@$(BIN)/python -m soak.run $(ARGS)
+
+bench-vault: $(VENV)/.dev
+	@$(BIN)/python -m bench.vault
 
 format: $(VENV)/.dev
 	@$(BIN)/python -m ruff format $(SOURCES)
@@ -95,9 +104,9 @@ $(VENV)/.dev: $(VENV)/.runtime requirements-dev.lock
 	@$(INSTALL) --require-hashes -r requirements-dev.lock
 	@touch $@
 
-# Without npm this is no error: the tests that need the provider are then skipped by name.
-$(PROVIDER)/node_modules/.installed: $(PROVIDER)/package-lock.json $(PROVIDER)/package.json
+# Without npm this is no error: the tests that need these packages are then skipped by name.
+%/node_modules/.installed: %/package-lock.json %/package.json
 	@if command -v npm >/dev/null 2>&1; then \
-		echo "Installing the tests' OAuth provider with npm (once) ..." >&2; \
-		npm ci --prefix $(PROVIDER) --silent --no-audit --no-fund --no-update-notifier && touch $@; \
+		echo "Installing what $* needs with npm (once) ..." >&2; \
+		npm ci --prefix $* --silent --no-audit --no-fund --no-update-notifier && touch $@; \
 	fi

@@ -34,6 +34,7 @@ class Refusal(Exception):
         connection: str | None = None,
         missing_scopes: tuple[str, ...] = (),
         connect_url: str | None = None,
+        wait_url: str | None = None,
         allowed_methods: tuple[str, ...] = (),
         retry_after: int | None = None,
         rule: str | None = None,
@@ -42,6 +43,7 @@ class Refusal(Exception):
         self.connection = connection
         self.missing_scopes = missing_scopes
         self.connect_url = connect_url
+        self.wait_url = wait_url
         self.allowed_methods = allowed_methods
         self.retry_after = retry_after
         self.rule = rule

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from ipaddress import IPv4Network, IPv6Network
 from typing import Literal, NamedTuple
@@ -242,3 +243,32 @@ class ConnectionToken:
     scopes: tuple[str, ...] = ()
     origins: tuple[str, ...] | None = None
     refreshed: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class PageRequest:
+    """A browser's request for a page. *path* and *query* are raw, *headers* by lower-case name, *body* up to 64 KiB."""
+
+    method: str
+    path: str
+    query: str = field(default="", repr=False)
+    headers: Mapping[str, str] = field(default_factory=dict, repr=False)
+    body: bytes = field(default=b"", repr=False)
+    peer: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class PageAnswer:
+    """The page. *headers* without Content-Length, which is the length of *body*; a HEAD gets no body."""
+
+    status: int
+    headers: tuple[tuple[str, str], ...] = field(repr=False)
+    body: bytes = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class ConnectOffer:
+    """What a caller without a connection can do: show *url* to the user, ask *wait_url* until it says connected."""
+
+    url: str = field(repr=False)
+    wait_url: str = field(repr=False)

@@ -24,23 +24,14 @@ from pathlib import Path
 import structlog
 from aiohttp import web
 
-from gateway.access.claims import ClaimNames, Issuer
+from gateway import settings
 from gateway.access.identity import Identity
 from gateway.access.issuers import Issuers
 from gateway.access.keys import KeyRing
-from gateway.access.policy import Policy, PolicySet
+from gateway.access.policy import PolicySet
 from gateway.audit.log import LogFile
-from gateway.config.values import (
-    Bind,
-    Configuration,
-    ConnectionSettings,
-    DescopeSettings,
-    IssuerSettings,
-    PolicySettings,
-    TrafficListener,
-)
+from gateway.config.values import Bind, Configuration, DescopeSettings, TrafficListener
 from gateway.console import health
-from gateway.descope import Descope
 from gateway.models import Route
 from gateway.net.client import OutboundClient
 from gateway.net.dial import resolve, tls_context
@@ -55,10 +46,8 @@ from gateway.store.changes import ChangeFeed
 from gateway.store.engine import Store, sqlite_url
 from gateway.telemetry import Metrics, place_of
 from gateway.vault import api as token_api
-from gateway.vault.connection import Connection
+from gateway.vault.assembly import OpenVault, open_vault
 from gateway.vault.listener import ApiRunner
-from gateway.vault.sealing import Sealer, SealingKey
-from gateway.vault.service import Vault
 
 SWEEP_SECONDS = 1.0
 BACKLOG = 1024
@@ -126,11 +115,12 @@ class Gateway:
         own.push_async_callback(store.close)
         feed = ChangeFeed(store, clock=time.time, monotonic=time.monotonic)
         client = await own.enter_async_context(OutboundClient(configuration.egress))
-        issuers = Issuers(map(_issuer, configuration.issuers), client, clock=time.time, monotonic=time.monotonic)
+        trusted = map(settings.issuer, configuration.issuers)
+        issuers = Issuers(trusted, client, clock=time.time, monotonic=time.monotonic)
         own.push_async_callback(issuers.close)
         keyring = KeyRing(store, feed, clock=time.time, random_bytes=os.urandom)
         policies = PolicySet(
-            None if configuration.policies is None else [_policy(entry) for entry in configuration.policies]
+            None if configuration.policies is None else [settings.policy(entry) for entry in configuration.policies]
         )
 
         def identity(*, accepts_management: bool) -> Identity:
@@ -139,11 +129,13 @@ class Gateway:
             )
 
         service: TokenService
-        vault: Vault | None = None
+        opened: OpenVault | None = None
         if isinstance(configuration.token_service, DescopeSettings):
-            service = _descope(configuration.token_service, client)
+            service = settings.descope(configuration.token_service, client)
         else:
-            service = vault = await self._open_vault(store, client, data, environ)
+            opened = await self._open_vault(store, client, data, environ)
+            service = opened.vault
+            metrics.register(opened.metrics)
         tokens = ConnectionTokens(service, clock=time.time)
         own.push_async_callback(tokens.close)
         feed.subscribe("tokens", tokens.forget_owner)
@@ -166,6 +158,8 @@ class Gateway:
                 (entry.issuer for entry in configuration.issuers),
                 (entry.required_scope for entry in configuration.issuers if entry.required_scope),
             ),
+            pages=opened.pages if opened is not None else None,
+            connects=opened.offers if opened is not None else None,
             project=configuration.project,
             public_url=_public_url(configuration.listeners.traffic),
             clock=time.time,
@@ -176,24 +170,37 @@ class Gateway:
         own.push_async_callback(feed.stop)
         await self._sweep_in_background(exchange)
         await self._listen_for_operators(metrics)
-        if vault is not None and configuration.listeners.token_api is not None:
+        if opened is not None and configuration.listeners.token_api is not None:
             app = token_api.create_app(
-                vault,
+                opened.vault,
                 identity(accepts_management=True),
                 keyring,
                 policies,
                 project=configuration.project,
                 clock=time.time,
+                issuers=issuers,
+                connecting=opened.connecting,
             )
             self.token_api_url = await self._serve_app(app, configuration.listeners.token_api)
         await self._listen_for_traffic(exchange, loop)
 
-    async def _open_vault(self, store: Store, client: OutboundClient, data: Path, environ: Mapping[str, str]) -> Vault:
-        sealer = Sealer(SealingKey.load(data, environ), os.urandom)
-        vault = Vault(store, sealer, client, clock=time.time, random_bytes=os.urandom)
-        await vault.start()
-        self._owned.push_async_callback(vault.close)
-        done = await vault.connections.upsert_from_file(map(_connection, self._configuration.connections))
+    async def _open_vault(
+        self, store: Store, client: OutboundClient, data: Path, environ: Mapping[str, str]
+    ) -> OpenVault:
+        opened = await open_vault(
+            store,
+            client,
+            data=data,
+            environ=environ,
+            base_url=lambda: self._configuration.listeners.traffic.public_url or _dialable(self.traffic_url),
+            allow_http=self._configuration.egress.allow_http,
+            clock=time.time,
+            monotonic=time.monotonic,
+            random_bytes=os.urandom,
+        )
+        self._owned.push_async_callback(opened.close)
+        vault = opened.vault
+        done = await vault.connections.upsert_from_file(map(settings.connection, self._configuration.connections))
         if done.taken_over or done.left:
             log.warning("connections_of_file", taken_over=done.taken_over, left=done.left)
         for route in self._configuration.routes:
@@ -202,7 +209,7 @@ class Gateway:
                 log.warning("connection_unknown", route=route.name, connection=route.connection)
             elif connection.origins is not None and str(route.origin) not in connection.origins:
                 log.warning("origin_not_allowed", route=route.name, connection=connection.id, origin=str(route.origin))
-        return vault
+        return opened
 
     async def _sweep_in_background(self, exchange: Exchange) -> None:
         async def sweep() -> None:
@@ -279,6 +286,11 @@ def _url(scheme: str, host: str, port: int) -> str:
     return f"{scheme}://{Bind(host, port)}"
 
 
+def _dialable(url: str) -> str:
+    """Return the URL of a listener on all addresses as a browser on this machine would dial it."""
+    return url.replace("//0.0.0.0:", "//127.0.0.1:").replace("//[::]:", "//[::1]:")
+
+
 def _public_url(listener: TrafficListener) -> Callable[[str], str]:
     """Return what turns a request's Host into the URL under which callers reach us; a configured one wins."""
     if listener.public_url is not None:
@@ -297,73 +309,3 @@ def _pool(route: Route, loop: asyncio.AbstractEventLoop) -> UpstreamPool:
 
     tls = tls_context(egress) if origin.scheme == "https" else None
     return UpstreamPool(route, resolve=addresses, tls=tls, loop=loop)
-
-
-def _descope(settings: DescopeSettings, client: OutboundClient) -> Descope:
-    return Descope(
-        client,
-        base_url=settings.base_url,
-        project=settings.project,
-        management_key=None if settings.sends_caller else settings.credential,
-        clock=time.time,
-    )
-
-
-def _issuer(settings: IssuerSettings) -> Issuer:
-    claims = settings.claims
-    return Issuer(
-        issuer=settings.issuer,
-        audience=settings.audience,
-        jwks_uri=settings.jwks_uri,
-        algorithms=settings.algorithms,
-        claims=ClaimNames(
-            user=claims.user,
-            client=claims.client,
-            roles=claims.roles,
-            permissions=claims.permissions,
-            scopes=claims.scopes,
-            tenant=claims.tenant,
-            tenants=claims.tenants,
-        ),
-        required_scope=settings.required_scope,
-        user_prefix=settings.user_prefix,
-    )
-
-
-def _policy(settings: PolicySettings) -> Policy:
-    def values(given: tuple[str, ...]) -> frozenset[str] | None:
-        return frozenset(given) if given else None
-
-    return Policy(
-        id=settings.id,
-        effect=settings.effect,
-        roles=values(settings.roles),
-        permissions=values(settings.permissions),
-        scopes=values(settings.scopes),
-        clients=values(settings.clients),
-        users=values(settings.users),
-        tenants=values(settings.tenants),
-        connections=values(settings.connections),
-        routes=values(settings.routes),
-        methods=values(settings.methods),
-        paths=settings.paths or None,
-    )
-
-
-def _connection(settings: ConnectionSettings) -> Connection:
-    return Connection(
-        id=settings.id,
-        name=settings.name,
-        description=settings.description,
-        kind=settings.type,
-        client_id=settings.client_id or "",
-        client_secret=settings.client_secret,
-        authorization_url=settings.authorization_url or "",
-        token_url=settings.token_url or "",
-        revocation_url=settings.revocation_url or "",
-        default_scopes=settings.scopes,
-        origins=settings.origins,
-        pkce=settings.pkce,
-        token_auth=settings.token_auth,
-        owner="file",
-    )

@@ -45,6 +45,10 @@ class Metrics(Collector):
         )
         self._registry.register(self)
 
+    def register(self, collector: Collector) -> None:
+        """Have what *collector* counts rendered with the rest."""
+        self._registry.register(collector)
+
     def request(self, route: str, method: str, status: int, seconds: float) -> None:
         """Count a request of *route* ("" where none was reached) that took *seconds*."""
         key = (route, method, status)

@@ -14,11 +14,13 @@ import click
 COMMANDS: dict[str, str] = {
     "check": "check",
     "config": "config",
+    "connect": "connect",
     "connections": "connections",
     "demo": "demo",
     "healthcheck": "healthcheck",
     "keys": "keys",
     "routes": "routes",
+    "sealing": "sealing",
     "serve": "serve",
     "tokens": "tokens",
     "version": "version",

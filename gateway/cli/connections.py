@@ -1,12 +1,12 @@
 """
-`gateway connections`: make and list the connections of the vault (DESIGN sections 7 and 9).
+`gateway connections`: make and list the connections of the vault, list its templates (DESIGN sections 7 and 9).
 
 Rules:
 1. A client secret comes from GATEWAY_CLIENT_SECRET, from a file, or from stdin; never from a flag, which every user of
    the machine can read.
 2. What routes.yaml lists under `connections:` belongs to the file and is loaded when the gateway starts; this command
    makes the others.
-3. Exit codes: 0 done, 1 failure, 2 usage or an invalid field.
+3. Exit codes: 0 done, 1 failure, 2 usage or an invalid field, 4 no such connection.
 """
 
 from __future__ import annotations
@@ -21,16 +21,25 @@ from pathlib import Path
 from typing import Any
 
 import click
-from sqlalchemy.exc import SQLAlchemyError
 
-from gateway.cli.data import data_option, open_store, run
-from gateway.vault.connection import Connection, canonical_origin
-from gateway.vault.connections import ConnectionExists, ConnectionInvalid, Connections
-from gateway.vault.sealing import Sealer, SealingKey, SealingKeyError
-from gateway.vault.service import check_sealing_key
+from gateway.cli.config import config_option
+from gateway.cli.data import EXIT_NOT_FOUND, data_option, run
+from gateway.cli.vault import egress_of, open_sealed, open_vault
+from gateway.models import Egress
+from gateway.providers.catalogue import Provider, ProviderUnknown, catalogue
+from gateway.vault.connection import TOKEN_AUTHS, Connection, canonical_origin
+from gateway.vault.connections import (
+    ConnectionExists,
+    ConnectionInvalid,
+    ConnectionMissing,
+    ConnectionReadOnly,
+    Connections,
+)
+from gateway.vault.removal import Removed
+from gateway.vault.templates import from_template
 
 SECRET_VARIABLE = "GATEWAY_CLIENT_SECRET"  # noqa: S105  # the name of the variable, not a secret
-MAX_SECRET_BYTES = 4096
+MAX_SECRET_BYTES = 8192
 
 
 @click.group()
@@ -40,8 +49,10 @@ def connections() -> None:
 
 @connections.command()
 @click.option("--id", "connection_id", metavar="ID", required=True, help="How routes and the API name it.")
+@click.option("--template", metavar="PROVIDER", help="Fill in the rest for a provider: gateway connections templates.")
+@click.option("--variable", "variables", metavar="K=V", multiple=True, help="What the template asks for.")
 @click.option("--name", metavar="TEXT", help="What people see.  [default: the id]")
-@click.option("--type", "kind", type=click.Choice(["oauth", "apikey"]), default="oauth", show_default=True)
+@click.option("--type", "kind", type=click.Choice(["oauth", "apikey"]), help="[default: the template's, else oauth]")
 @click.option("--client-id", metavar="TEXT", default="", help="The client's id at the provider.")
 @click.option(
     "--client-secret-file",
@@ -49,48 +60,62 @@ def connections() -> None:
     type=click.Path(exists=True, dir_okay=False, allow_dash=True, path_type=str),
     help=f"Read the client's secret from FILE, '-' for stdin. Or set {SECRET_VARIABLE}.",
 )
-@click.option("--authorization-url", metavar="URL", default="", help="Where users consent.")
-@click.option("--token-url", metavar="URL", default="", help="Where tokens are refreshed.")
+@click.option("--authorization-url", metavar="URL", help="Where users consent.")
+@click.option("--token-url", metavar="URL", help="Where tokens are refreshed.")
 @click.option("--scope", "scopes", metavar="S", multiple=True, help="A scope to ask for by default.")
 @click.option(
-    "--origin", "origins", metavar="ORIGIN", multiple=True, help="Where its tokens may go. Default: anywhere."
+    "--origin",
+    "origins",
+    metavar="ORIGIN",
+    multiple=True,
+    help="Where its tokens may go.  [default: the template's, else anywhere]",
 )
 @click.option(
     "--token-auth",
-    type=click.Choice(["client_secret_basic", "client_secret_post", "none"]),
-    help="How the client authenticates at the token URL.  [default: client_secret_basic with a secret, else none]",
+    type=click.Choice(sorted(TOKEN_AUTHS)),
+    help="How the client authenticates at the token URL.  "
+    "[default: with a secret as the template has it, else client_secret_basic; without one none]",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print the connection as JSON.")
 @data_option
 def add(
     connection_id: str,
+    template: str | None,
+    variables: tuple[str, ...],
     name: str | None,
     kind: Any,
     client_id: str,
     client_secret_file: str | None,
-    authorization_url: str,
-    token_url: str,
+    authorization_url: str | None,
+    token_url: str | None,
     scopes: tuple[str, ...],
     origins: tuple[str, ...],
     token_auth: Any,
     as_json: bool,
     data: Path,
 ) -> None:
-    """Make a connection."""
+    """Make a connection: from a template, or from what the options say."""
+    client: dict[str, Any] = {"client_id": client_id, "client_secret": _secret(client_secret_file, os.environ)}
     try:
-        connection = Connection(
-            id=connection_id,
-            name=name or connection_id,
-            kind=kind,
-            client_id=client_id,
-            client_secret=_secret(client_secret_file, os.environ),
-            authorization_url=authorization_url,
-            token_url=token_url,
-            default_scopes=tuple(dict.fromkeys(scopes)),
-            origins=tuple(dict.fromkeys(canonical_origin(origin) for origin in origins)) or None,
-            token_auth=token_auth,
-        )
+        said = {
+            "authorization_url": authorization_url,
+            "token_url": token_url,
+            "default_scopes": tuple(dict.fromkeys(scopes)) or None,
+            "origins": tuple(dict.fromkeys(canonical_origin(origin) for origin in origins)) or None,
+            "token_auth": token_auth,
+        }
+        fields: dict[str, Any] = {"name": name or connection_id} | {k: v for k, v in said.items() if v is not None}
+        if template is not None:
+            values = _pairs(variables)
+            connection = from_template(template, id=connection_id, variables=values, overrides=fields, **client)
+            _check_of_template(connection, kind=kind)
+        elif variables:
+            raise click.UsageError("--variable: expected only with --template")
+        else:
+            connection = Connection(id=connection_id, kind=kind or "oauth", **client, **fields)
         run(_create(connection, data))
+    except ProviderUnknown as exc:
+        raise click.UsageError(f"--template: {exc} (gateway connections templates lists them)") from exc
     except ConnectionInvalid as exc:
         raise click.UsageError(str(exc)) from exc
     except ConnectionExists as exc:
@@ -98,6 +123,19 @@ def add(
     click.echo(f"Connection {connection.id} made.", err=True)
     if as_json:
         click.echo(json.dumps(_shown(connection)))
+
+
+@connections.command()
+@click.option("--json", "as_json", is_flag=True, help="Print a JSON array.")
+def templates(as_json: bool) -> None:
+    """List the providers that --template and routes.yaml know."""
+    providers = catalogue().values()
+    if as_json:
+        click.echo(json.dumps([_shown_template(provider) for provider in providers], indent=2))
+        return
+    for provider in providers:
+        variables = ", ".join(variable.name for variable in provider.variables) or "-"
+        click.echo("\t".join((provider.id, provider.kind, provider.name, variables, provider.docs_url)))
 
 
 @connections.command("ls")
@@ -121,6 +159,84 @@ def list_connections(as_json: bool, data: Path) -> None:
         click.echo("\t".join((connection.id, connection.kind, connection.owner, connection.name, where)))
 
 
+@connections.command("show")
+@click.argument("connection_id", metavar="ID")
+@click.option("--json", "as_json", is_flag=True, help="Print a JSON object.")
+@data_option
+def show_connection(connection_id: str, as_json: bool, data: Path) -> None:
+    """Show one connection, without its secret."""
+
+    async def read() -> Connection | None:
+        async with _open(data) as stored:
+            return next((connection for connection in await stored.list() if connection.id == connection_id), None)
+
+    connection = run(read())
+    if connection is None:
+        raise _not_found(connection_id)
+    shown = _shown(connection)
+    if as_json:
+        click.echo(json.dumps(shown, indent=2))
+        return
+    for name, value in shown.items():
+        text = " ".join(map(str, value)) if isinstance(value, list) else "-" if value is None else str(value)
+        click.echo(f"{name}\t{text}")
+
+
+@connections.command("rm")
+@click.argument("connection_id", metavar="ID")
+@click.option("--yes", is_flag=True, help="Do not ask, although it has tokens.")
+@config_option
+@data_option
+def remove_connection(connection_id: str, yes: bool, config_file: Path, data: Path) -> None:
+    """Remove a connection and all its tokens, revoked at the provider where that can be done."""
+
+    async def count() -> int:
+        async with open_vault(data, Egress()) as vault:
+            return len(await vault.tokens.list(connection=connection_id))
+
+    async def remove() -> Removed:
+        async with open_vault(data, egress_of(config_file)) as vault:
+            return await vault.removal.connection(connection_id)
+
+    tokens = run(count())
+    if tokens and not yes:
+        click.confirm(f"{connection_id} has {tokens} tokens, which go with it. Remove it?", abort=True, err=True)
+    try:
+        removed = run(remove())
+    except ConnectionMissing as exc:
+        raise _not_found(connection_id) from exc
+    except ConnectionReadOnly as exc:
+        text = f"{connection_id} belongs to routes.yaml, and is changed there"
+        raise click.ClickException(text) from exc
+    click.echo(
+        f"Connection {connection_id} removed with {removed.deleted} tokens; {removed.revoked} were revoked.", err=True
+    )
+
+
+def _not_found(connection_id: str) -> click.exceptions.Exit:
+    click.echo(f"Error: there is no connection {connection_id} (gateway connections ls lists them)", err=True)
+    return click.exceptions.Exit(EXIT_NOT_FOUND)
+
+
+def _pairs(texts: tuple[str, ...]) -> dict[str, str]:
+    """Return NAME=VALUE texts as a mapping; each name once."""
+    pairs: dict[str, str] = {}
+    for text in texts:
+        name, separator, value = text.partition("=")
+        if not separator or name in pairs:
+            raise click.UsageError("--variable: expected NAME=VALUE, each name once")
+        pairs[name] = value
+    return pairs
+
+
+def _check_of_template(connection: Connection, *, kind: str | None) -> None:
+    """Refuse what a template makes possible and nobody means: another type, a client without its secret."""
+    if kind not in (None, connection.kind):
+        raise click.UsageError(f"--type: expected {connection.kind}, as the template has it")
+    if connection.kind == "oauth" and connection.client_secret is None and connection.token_auth != "none":  # noqa: S105
+        raise click.UsageError("client secret: missing; a public client says --token-auth none")
+
+
 async def _create(connection: Connection, data: Path) -> None:
     async with _open(data) as stored:
         await stored.create(connection)
@@ -129,15 +245,8 @@ async def _create(connection: Connection, data: Path) -> None:
 @asynccontextmanager
 async def _open(data: Path) -> AsyncIterator[Connections]:
     """Open the vault's connections in *data*, with the sealing key that belongs to it."""
-    async with open_store(data) as store:
-        try:
-            sealer = Sealer(SealingKey.load(data, os.environ), os.urandom)
-            await check_sealing_key(store, sealer)
-            yield Connections(store, sealer, clock=time.time, random_bytes=os.urandom)
-        except SealingKeyError as exc:
-            raise click.ClickException(str(exc)) from exc
-        except SQLAlchemyError as exc:
-            raise click.ClickException(f"the gateway's database failed ({type(exc).__name__})") from exc
+    async with open_sealed(data) as (store, sealer):
+        yield Connections(store, sealer, clock=time.time, random_bytes=os.urandom)
 
 
 def _secret(file: str | None, environ: Mapping[str, str]) -> str | None:
@@ -170,4 +279,27 @@ def _shown(connection: Connection) -> dict[str, object]:
         "scopes": list(connection.default_scopes),
         "origins": None if connection.origins is None else list(connection.origins),
         "token_auth": connection.token_auth,
+        "template": connection.template,
+        "variables": dict(connection.variables),
+    }
+
+
+def _shown_template(provider: Provider) -> dict[str, object]:
+    return {
+        "id": provider.id,
+        "name": provider.name,
+        "type": provider.kind,
+        "description": provider.description,
+        "docs_url": provider.docs_url,
+        "scopes": list(provider.default_scopes),
+        "origins": list(provider.origins),
+        "variables": [
+            {
+                "name": variable.name,
+                "description": variable.description,
+                "example": variable.example,
+                "default": variable.default,
+            }
+            for variable in provider.variables
+        ],
     }

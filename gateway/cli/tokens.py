@@ -2,8 +2,11 @@
 `gateway tokens`: what the vault holds, for operators (DESIGN section 9).
 
 Rules:
-1. Data on stdout, talk on stderr. Nothing here opens a sealed value: no sealing key is needed, no token can be shown.
-2. Exit codes: 0 done, 1 the database failed, 2 usage.
+1. Data on stdout, talk on stderr. Tokens are masked unless --reveal: only that, `refresh` and `rm` need the sealing
+   key.
+2. `refresh` asks the provider as a gateway would: beside a gateway that serves, there still is one exchange at a time.
+3. `rm` revokes at the provider where that can be done, and deletes in any case.
+4. Exit codes: 0 done, 1 the database failed, 2 usage, 4 no such token or not connected, 6 the provider failed.
 """
 
 from __future__ import annotations
@@ -17,14 +20,21 @@ from pathlib import Path
 import click
 from sqlalchemy.exc import SQLAlchemyError
 
-from gateway.cli.data import data_option, open_store, run
-from gateway.vault.sealing import Sealer, SealingKey
+from gateway.cli.config import config_option
+from gateway.cli.data import EXIT_NOT_FOUND, data_option, open_store, run
+from gateway.cli.vault import EXIT_UPSTREAM, egress_of, open_vault
+from gateway.errors import ConnectionRequired, TokenServiceUnavailable
+from gateway.models import Egress, TokenKey
+from gateway.vault.removal import Removed
+from gateway.vault.sealing import SealBroken, Sealer, SealingKey
 from gateway.vault.tokens import StoredToken, Tokens
+
+MASKED = "(masked: --reveal shows it)"
 
 
 @click.group()
 def tokens() -> None:
-    """See the connection tokens of the vault; never their contents."""
+    """See, refresh and remove the connection tokens of the vault."""
 
 
 @tokens.command("ls")
@@ -35,17 +45,7 @@ def tokens() -> None:
 def list_tokens(connection: str | None, user: str | None, as_json: bool, data: Path) -> None:
     """List the connection tokens, the oldest first."""
 
-    async def read() -> list[StoredToken]:
-        async with open_store(data) as store:
-            # A key of the moment: a list opens nothing.
-            sealer = Sealer(SealingKey.from_bytes(os.urandom(32)), os.urandom)
-            stored = Tokens(store, sealer, clock=time.time, random_bytes=os.urandom)
-            try:
-                return await stored.list(connection=connection, user=user)
-            except SQLAlchemyError as exc:
-                raise click.ClickException(f"the gateway's database failed ({type(exc).__name__})") from exc
-
-    found, now = run(read()), time.time()
+    found, now = run(_read(data, connection=connection, user=user)), time.time()
     if as_json:
         click.echo(json.dumps([_shown(token, now) for token in found], indent=2))
         return
@@ -55,6 +55,121 @@ def list_tokens(connection: str | None, user: str | None, as_json: bool, data: P
         subject = " in ".join(filter(None, (token.user, token.tenant)))
         scopes = " ".join(token.granted_scopes) or "-"
         click.echo("\t".join((token.id, token.connection, subject, token.account or "-", scopes, _state(token, now))))
+
+
+@tokens.command("show")
+@click.argument("token_id", metavar="ID")
+@click.option("--reveal", is_flag=True, help="Show the access token and the refresh token themselves.")
+@click.option("--json", "as_json", is_flag=True, help="Print a JSON object.")
+@data_option
+def show_token(token_id: str, reveal: bool, as_json: bool, data: Path) -> None:
+    """Show one token, masked."""
+
+    async def read() -> StoredToken | None:
+        if not reveal:
+            return next((token for token in await _read(data) if token.id == token_id), None)
+        async with open_vault(data, Egress()) as vault:
+            try:
+                return await vault.tokens.get(token_id)
+            except SealBroken as exc:
+                raise click.ClickException(f"the token {token_id} cannot be opened: its row was changed") from exc
+
+    token = run(read())
+    if token is None:
+        raise _not_found(token_id)
+    shown = _shown(token, time.time())
+    for name in ("access_token", "refresh_token"):
+        shown[name] = getattr(token, name) if reveal else MASKED
+    if as_json:
+        click.echo(json.dumps(shown, indent=2))
+        return
+    for name, value in shown.items():
+        text = " ".join(value) if isinstance(value, list) else "-" if value is None else str(value)
+        click.echo(f"{name}\t{text}")
+
+
+@tokens.command("refresh")
+@click.argument("token_id", metavar="ID")
+@click.option("--json", "as_json", is_flag=True, help="Print the token's state as a JSON object.")
+@config_option
+@data_option
+def refresh_token(token_id: str, as_json: bool, config_file: Path, data: Path) -> None:
+    """Ask the provider for a newer token now."""
+
+    async def refresh() -> StoredToken:
+        async with open_vault(data, egress_of(config_file)) as vault:
+            token = await vault.tokens.get(token_id)
+            if token is None:
+                raise _not_found(token_id)
+            key = TokenKey(
+                connection=token.connection,
+                user=token.user or None,
+                tenant=token.tenant or None,
+                scopes=token.requested_scopes,
+                account=token.account or None,
+            )
+            refreshed, _ = await vault.fetch_stored(key, force_refresh=True)
+            if refreshed.id != token_id:
+                raise click.ClickException("a newer token with these scopes is served instead; remove this one")
+            return refreshed
+
+    try:
+        token = run(refresh())
+    except ConnectionRequired as exc:
+        click.echo(f"Error: {exc.detail}", err=True)
+        raise click.exceptions.Exit(EXIT_NOT_FOUND) from exc
+    except TokenServiceUnavailable as exc:
+        click.echo(f"Error: {exc.detail}", err=True)
+        raise click.exceptions.Exit(EXIT_UPSTREAM) from exc
+    if token.last_refresh_error:
+        click.echo(f"Error: not refreshed ({token.last_refresh_error}); the stored token still serves.", err=True)
+        raise click.exceptions.Exit(EXIT_UPSTREAM)
+    click.echo(f"Token {token_id}: {_state(token, time.time())}.", err=True)
+    if as_json:
+        click.echo(json.dumps(_shown(token, time.time()), indent=2))
+
+
+@tokens.command("rm")
+@click.argument("token_ids", metavar="ID...", nargs=-1)
+@click.option("--user", metavar="U", help="Every token of this user, in the connection where one is given.")
+@click.option("--connection", metavar="ID", help="Every user's token of this connection.")
+@config_option
+@data_option
+def remove_tokens(
+    token_ids: tuple[str, ...], user: str | None, connection: str | None, config_file: Path, data: Path
+) -> None:
+    """Remove tokens, revoked at the provider where that can be done: by id, or of users."""
+    if bool(token_ids) == bool(user or connection):
+        raise click.UsageError("expected ids of tokens, or --user and --connection")
+
+    async def remove() -> list[Removed]:
+        async with open_vault(data, egress_of(config_file)) as vault:
+            if not token_ids:
+                return [await vault.removal.of_users(connection=connection, user=user)]
+            return [await vault.removal.one(token_id) for token_id in token_ids]
+
+    removed = run(remove())
+    deleted, revoked = sum(each.deleted for each in removed), sum(each.revoked for each in removed)
+    click.echo(f"Removed {deleted} tokens; {revoked} were revoked at their provider.", err=True)
+    missing = [token_id for token_id, each in zip(token_ids, removed, strict=False) if not each.deleted]
+    if missing:
+        raise _not_found(missing[0])
+
+
+async def _read(data: Path, *, connection: str | None = None, user: str | None = None) -> list[StoredToken]:
+    async with open_store(data) as store:
+        # A key of the moment: a list opens nothing.
+        sealer = Sealer(SealingKey.from_bytes(os.urandom(32)), os.urandom)
+        stored = Tokens(store, sealer, clock=time.time, random_bytes=os.urandom)
+        try:
+            return await stored.list(connection=connection, user=user)
+        except SQLAlchemyError as exc:
+            raise click.ClickException(f"the gateway's database failed ({type(exc).__name__})") from exc
+
+
+def _not_found(token_id: str) -> click.exceptions.Exit:
+    click.echo(f"Error: there is no token {token_id} (gateway tokens ls lists them)", err=True)
+    return click.exceptions.Exit(EXIT_NOT_FOUND)
 
 
 def _state(token: StoredToken, now: float) -> str:

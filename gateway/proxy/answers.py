@@ -49,6 +49,8 @@ def problem(refusal: Refusal, *, trace_id: str, source: str = "gateway") -> dict
         body["missing_scopes"] = list(refusal.missing_scopes)
     if refusal.connect_url is not None:
         body["connect_url"] = refusal.connect_url
+    if refusal.wait_url is not None:
+        body["wait_url"] = refusal.wait_url
     return body
 
 

@@ -28,6 +28,7 @@ from aiohttp.streams import StreamReader
 from gateway.access.identity import Identity, choose_subject, parse_credential
 from gateway.access.policy import PolicySet
 from gateway.errors import (
+    ConnectionRequired,
     ConnectionScopeMissing,
     CredentialAbsent,
     DeniedByPolicy,
@@ -44,6 +45,7 @@ from gateway.proxy.discovery import WELL_KNOWN, ProtectedResource
 from gateway.proxy.forward import send
 from gateway.proxy.headers import RequestFields, RequestRules
 from gateway.proxy.lane import Lane
+from gateway.proxy.pages import Connects, Pages, show
 from gateway.proxy.record import Call, EgressLog
 from gateway.proxy.relay import AnswerCut, relay
 from gateway.proxy.request import Client, ProxyRequest
@@ -82,6 +84,8 @@ class Exchange:
         egress_log: EgressLog,
         metrics: Metrics,
         resource: ProtectedResource,
+        pages: Pages | None = None,
+        connects: Connects | None = None,
         project: str,
         public_url: Callable[[str], str],
         clock: Callable[[], float],
@@ -96,6 +100,8 @@ class Exchange:
         self._log = egress_log
         self._metrics = metrics
         self._resource = resource
+        self._pages = pages
+        self._connects = connects
         self._project = project
         self._public_url = public_url
         self._clock = clock
@@ -119,13 +125,13 @@ class Exchange:
             started=self._monotonic(),
         )
         request = ProxyRequest(call, message, payload, client)
-        if call.target == WELL_KNOWN and call.method in ("GET", "HEAD"):
-            return self._tell_resource(request)
         error: str | None = None
         try:
             await self._pass(request)
         except Refusal as refusal:
             error = refusal.code
+            if isinstance(refusal, ConnectionRequired):
+                refusal = await self._with_link(call, refusal)
             self._refuse(request, refusal)
         except asyncio.CancelledError:
             error = "client_aborted"
@@ -143,13 +149,39 @@ class Exchange:
             self._conclude(call, error)
         return request.keep_alive
 
-    def _tell_resource(self, request: ProxyRequest) -> bool:
-        """Answer the one public page of this listener."""
-        with_body = request.call.method == "GET"
-        request.client.send(
-            self._resource.answer(self._public_url(request.host), with_body=with_body, keep_alive=request.keep_alive)
+    async def _show_page(self, request: ProxyRequest) -> bool:
+        """Answer a request for a page of ours, and return True; return False where there is none."""
+        call = request.call
+        if call.target == WELL_KNOWN and call.method in ("GET", "HEAD"):
+            public_url = self._public_url(request.host)
+            call.status = 200
+            request.has_answered = True
+            request.client.send(
+                self._resource.answer(public_url, with_body=call.method == "GET", keep_alive=request.keep_alive)
+            )
+            return True
+        if self._pages is None or not self._pages.takes(call.target.partition("?")[0]):
+            return False
+        await show(request, self._pages)
+        return True
+
+    async def _with_link(self, call: Call, refusal: ConnectionRequired) -> ConnectionRequired:
+        """Return *refusal* with what its caller can do: the link for the user, and where to wait (DESIGN section 5)."""
+        if self._connects is None or call.caller is None or call.match is None or call.subject is None:
+            return refusal
+        route, subject = call.match.route, call.subject
+        key = TokenKey(route.connection, subject.user, subject.tenant, route.scopes, subject.account)
+        try:
+            offer = await self._connects.offer(key, call.caller)
+        except Exception as exc:  # the refusal stands by itself; a link is a help
+            log.warning("connect_link_failed", error=type(exc).__name__, place=place_of(exc))
+            return refusal
+        if offer is None:
+            return refusal
+        # A new one: the refusal of a shared fetch is everybody's who waited for it, the link is this caller's.
+        return ConnectionRequired(
+            refusal.detail, connection=refusal.connection, connect_url=offer.url, wait_url=offer.wait_url
         )
-        return request.keep_alive
 
     async def _pass(self, request: ProxyRequest) -> None:
         call = request.call
@@ -159,9 +191,11 @@ class Exchange:
             match = self._routes.match(call.method, call.target, request.host)
         except Refusal as refusal:
             held = refusal
+            if await self._show_page(request):
+                return
         lane = self._lanes[match.route.name] if match is not None else None
         rules = lane.request_rules if lane is not None else self._no_route
-        fields = request.fields = rules.read(request.message.raw_headers)
+        fields = request.read_fields(rules)
         request.check_version()
         if fields.traceparent is not None:
             call.trace_id = _trace_id(fields.traceparent) or call.trace_id
@@ -266,7 +300,10 @@ class Exchange:
                 body.let_go()
             await relay(request, lane, sent.answer, public_url=self._public_url(request.host), note=note)
         finally:
-            await sent.end(lane)
+            if sent.pump is None:
+                sent.release(lane)
+            else:
+                await sent.end(lane)
 
     def _record_repetition(self, call: Call) -> None:
         """Write the line of a request that is sent again on a new connection, the old one being stale."""
@@ -321,6 +358,8 @@ class Exchange:
         now = self._monotonic()
         route = call.match.route.name if call.match is not None else ""
         self._metrics.request(route, call.method, call.status, now - call.started)
+        if call.caller is None and error is None:
+            return  # a page: nobody's call
         if call.caller is None:
             if self._strangers == 0:
                 self._strangers_since = call.started_at

@@ -40,15 +40,18 @@ class Sent:
     is_ended: bool = False
 
     async def end(self, lane: Lane) -> None:
-        """Give the connection back to *lane*'s pool, once; one whose exchange is not whole is closed there."""
-        if self.is_ended:
-            return  # given back twice, a connection would be taken by two requests
-        self.is_ended = True
-        if self.pump is not None:
+        """Stop sending the body, and `release`."""
+        if self.pump is not None and not self.is_ended:
             if not self.pump.done():
                 self.connection.fail(UpstreamUnreachable())
             await _stop(self.pump)
-        lane.pool.release(self.connection)
+        self.release(lane)
+
+    def release(self, lane: Lane) -> None:
+        """Give the connection back to *lane*'s pool, once; one whose exchange is not whole is closed there."""
+        if not self.is_ended:  # given back twice, a connection would be taken by two requests
+            self.is_ended = True
+            lane.pool.release(self.connection)
 
 
 async def send(

@@ -25,6 +25,7 @@ from aiohttp.web_protocol import RequestHandler, RequestPayloadError, _ErrInfo
 
 from gateway.errors import InvalidRequest
 from gateway.proxy.answers import refusal_answer
+from gateway.proxy.request import Before
 from gateway.proxy.routing import MAX_TARGET_BYTES
 
 KEEPALIVE_SECONDS = 75.0  # idle connections, and the time for a first request (threats R3, G1)
@@ -41,7 +42,7 @@ _NO_TRACE = "0" * 32
 class CallerConnection(RequestHandler):
     """One caller's connection. Made by `TrafficServer`."""
 
-    __slots__ = ("_malformed", "_payload", "_peer", "_serve")
+    __slots__ = ("_malformed", "_payload", "_peer", "_serve", "before")
 
     def __init__(self, manager: TrafficServer, *, loop: asyncio.AbstractEventLoop, serve: Serve) -> None:
         super().__init__(
@@ -57,6 +58,7 @@ class CallerConnection(RequestHandler):
         self._malformed = manager.on_malformed
         self._payload: StreamReader = EMPTY_PAYLOAD
         self._peer: str | None = None
+        self.before: Before | None = None
 
     def data_received(self, data: bytes) -> None:
         """Parse what the caller sent; tell whoever reads a body that its framing broke, which aiohttp does not."""

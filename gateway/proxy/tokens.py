@@ -17,7 +17,7 @@ The token service itself is a protocol: the vault, or Descope.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from typing import Protocol
 
 from gateway.models import Caller, ConnectionToken, TokenKey
@@ -83,7 +83,7 @@ class ConnectionTokens:
         """Return the token of *key* from the service, and cache it. Raises as `TokenService.fetch`."""
         place: CacheKey = (key, None if self._shared else credential)
         return await self._one_flight(
-            place, place, lambda: self._service.fetch(key, caller=caller, credential=credential)
+            place, lambda: self._ask(place, self._service.fetch(key, caller=caller, credential=credential))
         )
 
     async def replace(
@@ -101,9 +101,12 @@ class ConnectionTokens:
         if self.is_on_trial(rejected, route):
             return await self._without_refresh(key, rejected, route, caller=caller, credential=credential)
         fresh = await self._one_flight(
-            place,
             (place, rejected.access_token),
-            lambda: self._service.replace(key, rejected=rejected, caller=caller, credential=credential),
+            lambda: self._ask(
+                place,
+                self._service.replace(key, rejected=rejected, caller=caller, credential=credential),
+                is_newest=True,
+            ),
         )
         if fresh.access_token == rejected.access_token:
             return None
@@ -128,6 +131,8 @@ class ConnectionTokens:
         stored = await self.fetch(key, caller=caller, credential=credential)
         if stored.access_token != rejected.access_token:
             return stored
+        if (rejected.id, route) not in self._on_trial:  # acquitted while the service answered
+            return await self.replace(key, rejected=rejected, route=route, caller=caller, credential=credential)
         self._on_trial[rejected.id, route] = (rejected.access_token, until)  # the next rejection need not ask
         return None
 
@@ -162,12 +167,12 @@ class ConnectionTokens:
             await asyncio.wait(tuple(self._flights.values()))
 
     async def _one_flight(
-        self, place: CacheKey, flight: object, ask: Callable[[], Awaitable[ConnectionToken]]
+        self, flight: object, begin: Callable[[], Coroutine[None, None, ConnectionToken]]
     ) -> ConnectionToken:
         """Join the flight of that name or start it. A caller that goes away leaves it running for the others."""
         task = self._flights.get(flight)
         if task is None:
-            task = asyncio.create_task(self._ask(place, ask), name="connection-token")
+            task = asyncio.create_task(begin(), name="connection-token")
             self._flights[flight] = task
             task.add_done_callback(lambda done: self._land(flight, done))
         return await asyncio.shield(task)
@@ -177,9 +182,16 @@ class ConnectionTokens:
         if not task.cancelled():
             task.exception()  # seen: whoever waited has it, and with nobody waiting there is nobody to tell
 
-    async def _ask(self, place: CacheKey, ask: Callable[[], Awaitable[ConnectionToken]]) -> ConnectionToken:
-        changes = self._changes
-        token = await ask()
+    async def _ask(
+        self, place: CacheKey, answer: Awaitable[ConnectionToken], *, is_newest: bool = False
+    ) -> ConnectionToken:
+        """Await the service's *answer* and cache it. *is_newest*: it is the outcome of a refresh, or newer."""
+        changes, before = self._changes, self._cached.get(place)
+        token = await answer
+        now = self._cached.get(place)
+        if not is_newest and now is not None and now is not before:
+            # Read before a refresh that ended in the meantime was stored: what that one brought must not be undone.
+            return now[0]
         # A change heard while the service answered may have been this token's end: then it serves this call only.
         if changes == self._changes:
             self._remember(place, token)

@@ -2,7 +2,9 @@
 What changed, told to every process that shares the database.
 
 Rules:
-1. A writer adds its line in the transaction of the change itself (`announce`): no change is ever silent.
+1. A writer adds its line in the transaction of the change itself (`announce`): no change is ever silent. That is a
+   transaction of `Store.write`, alone: numbers are handed out in the order in which they are committed, so a reader
+   that has seen one has seen every smaller one (PostgreSQL hands them out before it commits).
 2. `ChangeFeed` reads what is new every POLL_SECONDS and calls the subscribers, in this process and in every other,
    so a revoked key or a deleted token is out of every cache within a second.
 3. While the feed cannot read, `is_live` turns false within STALE_SECONDS and caches that depend on it must not be used:
@@ -29,17 +31,11 @@ KEEP_SECONDS = (
     3600.0  # how long a line stays for a process that was stopped meanwhile; after it, that process restarts cold
 )
 
-ANNOUNCE_LOCK = 0x6761_7465  # any number that nothing else in this database locks
-
 log = structlog.get_logger()
 
 
 async def announce(connection: AsyncConnection, topic: str, subject: str, *, at: float) -> None:
     """Add to *connection*'s transaction the line that *subject* (a row's id) of *topic* changed at *at*."""
-    if connection.dialect.name == "postgresql":
-        # PostgreSQL hands out numbers before it commits: without this lock a reader could pass a smaller one that is
-        # committed later. SQLite has one writer at a time anyway.
-        await connection.execute(select(func.pg_advisory_xact_lock(ANNOUNCE_LOCK)))
     await connection.execute(insert(changes).values(topic=topic, subject=subject, at=at))
 
 

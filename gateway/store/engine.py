@@ -1,13 +1,19 @@
 """
-The database: one engine, short reads, and write transactions that take the lock first.
+The database, SQLite or PostgreSQL: one engine, short reads, and write transactions that take the lock first.
 
 Rules:
 1. SQLite by default (WAL, synchronous FULL: an acknowledged write survives power loss), foreign keys on, deleted
    content overwritten. A write transaction begins with BEGIN IMMEDIATE, so it never fails half way for a lock.
 2. The schema is brought to head when the store is opened; a schema newer than this program is refused.
 3. The file's directory is private (0700), the file 0600.
+4. PostgreSQL behaves the same: a read is one snapshot, a write transaction begins with one advisory lock, so what was
+   read in it stays true until it ends. A writer of one row that decides in a single statement may go without
+   (`is_alone=False`); it announces nothing, so that it never waits for the lock while it holds a row.
+5. Every wait is bounded: for a free connection, for a lock, for a statement, for a transaction as a whole, for a server
+   that stopped answering. The time-out is an error like any other of the database, and the next call starts anew:
+   connections are tried before use, so a server that was restarted costs nobody an error.
 
-Source: sqlite.org/pragma.html; threats.md H11-H13, M9.
+Source: sqlite.org/pragma.html; PostgreSQL 15 sections 13.3.5, 19.11, 34.1.2; threats.md H11-H13, M9, R24, R45.
 """
 
 from __future__ import annotations
@@ -19,8 +25,8 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import event
-from sqlalchemy.engine import make_url
+from sqlalchemy import event, func, select
+from sqlalchemy.engine import URL, make_url
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
 from gateway.store.migrate import upgrade_to_head
@@ -28,6 +34,33 @@ from gateway.store.migrate import upgrade_to_head
 BUSY_TIMEOUT_SECONDS = 5.0  # how long a writer waits for another process' transaction; ours last milliseconds
 
 POOL_TIMEOUT_SECONDS = 5.0  # for a free connection; a caller is refused rather than kept waiting
+TRANSACTION_SECONDS = 12.0  # a lock waited for twice, and the work; counted here, so also where the server is frozen
+
+WRITE_LOCK = 0x6761_7465  # any number that nothing else in this database locks
+POSTGRES_DRIVER = "postgresql+psycopg"
+# Sent by us to a server of ours, which frees what a gateway holds that was frozen or cut off in a transaction.
+POSTGRES_SETTINGS = {
+    "statement_timeout": 5_000,
+    "lock_timeout": 5_000,
+    "idle_in_transaction_session_timeout": 10_000,
+}
+POSTGRES_CONNECT: dict[str, Any] = {
+    "connect_timeout": 5,
+    "keepalives_idle": 10,
+    "keepalives_interval": 5,
+    "keepalives_count": 3,
+    "tcp_user_timeout": 10_000,
+    "application_name": "connection-gateway",
+    "options": " ".join(f"-c {name}={milliseconds}" for name, milliseconds in POSTGRES_SETTINGS.items()),
+}
+# Eight connections a process, kept: eleven processes fit into a server's default of 100, and none is refused for
+# "too many clients". A connection more is a process more at the server, which costs 5 ms to begin.
+POSTGRES_POOL: dict[str, Any] = {
+    "pool_size": 8,
+    "max_overflow": 0,
+    "pool_pre_ping": True,
+    "connect_args": POSTGRES_CONNECT,
+}
 
 
 def sqlite_url(path: Path) -> str:
@@ -51,10 +84,16 @@ class Store:
             SchemaTooNew: another, newer version of the gateway has upgraded this database.
             sqlalchemy.exc.SQLAlchemyError: the database cannot be opened.
         """
-        url = make_url(database_url)
-        if url.get_backend_name() == "sqlite" and url.database:
+        url = _with_driver(make_url(database_url))
+        is_sqlite = url.get_backend_name() == "sqlite"
+        if is_sqlite and url.database:
             _make_private(Path(url.database))
-        engine = create_async_engine(url, hide_parameters=True, pool_timeout=POOL_TIMEOUT_SECONDS)
+        engine = create_async_engine(
+            url,
+            hide_parameters=True,
+            pool_timeout=POOL_TIMEOUT_SECONDS,
+            **({} if is_sqlite else POSTGRES_POOL),
+        )
         if engine.dialect.name == "sqlite":
             event.listen(engine.sync_engine, "connect", _configure_sqlite)
             event.listen(engine.sync_engine, "begin", _begin_sqlite)
@@ -62,6 +101,7 @@ class Store:
             async with engine.connect() as connection:
                 await connection.execution_options(gateway_write=True)
                 async with connection.begin():
+                    await _begin_alone(connection)
                     await connection.run_sync(upgrade_to_head)
         except BaseException:
             await asyncio.shield(engine.dispose())
@@ -76,20 +116,41 @@ class Store:
     @asynccontextmanager
     async def read(self) -> AsyncIterator[AsyncConnection]:
         """Yield a connection that sees one snapshot and is rolled back at the end."""
-        async with self._engine.connect() as connection:
+        async with asyncio.timeout(TRANSACTION_SECONDS), self._engine.connect() as connection:
+            if not self._is_sqlite:
+                await connection.execution_options(isolation_level="REPEATABLE READ")
             yield connection
 
     @asynccontextmanager
-    async def write(self) -> AsyncIterator[AsyncConnection]:
-        """Yield a connection inside a write transaction: committed at the end, rolled back on an exception."""
-        async with self._engine.connect() as connection:
+    async def write(self, *, is_alone: bool = True) -> AsyncIterator[AsyncConnection]:
+        """
+        Yield a connection inside a write transaction: committed at the end, rolled back on an exception.
+
+        No other one writes meanwhile. On PostgreSQL *is_alone* False lifts that, for writers of one row (rule 4).
+        """
+        async with asyncio.timeout(TRANSACTION_SECONDS), self._engine.connect() as connection:
             await connection.execution_options(gateway_write=True)
             async with connection.begin():
+                if is_alone:
+                    await _begin_alone(connection)
                 yield connection
 
     async def close(self) -> None:
         """Close every connection. What was committed is on disk."""
         await self._engine.dispose()
+
+
+async def _begin_alone(connection: AsyncConnection) -> None:
+    """Wait for the other writers' transactions. SQLite has done so with BEGIN IMMEDIATE."""
+    if connection.dialect.name == "postgresql":
+        await connection.execute(select(func.pg_advisory_xact_lock(WRITE_LOCK)))
+
+
+def _with_driver(url: URL) -> URL:
+    """Return *url* with the driver that is installed, where it names only the database: postgres://, postgresql://."""
+    if url.drivername in {"postgres", "postgresql"}:
+        return url.set(drivername=POSTGRES_DRIVER)
+    return url
 
 
 def _make_private(path: Path) -> None:

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from sqlalchemy import (
     JSON,
+    BigInteger,
     Boolean,
     Column,
     Float,
@@ -90,8 +91,9 @@ tokens = Table(
     Column("last_refresh_error", String(200), nullable=False, default=""),
     Column("dead", Boolean, nullable=False, default=False),  # the provider refused the grant for good
     Column("version", Integer, nullable=False, default=1),
-    Column("lease_owner", String(64), nullable=True),
-    Column("lease_until", Float, nullable=True),
+    Column("lease_owner", String(64), nullable=True),  # the exchange that was begun last
+    Column("lease_until", Float, nullable=True),  # set while it is under way; shown, never compared with a clock
+    Column("lease_beat", Integer, nullable=False, default=0),  # moves with every lease and renewal, never back
     UniqueConstraint("connection_id", "user_id", "tenant_id", "account", "requested_scopes_key"),
     Index(None, "user_id"),
 )
@@ -99,9 +101,37 @@ tokens = Table(
 changes = Table(
     "changes",
     metadata,
-    Column("seq", Integer, primary_key=True, autoincrement=True),
+    # 64 bits: at 100 changes a second, 32 would be used up in 248 days. SQLite's INTEGER has them anyway.
+    Column("seq", BigInteger().with_variant(Integer, "sqlite"), primary_key=True, autoincrement=True),
     Column("topic", String(32), nullable=False),  # keys | connections | tokens
     Column("subject", String(200), nullable=False),  # keys, connections: the row's id; tokens: their owner
     Column("at", Float, nullable=False),
     sqlite_autoincrement=True,  # a seq is never used twice: a reader that waits at N cannot miss N+1
+)
+
+connect_attempts = Table(
+    "connect_attempts",
+    metadata,
+    Column("id", String(32), primary_key=True),  # public: in logs and in the page's last address
+    Column("link_digest", String(64), nullable=False, unique=True),  # SHA-256 of the link's secret part
+    Column("connection_id", String(200), ForeignKey("connections.id", ondelete="CASCADE"), nullable=False),
+    Column("user_id", String(512), nullable=False, default=""),  # whose token it becomes; "" at tenant level
+    Column("tenant_id", String(512), nullable=False, default=""),
+    Column("account", String(200), nullable=False, default=""),
+    Column("granted_by", String(512), nullable=False, default=""),  # the user who is asked
+    Column("scopes", JSON, nullable=False, default=list),
+    Column("redirect_url", String(2048), nullable=False, default=""),
+    Column("status", String(16), nullable=False),  # vault/attempts.py
+    Column("error", String(64), nullable=False, default=""),
+    Column("browser_digest", String(64), nullable=False, default=""),
+    Column("state_digest", String(64), nullable=True, unique=True),
+    Column("issuer", String(2048), nullable=False, default=""),
+    Column("callback_url", String(2048), nullable=False, default=""),
+    Column("sealed_verifier", LargeBinary, nullable=True),
+    Column("sealed_tokens", LargeBinary, nullable=True),  # what waits for the confirmation of another account
+    Column("token_id", String(32), nullable=False, default=""),
+    Column("created_at", Float, nullable=False),
+    Column("expires_at", Float, nullable=False),
+    Index(None, "expires_at"),
+    Index(None, "connection_id", "user_id", "tenant_id"),
 )

@@ -2,12 +2,13 @@
 The token API: Descope's outbound-application endpoints, answered from the vault. This is its edge.
 
 Rules (descope-contract.md):
-1. Strangers learn nothing: without a valid credential every path answers 401.
+1. Strangers learn nothing: without a valid credential every path answers 401, but the two that are public: the issuers'
+   keys (row 24), and the OpenAPI document, which is the same for every gateway.
 2. A key is verified afresh, not from memory, for whatever changes something.
 3. Every answer on every status is a JSON object, and not to be stored. Doubled slashes are collapsed; nothing is ever
    redirected.
 
-`endpoints.py` says which requests there are, and who may make them.
+`endpoints.py` says which requests there are, and who may make them; the `endpoints_….py` beside it answer them.
 """
 
 from __future__ import annotations
@@ -26,8 +27,17 @@ from gateway.access.keys import KeyRing
 from gateway.access.policy import PolicySet
 from gateway.errors import ConnectionRequired, ConnectionUnknown, Refusal
 from gateway.models import Caller
-from gateway.vault import wire
-from gateway.vault.endpoints import PATTERNS, Call, Endpoint, Identifies, Json, Record, TokenApi
+from gateway.vault import openapi, wire
+from gateway.vault.calls import (
+    Call,
+    Connecting,
+    Endpoint,
+    Identifies,
+    PublishesKeys,
+    Record,
+    TokenApi,
+)
+from gateway.vault.endpoints import ENDPOINTS, PATTERNS
 from gateway.vault.sealing import SealBroken
 from gateway.vault.service import Vault
 from gateway.vault.wire import ApiError
@@ -36,6 +46,7 @@ MAX_BODY_BYTES = 1_048_576
 BODY_SECONDS = 30.0  # how long a caller may take to send 1 MiB
 RETRY_SECONDS = 5
 SLASHES = re.compile("/+")
+NOBODY = Caller(kind="jwt", user=None)  # who asks at a public endpoint
 
 log = structlog.get_logger()
 
@@ -49,12 +60,15 @@ def create_app(
     project: str,
     clock: Callable[[], float],
     record: Record | None = None,
+    issuers: PublishesKeys | None = None,
+    connecting: Connecting | None = None,
 ) -> web.Application:
     """
     Return the token API as an application, to be served by its own listener.
 
     *project* is the id that callers put before their credential. *record* is called with an event and its fields for
-    every raw token fetched or refused and every change; by default these are log lines.
+    every raw token fetched or refused and every change; by default these are log lines. Without *issuers* no keys are
+    published; without *connecting* rows 20 and 21 answer 404.
     """
     api = TokenApi(
         vault=vault,
@@ -64,31 +78,51 @@ def create_app(
         project=project,
         clock=clock,
         record=record if record is not None else log.info,
+        issuers=issuers,
+        connecting=connecting,
     )
+    described = openapi.document(ENDPOINTS)
 
     async def answer(request: web.Request) -> web.StreamResponse:
-        return json_answer(200, await _handle(api, request))
+        path = SLASHES.sub("/", request.rel_url.raw_path)
+        if path == openapi.PATH and request.method == "GET":
+            return json_answer(200, described)
+        return json_answer(200, await _handle(api, request, path))
 
     app = web.Application(middlewares=[_flat_errors], client_max_size=MAX_BODY_BYTES)
     app.router.add_route("*", "/{tail:.*}", answer, expect_handler=_expect)
     return app
 
 
-async def _handle(api: TokenApi, request: web.Request) -> Json:
+async def _handle(api: TokenApi, request: web.Request, path: str) -> Mapping[str, object]:
+    try:
+        found, refused = _route(request.method, path), None
+    except ApiError as exc:
+        found, refused = None, exc
+    if found is not None and found[0].credential == "public":
+        return await found[0].handle(Call(api, NOBODY, {}, found[1]))
     caller, credential = await _authenticate(api, request)
-    endpoint, params = _route(request.method, SLASHES.sub("/", request.rel_url.raw_path))
-    if endpoint.credential == "management" and caller.kind != "management":
-        raise ApiError(wire.FORBIDDEN, "This endpoint takes a management key.")
-    if endpoint.credential == "management" and endpoint.method != "GET":
-        # What changes something is not left to a memory of the key, however short.
+    if found is None:
+        raise refused or ApiError(wire.NOT_FOUND)  # not before: strangers do not learn which paths there are
+    endpoint, params = found
+    _refuse_kind(endpoint, caller)
+    if endpoint.is_change:
         await api.keyring.verify(credential)
-    if endpoint.handle is None:
-        raise ApiError(wire.NOT_FOUND, "This endpoint is not supported yet.")
     content: dict[str, Any] = {}
     if endpoint.request is not None:
         malformed = wire.FETCH_METHOD if endpoint.is_fetch else wire.MALFORMED
         content = wire.read_object(await _read(request, malformed), malformed=malformed)
-    return await endpoint.handle(Call(api, caller, credential, content, params))
+    elif endpoint.query is not None:
+        content = wire.read_query(request.rel_url.query.items())
+    return await endpoint.handle(Call(api, caller, content, params))
+
+
+def _refuse_kind(endpoint: Endpoint, caller: Caller) -> None:
+    """Do nothing where this kind of caller may come here at all."""
+    if endpoint.credential == "management" and caller.kind != "management":
+        raise ApiError(wire.FORBIDDEN, "This endpoint takes a management key.")
+    if endpoint.credential == "caller" and caller.kind != "jwt":
+        raise ApiError(wire.FORBIDDEN, "This endpoint takes the access token or session JWT of whoever connects.")
 
 
 async def _authenticate(api: TokenApi, request: web.Request) -> tuple[Caller, str]:
@@ -176,6 +210,8 @@ def _of_refusal(refusal: Refusal) -> ApiError:
         return ApiError(wire.UNAUTHORIZED)
     if refusal.status == 503:
         return ApiError(wire.UNAVAILABLE, refusal.detail, retry_after=refusal.retry_after or RETRY_SECONDS)
+    if refusal.status == 429:
+        return ApiError(wire.RATE_LIMITED, refusal.detail, retry_after=refusal.retry_after or RETRY_SECONDS)
     return ApiError(wire.FORBIDDEN if refusal.status == 403 else wire.INVALID, refusal.detail)
 
 

@@ -6,8 +6,11 @@ Rules:
 2. Endpoints are absolute http or https URLs without credentials and fragment. Whether plain http and the address
    behind a name may be dialled is the egress guard's business, when it is dialled.
 3. Origins are compared as text, so they have one spelling: `https://host[:port]`, lower case, no default port.
-4. How a client authenticates at the token endpoint is one of three (RFC 6749 2.3.1, RFC 7591 section 2); unsaid, it is
-   `client_secret_basic` with a secret, because every server must support it, and `none` without.
+4. How a client authenticates at the token endpoint is one of four (RFC 6749 2.3.1, RFC 7591 section 2); unsaid, it is
+   with a secret what the template's provider wants, else `client_secret_basic`, because every server must support it;
+   `none` without.
+5. A connection made from a template keeps copies of its URLs, scopes and origins, so that nothing but a person changes
+   where tokens go; the provider's quirks it has by reference, so that a corrected catalogue reaches it.
 
 Source: descope-contract.md section 2, App; DESIGN section 7, "Where tokens may go".
 """
@@ -17,14 +20,16 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, get_args
 from urllib.parse import urlsplit
 
+from gateway.providers.catalogue import ProviderUnknown, VariableInvalid, resolve
+from gateway.providers.quirks import Params, Quirks, TokenAuth
+
 ConnectionKind = Literal["oauth", "apikey"]
-TokenAuth = Literal["client_secret_basic", "client_secret_post", "none"]
 
 KINDS: frozenset[str] = frozenset({"oauth", "apikey"})
-TOKEN_AUTHS: frozenset[str] = frozenset({"client_secret_basic", "client_secret_post", "none"})
+TOKEN_AUTHS: frozenset[str] = frozenset(get_args(TokenAuth))
 # Parameters of the exchange that are ours to set: a connection's own may not replace them.
 RESERVED_PARAMS = frozenset(
     {
@@ -37,8 +42,7 @@ HOST = re.compile(r"[a-z0-9]([a-z0-9.-]{0,251}[a-z0-9])?\Z|\[[0-9a-f:.]{2,45}\]\
 MAX_URL_LENGTH = 2048
 MAX_LIST = 200
 MAX_VALUE_LENGTH = 2048
-
-Params = tuple[tuple[str, str], ...]
+MAX_SECRET_LENGTH = 8192  # a private key of 4096 bits as PEM or JWK has some 3,300
 
 
 class ConnectionInvalid(Exception):
@@ -52,6 +56,7 @@ class Connection:
 
     *origins* are canonical; None lets the token go to any route. *extra* keeps the App fields that nothing here reads
     yet (logo, discoveryUrl, prompt, …) under their names on the wire. *owner* "file" is read-only in the API.
+    *template* is the id of the catalogue's provider that it was made from, *variables* fill in that one's.
     """
 
     id: str
@@ -71,13 +76,30 @@ class Connection:
     token_params: Params = ()
     extra: Mapping[str, object] = field(default_factory=dict)
     owner: Literal["api", "file"] = "api"
+    template: str | None = None
+    variables: Params = ()
 
     @property
     def client_authentication(self) -> TokenAuth:
         """How the client authenticates at the token endpoint, the default filled in (rule 4)."""
         if self.token_auth is not None:
             return self.token_auth
-        return "client_secret_basic" if self.client_secret else "none"
+        return (self.quirks.token_auth or "client_secret_basic") if self.client_secret else "none"
+
+    @property
+    def quirks(self) -> Quirks:
+        """
+        How the connection's provider deviates from the standards; what the connection itself says wins over it.
+
+        A template that this release does not know (a newer one wrote the row) is taken for plain OAuth 2: URLs and
+        origins are copies, so a token goes nowhere else, and an exchange that is refused for it loses no grant.
+        """
+        if self.template is None:
+            return Quirks()
+        try:
+            return resolve(self.template, self.variables).quirks
+        except (ProviderUnknown, VariableInvalid):
+            return Quirks()
 
 
 def is_connection_id(text: str) -> bool:
@@ -102,9 +124,16 @@ def check(connection: Connection) -> None:
         raise ConnectionInvalid(f"token auth: expected one of {', '.join(sorted(TOKEN_AUTHS))}")
     if connection.client_authentication != "none" and connection.kind == "oauth" and not connection.client_secret:
         raise ConnectionInvalid("client secret: missing, and the connection's client authenticates with one")
-    for name, text in (("client id", connection.client_id), ("client secret", connection.client_secret or "")):
-        if len(text) > MAX_VALUE_LENGTH or not _is_visible(text):
-            raise ConnectionInvalid(f"{name}: expected up to {MAX_VALUE_LENGTH} characters without control characters")
+    secret = connection.client_secret or ""
+    if secret.startswith("-----BEGIN "):  # a private key (PEM, RFC 7468), whose lines are its own
+        secret = secret.replace("\n", "")
+    for name, text, most in (
+        ("client id", connection.client_id, MAX_VALUE_LENGTH),
+        ("client secret", secret, MAX_SECRET_LENGTH),
+    ):
+        if len(text) > most or not _is_visible(text):
+            raise ConnectionInvalid(f"{name}: expected up to {most} characters without control characters")
+    _check_template(connection)
     for name, url in (
         ("authorization URL", connection.authorization_url),
         ("token URL", connection.token_url),
@@ -121,6 +150,21 @@ def check(connection: Connection) -> None:
     for origin in connection.origins or ():
         if canonical_origin(origin) != origin:
             raise ConnectionInvalid("origins: expected scheme://host[:port] in lower case")
+
+
+def _check_template(connection: Connection) -> None:
+    if connection.template is None:
+        if connection.variables:
+            raise ConnectionInvalid("variables: expected none without a template")
+        return
+    try:
+        provider = resolve(connection.template, connection.variables)
+    except ProviderUnknown as exc:
+        raise ConnectionInvalid(f"template: {exc}") from exc
+    except VariableInvalid as exc:
+        raise ConnectionInvalid(f"variables: {exc}") from exc
+    if provider.kind != connection.kind:
+        raise ConnectionInvalid(f"type: expected {provider.kind}, as the template has it")
 
 
 def is_scope(text: str) -> bool:

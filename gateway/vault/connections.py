@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from typing import Any
 
-from sqlalchemy import insert, select, update
+from sqlalchemy import delete, insert, select, update
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
@@ -26,11 +26,27 @@ from gateway.store.schema import connections as table
 from gateway.vault.connection import Connection, ConnectionInvalid, check
 from gateway.vault.sealing import Binding, Sealer
 
-__all__ = ["Connection", "ConnectionExists", "ConnectionInvalid", "Connections", "FileConnections"]
+__all__ = [
+    "Connection",
+    "ConnectionExists",
+    "ConnectionInvalid",
+    "ConnectionMissing",
+    "ConnectionReadOnly",
+    "Connections",
+    "FileConnections",
+]
 
 
 class ConnectionExists(Exception):
     """Another connection has this id or this name."""
+
+
+class ConnectionMissing(Exception):
+    """There is no connection of this id."""
+
+
+class ConnectionReadOnly(Exception):
+    """The connection is owned by routes.yaml, and changed there only."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +92,46 @@ class Connections:
             raise ConnectionExists(f"connection {connection.id} exists") from exc
         return connection
 
+    async def update(self, connection_id: str, change: Callable[[Connection], Connection]) -> Connection:
+        """
+        Make the stored connection what *change* returns for it, in one transaction, and return it. Its id stays.
+
+        Raises:
+            ConnectionMissing, ConnectionReadOnly: there is none to change.
+            ConnectionInvalid: a field is not valid.
+            ConnectionExists: its new name is taken.
+        """
+        async with self._store.write() as db:
+            await self.check_owned_in(db, connection_id)
+            stored = await self.load_in(db, connection_id)
+            if stored is None:
+                raise ConnectionMissing(connection_id)
+            changed = replace(change(stored), id=stored.id, owner=stored.owner)
+            check(changed)
+            if await _is_name_taken(db, changed):
+                raise ConnectionExists(f"another connection is named like {connection_id}")
+            if changed != stored:
+                await self._update(db, changed)
+        return changed
+
+    async def check_owned_in(self, db: AsyncConnection, connection_id: str) -> None:
+        """
+        Do nothing where the API owns the connection of this id.
+
+        Raises:
+            ConnectionMissing, ConnectionReadOnly
+        """
+        owner = (await db.execute(select(table.c.owner).where(table.c.id == connection_id))).scalar_one_or_none()
+        if owner is None:
+            raise ConnectionMissing(connection_id)
+        if owner != "api":
+            raise ConnectionReadOnly(connection_id)
+
+    async def delete_in(self, db: AsyncConnection, connection_id: str) -> None:
+        """Delete the connection of this id, and with it its tokens, in the write transaction of *db*."""
+        await db.execute(delete(table).where(table.c.id == connection_id))
+        await announce(db, "connections", connection_id, at=self._clock())
+
     async def load(self, connection_id: str) -> Connection | None:
         """Return the connection of this id, its client secret opened, or None."""
         async with self._store.read() as db:
@@ -87,10 +143,10 @@ class Connections:
         return None if row is None else self._open(row)
 
     async def list(self) -> list[Connection]:
-        """Return all connections, by id, without their client secrets."""
+        """Return all connections, by id, without their client secrets; how each authenticates is filled in."""
         async with self._store.read() as db:
             rows = (await db.execute(select(table).order_by(table.c.id))).mappings().all()
-        return [_from_settings(row) for row in rows]
+        return [_without_secret(row) for row in rows]
 
     async def known(self, connection_id: str) -> bool:
         """Tell whether there is a connection of this id."""
@@ -160,6 +216,14 @@ class Connections:
         return replace(connection, client_secret=secret)
 
 
+def _without_secret(row: Any) -> Connection:
+    connection = _from_settings(row)
+    if row["sealed_client_secret"] is None:
+        return connection
+    # The default way to authenticate depends on there being a secret, which is not opened here.
+    return replace(connection, token_auth=replace(connection, client_secret="sealed").client_authentication)  # noqa: S106
+
+
 async def _is_name_taken(db: AsyncConnection, connection: Connection) -> bool:
     named = select(table.c.id).where(
         table.c.settings["name"].as_string() == connection.name, table.c.id != connection.id
@@ -188,6 +252,8 @@ def _to_settings(connection: Connection) -> dict[str, object]:
         "authorization_params": [list(pair) for pair in connection.authorization_params],
         "token_params": [list(pair) for pair in connection.token_params],
         "extra": dict(connection.extra),
+        "template": connection.template,
+        "variables": [list(pair) for pair in connection.variables],
     }
 
 
@@ -211,4 +277,6 @@ def _from_settings(row: Any) -> Connection:
         authorization_params=tuple((key, value) for key, value in settings["authorization_params"]),
         token_params=tuple((key, value) for key, value in settings["token_params"]),
         extra=settings["extra"],
+        template=settings.get("template"),  # rows of version 0.1.0 have neither
+        variables=tuple((name, value) for name, value in settings.get("variables", ())),
     )

@@ -1,37 +1,57 @@
 """
-OAuth messages of a refresh: what is sent to a token endpoint, and what its answer means. No I/O.
+OAuth messages of a token endpoint: what is sent, and what its answer means. No I/O.
 
 Rules:
-1. Client authentication is `client_secret_basic` (id and secret form-encoded before base64, RFC 6749 2.3.1),
-   `client_secret_post`, or `none`; never two of them in one request (2.3).
-2. An answer is one of three values: `Granted`, `GrantRefused` (invalid_grant and nothing else), `ExchangeFailed`.
+1. How the client authenticates, `client_auth.py` decides; which grant is exchanged, `grants.py`.
+2. An answer is one of three values: `Granted`, `GrantRefused` (invalid_grant, or what the provider says instead of it),
+   `ExchangeFailed`.
 3. Doubt about whether the provider has rotated the refresh token is told (`is_outcome_unknown`): no answer, an answer
    that cannot be read, a server error. A clear error answer leaves no doubt.
 4. A token is visible ASCII up to 16 KiB: what could break a header field is refused here, stricter than RFC 6749
    appendix A.12. Nothing that the provider wrote is repeated in an error, but the error codes of the standards.
+5. A provider's quirks change where things stand and how they are separated, never what is accepted as a token.
 
-Source: RFC 6749 sections 2.3, 5.1, 5.2 and 6; RFC 6750 section 2.1.
+Source: RFC 6749 sections 2.3, 4.1.3, 5.1, 5.2 and 6; RFC 6750 section 2.1; RFC 6901 (JSON Pointer).
 """
 
 from __future__ import annotations
 
-import base64
 import math
+import os
 import re
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from urllib.parse import quote_plus, urlencode
+from urllib.parse import urlencode
 
 import orjson
 
+from gateway.providers.quirks import Params, Quirks
+from gateway.vault.client_auth import basic_credentials, prove
 from gateway.vault.connection import Connection
 
+__all__ = [
+    "BEARER",
+    "ExchangeFailed",
+    "GrantRefused",
+    "Granted",
+    "Outcome",
+    "TokenRequest",
+    "basic_credentials",
+    "code_request",
+    "is_token",
+    "read_token_answer",
+    "refresh_request",
+    "token_request",
+]
+
 BEARER = "Bearer"
+# What a token that is sent as Bearer may be called: RFC 6750's name; Slack calls its bearer tokens by their holder.
+BEARER_TYPES = frozenset({"bearer", "bot", "user"})
 MAX_TOKEN_BYTES = 16 * 1024
 MAX_LIFETIME_SECONDS = 10 * 365 * 86400.0  # a longer one is no promise that anybody keeps; it is cut to this
 VISIBLE = re.compile(r"[\x21-\x7e]+\Z")
-SCOPE_SEPARATORS = re.compile(
-    r"[ ,]+"
-)  # RFC 6749 3.3 says space; GitHub and Slack write commas, which no scope of theirs has
+# RFC 6749 3.3 says space; GitHub and Slack write commas, which no scope of theirs has.
+SCOPE_SEPARATORS = re.compile(r"[ ,]+")
 SECONDS = re.compile(r"-?[0-9]{1,15}(\.[0-9]{1,9})?\Z")
 # RFC 6749 5.2, RFC 8628 3.5, and what servers send with a 5xx in RFC 6749 4.1.2.1's words.
 KNOWN_ERRORS = frozenset(
@@ -44,7 +64,7 @@ KNOWN_ERRORS = frozenset(
 
 @dataclass(frozen=True, slots=True)
 class TokenRequest:
-    """A POST to a token endpoint: URL, header fields, form body."""
+    """A POST to a token endpoint: URL, header fields, body."""
 
     url: str
     headers: dict[str, str] = field(repr=False)
@@ -60,6 +80,7 @@ class Granted:
     token_type: str
     expires_at: float | None
     scopes: tuple[str, ...] | None
+    id_token: str | None = field(default=None, repr=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,28 +100,107 @@ class ExchangeFailed:
 Outcome = Granted | GrantRefused | ExchangeFailed
 
 
-def refresh_request(connection: Connection, refresh_token: str) -> TokenRequest:
-    """Return the request that exchanges *refresh_token*. No scopes: the same as granted (RFC 6749 section 6)."""
-    form = [("grant_type", "refresh_token"), ("refresh_token", refresh_token), *connection.token_params]
-    headers = {"Content-Type": "application/x-www-form-urlencoded", "Accept": "application/json"}
-    secret = connection.client_secret or ""
-    if connection.client_authentication == "client_secret_basic":
-        headers["Authorization"] = basic_credentials(connection.client_id, secret)
-    else:
-        form.append(("client_id", connection.client_id))
-        if connection.client_authentication == "client_secret_post":
-            form.append(("client_secret", secret))
-    return TokenRequest(url=connection.token_url, headers=headers, body=urlencode(form).encode())
+def refresh_request(
+    connection: Connection,
+    refresh_token: str,
+    *,
+    scopes: Iterable[str] = (),
+    now: float = 0.0,
+    random_bytes: Callable[[int], bytes] = os.urandom,
+) -> TokenRequest:
+    """
+    Return the request that exchanges *refresh_token*.
+
+    *scopes* are named only to a provider that wants them; else the same stay granted (RFC 6749 section 6).
+    *now* and *random_bytes* are for an assertion (private_key_jwt).
+
+    Raises:
+        KeyUnusable: the client secret is no private key where one is needed.
+    """
+    quirks = connection.quirks
+    form = [("grant_type", "refresh_token"), ("refresh_token", refresh_token)]
+    if quirks.refresh_scope and scopes:
+        form.append((quirks.scopes_param, quirks.scope_separator.join(scopes)))
+    return token_request(
+        connection,
+        form,
+        url=quirks.refresh_url or connection.token_url,
+        params=quirks.refresh_params,
+        now=now,
+        random_bytes=random_bytes,
+    )
 
 
-def basic_credentials(client_id: str, client_secret: str) -> str:
-    """Return the Authorization value of a client: both parts form-encoded first, as RFC 6749 2.3.1 says."""
-    pair = f"{quote_plus(client_id, safe='')}:{quote_plus(client_secret, safe='')}"
-    return f"Basic {base64.b64encode(pair.encode()).decode()}"
+def code_request(
+    connection: Connection,
+    code: str,
+    *,
+    redirect_uri: str,
+    verifier: str | None,
+    now: float,
+    random_bytes: Callable[[int], bytes],
+) -> TokenRequest:
+    """
+    Return the request that exchanges an authorization code (RFC 6749 section 4.1.3), with its PKCE *verifier*.
+
+    Raises:
+        KeyUnusable: as `refresh_request`.
+    """
+    form = [("grant_type", "authorization_code"), ("code", code), ("redirect_uri", redirect_uri)]
+    if verifier is not None:
+        form.append(("code_verifier", verifier))
+    return token_request(connection, form, url=connection.token_url, now=now, random_bytes=random_bytes)
 
 
-def read_token_answer(status: int, body: bytes, *, now: float, retry_after: str | None = None) -> Outcome:
+def token_request(
+    connection: Connection,
+    form: list[tuple[str, str]],
+    *,
+    url: str,
+    now: float,
+    random_bytes: Callable[[int], bytes],
+    params: Params = (),
+) -> TokenRequest:
+    """
+    Return *form* as a request to the token endpoint *url*, the client authenticated, further parameters added.
+
+    Of parameters of the same name, *params* win over the connection's, and those over the provider's. What *form* and
+    the client's authentication say is replaced by none of them.
+
+    Raises:
+        KeyUnusable: as `refresh_request`.
+    """
+    quirks = connection.quirks
+    proof = prove(
+        connection,
+        method=connection.client_authentication,
+        audience=connection.token_url,
+        now=now,
+        random_bytes=random_bytes,
+    )
+    fixed = [*form, *proof.params]
+    # A list, not a dict: a connection may send one parameter several times (RFC 8707's `resource`).
+    further = _without(quirks.token_params, connection.token_params)
+    further = [*_without((*further, *connection.token_params), params), *params]
+    content = [*fixed, *_without(tuple(further), tuple(fixed))]
+    headers = {"Accept": quirks.accept_header, **proof.headers}
+    if quirks.token_body == "json":  # noqa: S105  # a format
+        return TokenRequest(url, headers | {"Content-Type": "application/json"}, orjson.dumps(dict(content)))
+    headers["Content-Type"] = "application/x-www-form-urlencoded"
+    return TokenRequest(url, headers, urlencode(content).encode())
+
+
+def _without(pairs: Params, others: Params) -> list[tuple[str, str]]:
+    """Return *pairs* without those whose name is among *others*."""
+    names = {name for name, _ in others}
+    return [(name, value) for name, value in pairs if name not in names]
+
+
+def read_token_answer(
+    status: int, body: bytes, *, now: float, retry_after: str | None = None, quirks: Quirks | None = None
+) -> Outcome:
     """Return what the answer of a token endpoint means. *retry_after* is that header field, as received."""
+    quirks = quirks or Quirks()
     try:
         answer = orjson.loads(body)
     except orjson.JSONDecodeError:
@@ -111,12 +211,14 @@ def read_token_answer(status: int, body: bytes, *, now: float, retry_after: str 
     error = answer.get("error")
     # RFC 6749 5.1 says 200. Whoever says 201 has rotated the token all the same, and losing it would cost the grant.
     is_success = 200 <= status < 300
-    if is_success and answer.get("access_token") is not None:
-        return _granted(answer, now=now)
+    is_error = quirks.token_errors_with_status_200 and (isinstance(error, str) or answer.get("ok") is False)
+    granted = _at(answer, quirks.token_path)
+    if is_success and not is_error and granted.get("access_token") is not None:
+        return _granted(granted, answer, now=now, quirks=quirks)
     if status >= 500 or (is_success and error is None):
         return ExchangeFailed(_status_error(status), is_outcome_unknown=True, retry_after=wait)
     # Some providers answer errors with 200; what they say is what counts.
-    if error == "invalid_grant":
+    if error == "invalid_grant" or (isinstance(error, str) and error in quirks.dead_grant_errors):
         return GrantRefused()
     known = error if isinstance(error, str) and error in KNOWN_ERRORS else _status_error(status)
     return ExchangeFailed(known, is_outcome_unknown=False, retry_after=wait)
@@ -127,7 +229,15 @@ def is_token(value: object) -> bool:
     return isinstance(value, str) and len(value) <= MAX_TOKEN_BYTES and VISIBLE.match(value) is not None
 
 
-def _granted(answer: dict[str, object], *, now: float) -> Outcome:
+def _at(answer: dict[str, object], pointer: str) -> dict[str, object]:
+    """Return the object at the JSON pointer *pointer* that holds an access token, else the whole answer."""
+    found: object = answer
+    for part in pointer.split("/")[1:]:
+        found = found.get(part.replace("~1", "/").replace("~0", "~")) if isinstance(found, dict) else None
+    return found if isinstance(found, dict) and found.get("access_token") is not None else answer
+
+
+def _granted(answer: dict[str, object], whole: dict[str, object], *, now: float, quirks: Quirks) -> Outcome:
     access_token, refresh_token = answer["access_token"], answer.get("refresh_token")
     token_type = answer.get("token_type")
     unreadable = ExchangeFailed("malformed_answer", is_outcome_unknown=True)
@@ -137,20 +247,31 @@ def _granted(answer: dict[str, object], *, now: float) -> Outcome:
         refresh_token = None
     if refresh_token is not None and (not isinstance(refresh_token, str) or not is_token(refresh_token)):
         return unreadable
-    if token_type is not None and (not isinstance(token_type, str) or token_type.lower() != "bearer"):
+    if token_type is not None and (not isinstance(token_type, str) or token_type.lower() not in BEARER_TYPES):
         return unreadable  # RFC 6749 7.1: a type that the client does not understand must not be used
-    scope = answer.get("scope")
-    scopes = tuple(sorted(set(filter(None, SCOPE_SEPARATORS.split(scope))))) if isinstance(scope, str) else None
-    if scopes is not None and (not scopes or not all(VISIBLE.match(part) and len(part) <= 512 for part in scopes)):
-        scopes = None
     lifetime = _seconds(answer.get("expires_in"))
+    if lifetime is None and quirks.default_expires_seconds is not None:
+        lifetime = float(quirks.default_expires_seconds)
+    id_token = whole.get("id_token")
     return Granted(
         access_token=access_token,
         refresh_token=refresh_token,
         token_type=BEARER,
         expires_at=None if lifetime is None else now + lifetime,
-        scopes=scopes,
+        scopes=_scopes(answer.get("scope"), quirks),
+        id_token=id_token if isinstance(id_token, str) else None,
     )
+
+
+def _scopes(value: object, quirks: Quirks) -> tuple[str, ...] | None:
+    """Return the granted scopes, sorted; None where the answer does not say them in a form that can be kept."""
+    if not isinstance(value, str):
+        return None
+    text = value.replace(quirks.scope_separator, " ") if quirks.scope_separator else value
+    scopes = tuple(sorted(set(filter(None, SCOPE_SEPARATORS.split(text)))))
+    if not scopes or not all(VISIBLE.match(part) and len(part) <= 512 for part in scopes):
+        return None
+    return scopes
 
 
 def _seconds(value: object) -> float | None:

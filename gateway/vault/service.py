@@ -8,27 +8,34 @@ Rules (descope-contract.md section 11; DESIGN sections 2 and 7):
    API has rejected, is not served: `TokenServiceUnavailable`, worth repeating.
 3. A dead grant, and an expired or rejected token without refresh token, are `ConnectionRequired`: somebody must act.
 4. `replace` asks the provider only while the stored token still is the rejected one.
-5. What cannot be opened is not served and not repaired: it is logged by id, and the service counts as unavailable.
+5. A token that is still valid is never waited for: one that is due is refreshed in the background before (`ahead.py`),
+   and a caller who meets it all the same has it after a few seconds at most, whatever the provider does.
+6. What cannot be opened is not served and not repaired: it is logged by id, and the service counts as unavailable.
 """
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
+import time
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 
 import structlog
-from sqlalchemy import select
 from sqlalchemy.exc import SQLAlchemyError
 
 from gateway.errors import ConnectionRequired, ConnectionUnknown, TokenServiceUnavailable
 from gateway.models import Caller, ConnectionToken, TokenKey
 from gateway.net.client import OutboundClient
-from gateway.store import schema
 from gateway.store.engine import Store
+from gateway.vault.ahead import RefreshAhead
 from gateway.vault.connections import Connection, Connections
+from gateway.vault.grants import can_exchange, may_mint
+from gateway.vault.holdings import Holdings
+from gateway.vault.key_census import check_keys
+from gateway.vault.lease import Timing
 from gateway.vault.refresh import Refresher, RefreshFailed, TokenGone
-from gateway.vault.sealing import HEADER_BYTES, SealBroken, Sealer, SealingKeyError
-from gateway.vault.tokens import StoredToken, TokenDraft, Tokens
+from gateway.vault.removal import Removal
+from gateway.vault.sealing import SealBroken, Sealer
+from gateway.vault.tokens import ANSWER_LOST, StoredToken, TokenDraft, Tokens
 
 RETRY_SECONDS = 5  # how soon a token that could not be refreshed, or a database that failed, is worth another look
 
@@ -59,26 +66,40 @@ class Vault:
         *,
         clock: Callable[[], float],
         random_bytes: Callable[[int], bytes],
+        monotonic: Callable[[], float] = time.monotonic,
+        timing: Timing | None = None,
     ) -> None:
         self._store = store
         self._sealer = sealer
         self._clock = clock
         self.connections = Connections(store, sealer, clock=clock, random_bytes=random_bytes)
         self.tokens = Tokens(store, sealer, clock=clock, random_bytes=random_bytes)
-        self._refresher = Refresher(store, self.tokens, client, clock=clock, random_bytes=random_bytes)
+        self.holdings = Holdings(store, self.tokens, clock=clock)
+        self.removal = Removal(store, self.tokens, self.connections, clock=clock, revoke=getattr(self, "revoke", None))
+        self._refresher = Refresher(
+            self.tokens, client, clock=clock, random_bytes=random_bytes, monotonic=monotonic, timing=timing
+        )
+        self._ahead = RefreshAhead(self._refresh_ahead, clock=clock, random_bytes=random_bytes)
 
     async def start(self) -> None:
         """
-        Make sure that this database was sealed with this key, before anything is served or sealed.
+        Make sure that this database was sealed with this key, and begin to refresh ahead of expiry in the background.
 
         Raises:
             SealingKeyError: it was not; says which keys.
         """
         await check_sealing_key(self._store, self._sealer)
+        self._ahead.start()
 
     async def close(self) -> None:
-        """Let the exchanges under way finish."""
+        """Begin no more refreshes ahead of expiry, and let the exchanges under way finish."""
+        await self._ahead.close()
         await self._refresher.close()
+
+    @property
+    def refresh_counts(self) -> Mapping[str, int]:
+        """How often each outcome of an exchange came to this process, and what went wrong around them."""
+        return self._refresher.counts
 
     async def fetch(self, key: TokenKey, *, caller: Caller, credential: str) -> ConnectionToken:
         """
@@ -123,7 +144,7 @@ class Vault:
                 token, is_refreshed = await self._serve(token, connection, is_forced=False)
                 return self._answer(token, connection, is_refreshed=is_refreshed)
             self._refuse_hopeless(token, connection, is_usable=True)
-            if not _can_refresh(token, connection):
+            if not can_exchange(connection, token):
                 return self._answer(token, connection, is_refreshed=False)
             refreshed = await self._refresher.refresh(token, connection, is_usable=False)
             token = self._usable(refreshed.token, connection)
@@ -156,6 +177,7 @@ class Vault:
         async with _translated(key.connection):
             token, connection = await self._find(key)
             token, is_refreshed = await self._serve(token, connection, is_forced=is_forced)
+            self._ahead.used(token)
             return token, connection, is_refreshed
 
     async def _find(self, key: TokenKey) -> tuple[StoredToken, Connection]:
@@ -164,6 +186,10 @@ class Vault:
             if connection is None:
                 raise ConnectionUnknown(connection=key.connection)
             token = await self.tokens.find_in(db, key)
+        if token is None and may_mint(connection, key):
+            scopes = connection.default_scopes if key.scopes is None else key.scopes
+            # The row first, without a token: then the first exchange is a job like every other, one for all processes.
+            token = await self.tokens.ensure(TokenDraft(connection.id, tenant=key.tenant or "", scopes=scopes))
         if token is None:
             raise ConnectionRequired(NEVER_CONNECTED, connection=key.connection)
         return token, connection
@@ -172,16 +198,40 @@ class Vault:
         """Return the token to hand out, and whether the provider was asked for it."""
         is_usable = token.is_valid(self._clock())
         self._refuse_hopeless(token, connection, is_usable=is_usable)
-        if not _can_refresh(token, connection) or (self._is_fresh(token) and not is_forced):
+        if not can_exchange(connection, token) or (self._is_fresh(token) and not is_forced):
             return token, False
         try:
-            refreshed = await self._refresher.refresh(token, connection, is_usable=is_usable)
+            refreshed = await self._refresher.refresh(
+                token, connection, is_usable=is_usable, is_patient=is_forced or not is_usable
+            )
         except RefreshFailed:
             now = await self.tokens.get(token.id)
             if now is not None and not now.dead and now.is_valid(self._clock()):
                 return now, False
             raise
         return self._usable(refreshed.token, connection), refreshed.is_exchanged
+
+    async def _refresh_ahead(self, seen: StoredToken) -> int | None:
+        """Refresh *seen* if it still is what is stored; return after how many seconds to try again, None for never."""
+        try:
+            token = await self.tokens.get(seen.id)
+            if token is None or token.dead or token.version != seen.version or not token.is_valid(self._clock()):
+                return None
+            connection = await self.connections.load(token.connection)
+            if connection is None or not can_exchange(connection, token):
+                return None
+            await self._refresher.refresh(token, connection, is_usable=True)
+        except RefreshFailed as exc:
+            return None if exc.error == ANSWER_LOST else exc.retry_after
+        except TokenGone:
+            return None
+        except SealBroken as exc:
+            log.critical("seal_broken", connection=seen.connection, reason=str(exc))
+            return None
+        except (SQLAlchemyError, OSError) as exc:
+            log.warning("refresh_ahead_failed", error=type(exc).__name__)
+            return RETRY_SECONDS
+        return None
 
     def _is_fresh(self, token: StoredToken) -> bool:
         now = self._clock()
@@ -190,7 +240,7 @@ class Vault:
     def _refuse_hopeless(self, token: StoredToken, connection: Connection, *, is_usable: bool) -> None:
         if token.dead:
             raise ConnectionRequired(GRANT_DEAD, connection=connection.id)
-        if not is_usable and not _can_refresh(token, connection):
+        if not is_usable and not can_exchange(connection, token):
             raise ConnectionRequired(EXPIRED, connection=connection.id)
 
     def _usable(self, token: StoredToken, connection: Connection) -> StoredToken:
@@ -209,46 +259,29 @@ class Vault:
             access_token=token.access_token,
             token_type=token.token_type,
             expires_at=token.expires_at,
-            refresh_at=self._ask_again_at(token),
+            refresh_at=self._ask_again_at(token, connection),
             scopes=token.granted_scopes,
             origins=connection.origins,
             refreshed=is_refreshed,
         )
 
-    def _ask_again_at(self, token: StoredToken) -> float | None:
+    def _ask_again_at(self, token: StoredToken, connection: Connection) -> float | None:
         """When a cache must ask again: when a refresh is due; where none is possible or one has failed, later."""
         if token.expires_at is None or token.refresh_at is None:
             return None
-        if token.refresh_token is None:
+        if not can_exchange(connection, token):
             return token.expires_at
         return min(token.expires_at, max(token.refresh_at, self._clock() + RETRY_SECONDS))
 
 
-def _can_refresh(token: StoredToken, connection: Connection) -> bool:
-    return token.refresh_token is not None and bool(connection.token_url)
-
-
 async def check_sealing_key(store: Store, sealer: Sealer) -> None:
     """
-    Do nothing if what is sealed in *store* was sealed with the key of *sealer*, or nothing is sealed in it.
+    Do nothing if *sealer* has every key that something in *store* was sealed with.
 
     Raises:
-        SealingKeyError: another key was used.
+        SealingKeyError: some are missing.
     """
-    tokens, connections = schema.tokens.c, schema.connections.c
-    columns = (connections.sealed_client_secret, tokens.sealed_access_token, tokens.sealed_refresh_token)
-    async with store.read() as db:
-        for column in columns:
-            sealed = (await db.execute(select(column).where(column.is_not(None)).limit(1))).scalar_one_or_none()
-            if sealed is None:
-                continue
-            key_id = bytes(sealed)[1:HEADER_BYTES]
-            if key_id != sealer.key_id:
-                raise SealingKeyError(
-                    f"this database was sealed with key {key_id.hex()}, and the sealing key given is "
-                    f"{sealer.key_id.hex()}: give the gateway the key that belongs to this data (GATEWAY_SEALING_KEY, "
-                    "GATEWAY_SEALING_KEY_FILE, or sealing.key in the data directory)"
-                )
+    await check_keys(store, sealer)
 
 
 @asynccontextmanager

@@ -6,22 +6,25 @@ Rules:
    creation time; a user's, a user's within a tenant and a tenant's token are never looked up in each other's place.
 2. "Latest" is the newest by creation; a refresh or a re-upload does not count as creation. "By scopes" is set equality
    with the requested or the granted set, the newest wins (contract section 11).
-3. `version` counts writes of the grant. What follows an exchange is written only where version and lease are still the
-   exchange's own (compare-and-swap): a process that slept through its lease changes nothing.
-4. Each write announces the token's owner (`TokenKey.owner`) in its own transaction; taking or releasing a lease is
-   no change of the token.
+3. `version` counts writes of the grant. What follows an exchange is written only where the version is the one that was
+   exchanged, and `lease_owner` still names that exchange (compare-and-swap). `lease_owner` is the exchange that was
+   begun last, `lease_until` is set while it is under way: one that was given up may still report, unless another began.
+4. Each write announces the token's owner (`TokenKey.owner`) in its own transaction; taking, renewing or releasing a
+   lease is no change of the token.
 5. A row that was read is compared with what was asked for, and opened with a binding made of its identity: a row that
    was moved or exchanged in the database is refused, not served.
+6. What is known of a refresh token stays with it: uploading the same one again neither hides that an answer was lost,
+   nor discards the answer of an exchange under way. Another one ends the lease: that exchange is not about it.
 """
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
-from sqlalchemy import Select, delete, func, insert, select, update
+from sqlalchemy import ColumnElement, Select, delete, func, insert, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from gateway.models import TokenKey, token_owner
@@ -33,8 +36,6 @@ from gateway.vault.sealing import Binding, SealBroken, Sealer
 
 REFRESH_AHEAD_SECONDS = 60.0  # contract section 11: min(60 s, 10 % of the lifetime) before expiry
 REFRESH_AHEAD_SHARE = 0.1
-EXCHANGE_SECONDS = 15.0  # how long a provider may take to answer a refresh
-LEASE_SECONDS = 45.0  # an exchange, a database that is locked for its 5 s a few times over, and a pause of this machine
 ANSWER_LOST = "answer_lost"  # an exchange was begun and its answer never stored: the refresh token may be spent
 ROTATION_INTERRUPTED = "rotation_interrupted"
 CREATION_STEP_SECONDS = (
@@ -85,6 +86,12 @@ class StoredToken:
     version: int
     lease_owner: str | None
     lease_until: float | None
+    lease_beat: int = 0
+
+    @property
+    def is_leased(self) -> bool:
+        """Whether an exchange of this grant is under way, or its holder has died (`lease.py` tells them apart)."""
+        return self.lease_until is not None
 
     @property
     def refresh_at(self) -> float | None:
@@ -94,15 +101,13 @@ class StoredToken:
         lifetime = max(0.0, self.expires_at - (self.issued_at if self.issued_at is not None else self.created_at))
         return self.expires_at - min(REFRESH_AHEAD_SECONDS, REFRESH_AHEAD_SHARE * lifetime)
 
+    def without_secrets(self) -> StoredToken:
+        """Return the same token for those who need to know of it, and not to have it."""
+        return replace(self, access_token=None, refresh_token=None)
+
     def is_valid(self, now: float) -> bool:
         """Whether there is an access token that has not expired by the clock."""
         return self.access_token is not None and (self.expires_at is None or now < self.expires_at)
-
-    def is_leased(self, now: float) -> bool:
-        """Whether an exchange of this grant is under way. A lease longer than any is a clock that jumped."""
-        if self.lease_owner is None or self.lease_until is None:
-            return False
-        return 0 < self.lease_until - now <= LEASE_SECONDS
 
 
 def scopes_key(scopes: Iterable[str]) -> str:
@@ -130,49 +135,68 @@ class Tokens:
         Store *draft* as the token of its identity, and return it.
 
         A token of that identity keeps id and creation time; everything else is replaced. An exchange that is under way
-        finds another version and discards what it got; its lease stays until it ends.
+        with another refresh token finds another version and discards what it got (rule 6).
         """
+        async with self._store.write() as db:
+            return await self.put_in(db, draft)
+
+    async def put_in(self, db: AsyncConnection, draft: TokenDraft) -> StoredToken:
+        """Do the same as `put`, in the write transaction of *db*."""
         now = self._clock()
         scopes = sorted(set(draft.scopes))
-        async with self._store.write() as db:
-            same = _of_subject(draft.connection, draft.user, draft.tenant, draft.account).where(
-                table.c.requested_scopes_key == scopes_key(scopes)
-            )
-            row = (await db.execute(same)).mappings().one_or_none()
-            token_id = row["id"] if row is not None else self._random_bytes(16).hex()
-            values: dict[str, Any] = self._sealed(token_id, draft) | {
-                "granted_scopes": scopes,
-                "token_type": draft.token_type,
-                "token_sub": draft.token_sub,
-                "granted_by": draft.granted_by,
-                "issued_at": now,
-                "expires_at": draft.expires_at,
-                "updated_at": now,
-                "last_refresh_at": None,
-                "last_refresh_error": "",
-                "dead": False,
+        row = (await db.execute(_same_identity(draft))).mappings().one_or_none()
+        token_id = row["id"] if row is not None else self._random_bytes(16).hex()
+        values: dict[str, Any] = self._sealed(token_id, draft) | {
+            "granted_scopes": scopes,
+            "token_type": draft.token_type,
+            "token_sub": draft.token_sub,
+            "granted_by": draft.granted_by,
+            "issued_at": now,
+            "expires_at": draft.expires_at,
+            "updated_at": now,
+            "last_refresh_at": None,
+            "last_refresh_error": "",
+            "dead": False,
+        }
+        if row is None:
+            values |= {
+                "id": token_id,
+                "connection_id": draft.connection,
+                "user_id": draft.user,
+                "tenant_id": draft.tenant,
+                "account": draft.account,
+                "requested_scopes": scopes,
+                "requested_scopes_key": scopes_key(scopes),
+                "created_at": await _next_creation(db, draft, now),
+                "version": 1,
             }
-            if row is None:
-                values |= {
-                    "id": token_id,
-                    "connection_id": draft.connection,
-                    "user_id": draft.user,
-                    "tenant_id": draft.tenant,
-                    "account": draft.account,
-                    "requested_scopes": scopes,
-                    "requested_scopes_key": scopes_key(scopes),
-                    "created_at": await _next_creation(db, draft, now),
-                    "version": 1,
-                }
-                await db.execute(insert(table).values(values))
-            else:
-                values["version"] = row["version"] + 1
-                await db.execute(update(table).where(table.c.id == token_id).values(values))
-            await announce(db, "tokens", token_owner(draft.connection, draft.user, draft.tenant), at=now)
-            stored = await self.get_in(db, token_id)
+            await db.execute(insert(table).values(values))
+        else:
+            values |= self._carried_over(row, draft)
+            await db.execute(update(table).where(table.c.id == token_id).values(values))
+        await announce(db, "tokens", token_owner(draft.connection, draft.user, draft.tenant), at=now)
+        stored = await self.get_in(db, token_id)
         if stored is None:
             raise RuntimeError("a token that was just written is not there")
         return stored
+
+    async def ensure(self, draft: TokenDraft) -> StoredToken:
+        """Return the token of *draft*'s identity; where there is none, *draft* is stored first."""
+        async with self._store.write() as db:
+            row = (await db.execute(_same_identity(draft))).mappings().one_or_none()
+            return self._open(row) if row is not None else await self.put_in(db, draft)
+
+    def preview(self, draft: TokenDraft) -> StoredToken:
+        """Return *draft* as it would be stored as a new token, under no id."""
+        now = self._clock()
+        scopes = tuple(sorted(set(draft.scopes)))
+        return StoredToken(
+            id="", connection=draft.connection, user=draft.user, tenant=draft.tenant, account=draft.account,
+            requested_scopes=scopes, granted_scopes=scopes, access_token=draft.access_token,
+            refresh_token=draft.refresh_token, token_type=draft.token_type, token_sub=draft.token_sub,
+            granted_by=draft.granted_by, issued_at=now, expires_at=draft.expires_at, created_at=now, updated_at=now,
+            last_refresh_at=None, last_refresh_error="", dead=False, version=0, lease_owner=None, lease_until=None,
+        )  # fmt: skip
 
     async def find(self, key: TokenKey) -> StoredToken | None:
         """Return the token that *key* means (rules 1 and 2), or None."""
@@ -181,6 +205,8 @@ class Tokens:
 
     async def find_in(self, db: AsyncConnection, key: TokenKey) -> StoredToken | None:
         """Return the same as `find`, read in the transaction of *db*."""
+        if not all(map(_is_storable, (key.connection, key.user or "", key.tenant or "", key.account or ""))):
+            return None
         wanted = _of_subject(key.connection, key.user or "", key.tenant or "", key.account or "")
         newest_first = wanted.order_by(table.c.created_at.desc(), table.c.id)
         if key.scopes is None:
@@ -230,15 +256,47 @@ class Tokens:
 
     # --- the refresh job's writes (rule 3) -------------------------------------------------------------------------
 
-    async def lease_in(self, db: AsyncConnection, token: StoredToken, *, owner: str, until: float) -> None:
-        """Write the lease of *owner* into the row. *db* is a write transaction in which *token* was read."""
-        await db.execute(update(table).where(table.c.id == token.id).values(lease_owner=owner, lease_until=until))
+    async def lease(self, token: StoredToken, *, owner: str, seconds: float) -> bool:
+        """
+        Make *owner* the one who exchanges *token*, as it was just read, and tell whether that was possible.
 
-    async def release(self, token_id: str, *, owner: str) -> None:
-        """End the lease of *owner*, if it still is the row's."""
+        False: it is gone, has moved, is leased, or was leased since it was read. *seconds* is what operators are shown
+        as its end; who may take it over is decided by `lease.py`.
+        """
+        free = (*_as_read(token), table.c.lease_until.is_(None))
+        return await self._set_lease(free, owner=owner, until=self._clock() + seconds)
+
+    async def renew(self, token: StoredToken, *, owner: str, seconds: float) -> bool:
+        """Move the beat of *owner*'s lease, and tell whether it still holds it."""
+        own = (table.c.id == token.id, table.c.lease_owner == owner, table.c.lease_until.is_not(None))
+        return await self._set_lease(own, owner=owner, until=self._clock() + seconds)
+
+    async def give_up(self, token: StoredToken, *, heir: str | None = None, seconds: float = 0.0) -> bool:
+        """
+        End the lease of a holder that stood still: what it asked of the provider, and what came of it, is unknown.
+
+        *heir* has the lease from now on, as with `lease`; None leaves it to nobody. Without a refresh token nothing can
+        have been spent, so nothing is noted. False: the holder was not dead after all.
+        """
+        now = self._clock()
+        # Not `updated_at`: nobody has just tried and failed, so nobody need wait before the next attempt.
+        values: dict[str, object] = {"lease_until": None}
+        if heir is not None:
+            values |= {"lease_owner": heir, "lease_until": now + seconds, "lease_beat": table.c.lease_beat + 1}
+        if token.refresh_token is not None:
+            values["last_refresh_error"] = ANSWER_LOST
+        stands_still = (*_as_read(token), table.c.lease_owner == token.lease_owner, table.c.lease_until.is_not(None))
         async with self._store.write() as db:
-            mine = update(table).where(table.c.id == token_id, table.c.lease_owner == owner)
-            await db.execute(mine.values(lease_owner=None, lease_until=None))
+            given_up = await db.execute(update(table).where(*stands_still).values(values))
+            if given_up.rowcount == 0:
+                return False
+            await announce(db, "tokens", token_owner(token.connection, token.user, token.tenant), at=now)
+        return True
+
+    async def _set_lease(self, where: tuple[ColumnElement[bool], ...], *, owner: str, until: float) -> bool:
+        values = {"lease_owner": owner, "lease_until": until, "lease_beat": table.c.lease_beat + 1}
+        async with self._store.write(is_alone=False) as db:
+            return (await db.execute(update(table).where(*where).values(values))).rowcount == 1
 
     async def store_granted(self, token: StoredToken, granted: Granted, *, owner: str) -> bool:
         """
@@ -270,13 +328,6 @@ class Tokens:
         """Write why an exchange failed for a passing cause, under the conditions of `store_granted`."""
         return await self._swap(token, {"last_refresh_error": error}, owner=owner, is_new_version=False)
 
-    async def note_interrupted_in(self, db: AsyncConnection, token: StoredToken) -> None:
-        """Write that the exchange of a lease that ran out never reported (a crash between exchange and write)."""
-        now = self._clock()
-        values = {"lease_owner": None, "lease_until": None, "last_refresh_error": ANSWER_LOST, "updated_at": now}
-        await db.execute(update(table).where(table.c.id == token.id).values(values))
-        await announce(db, "tokens", token_owner(token.connection, token.user, token.tenant), at=now)
-
     async def _swap(self, token: StoredToken, values: dict[str, object], *, owner: str, is_new_version: bool) -> bool:
         now = self._clock()
         values |= {"updated_at": now, "lease_owner": None, "lease_until": None}
@@ -289,6 +340,21 @@ class Tokens:
                 return False
             await announce(db, "tokens", token_owner(token.connection, token.user, token.tenant), at=now)
         return True
+
+    def _carried_over(self, row: Any, draft: TokenDraft) -> dict[str, object]:
+        """Return what an upload over *row* keeps and ends of it (rule 6)."""
+        try:
+            is_same = draft.refresh_token is not None and self._open(row).refresh_token == draft.refresh_token
+        except SealBroken:  # an upload is the way out of it
+            is_same = False
+        if not is_same:
+            return {"version": row["version"] + 1, "lease_owner": None, "lease_until": None}
+        is_leased = row["lease_until"] is not None
+        is_lost = row["last_refresh_error"] == ANSWER_LOST
+        return {
+            "version": row["version"] + (0 if is_leased else 1),
+            "last_refresh_error": ANSWER_LOST if is_lost else "",
+        }
 
     # --- sealing ---------------------------------------------------------------------------------------------------
 
@@ -324,6 +390,16 @@ class Tokens:
         return token
 
 
+def _as_read(token: StoredToken) -> tuple[ColumnElement[bool], ...]:
+    """The conditions under which nobody has changed the grant, leased it or moved its beat since *token* was read."""
+    return (
+        table.c.id == token.id,
+        table.c.version == token.version,
+        table.c.lease_beat == token.lease_beat,
+        table.c.dead.is_(False),
+    )
+
+
 def _of_subject(connection: str, user: str, tenant: str, account: str) -> Select[Any]:
     return select(table).where(
         table.c.connection_id == connection,
@@ -331,6 +407,16 @@ def _of_subject(connection: str, user: str, tenant: str, account: str) -> Select
         table.c.tenant_id == tenant,
         table.c.account == account,
     )
+
+
+def _is_storable(text: str) -> bool:
+    """Whether both engines can compare *text* at all: PostgreSQL has no NUL, neither of them a lone surrogate."""
+    return "\0" not in text and not any("\ud800" <= character <= "\udfff" for character in text)
+
+
+def _same_identity(draft: TokenDraft) -> Select[Any]:
+    subject = _of_subject(draft.connection, draft.user, draft.tenant, draft.account)
+    return subject.where(table.c.requested_scopes_key == scopes_key(draft.scopes))
 
 
 async def _next_creation(db: AsyncConnection, draft: TokenDraft, now: float) -> float:
@@ -369,4 +455,5 @@ def _token(row: Any, *, access_token: str | None, refresh_token: str | None) -> 
         version=row["version"],
         lease_owner=row["lease_owner"],
         lease_until=row["lease_until"],
+        lease_beat=row["lease_beat"],
     )

@@ -5,15 +5,19 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import sqlite3
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 from click.testing import CliRunner, Result
 
 from gateway.cli.connections import connections
+from gateway.providers.quirks import Quirks
 from gateway.store.engine import Store, sqlite_url
 from gateway.vault.connections import Connection, Connections
-from gateway.vault.sealing import Sealer, SealingKey
+from gateway.vault.key_ring import SealingRing
+from gateway.vault.sealing import Sealer
 
 ADD = ["add", "--id", "contacts", "--client-id", "me", "--token-url", "https://p.example/t"]
 
@@ -28,7 +32,7 @@ def load(data: Path, connection_id: str) -> Connection | None:
 
     async def read() -> Connection | None:
         store = await Store.open(sqlite_url(data / "gateway.db"))
-        sealer = Sealer(SealingKey.load(data, {}), os.urandom)
+        sealer = Sealer(await SealingRing.open(data, {}), os.urandom)
         found = await Connections(store, sealer, clock=lambda: 0.0, random_bytes=os.urandom).load(connection_id)
         await store.close()
         return found
@@ -80,10 +84,65 @@ def test_every_option_is_stored(tmp_path: Path) -> None:
         "scopes": ["a", "b"],
         "origins": ["https://people.example"],
         "token_auth": "none",
+        "template": None,
+        "variables": {},
     } == shown
 
 
+def test_template_fills_in(tmp_path: Path) -> None:
+    """A provider of the catalogue gives what the options leave out; what they say wins."""
+    arguments = ["add", "--id", "shop", "--template", "shopify", "--variable", "shop=acme", "--client-id", "me"]
+    result = run(tmp_path, *arguments, "--scope", "read_orders", GATEWAY_CLIENT_SECRET="CANARY")
+    assert 0 == result.exit_code, result.output
+
+    (shown,) = json.loads(run(tmp_path, "ls", "--json").stdout)
+    stored = load(tmp_path, "shop")
+    assert "https://acme.myshopify.com/admin/oauth/access_token" == shown["token_url"]
+    assert (["https://acme.myshopify.com"], ["read_orders"]) == (shown["origins"], shown["scopes"])
+    assert ("shop", "shopify", {"shop": "acme"}) == (shown["name"], shown["template"], shown["variables"])
+    assert stored is not None
+    assert "client_secret_post" == stored.client_authentication
+
+
+def test_template_of_api_keys_needs_no_client(tmp_path: Path) -> None:
+    """A provider of API keys needs an id and nothing else."""
+    assert 0 == run(tmp_path, "add", "--id", "ai", "--template", "openai").exit_code
+    stored = load(tmp_path, "ai")
+    assert stored is not None
+    assert ("apikey", ("https://api.openai.com",)) == (stored.kind, stored.origins)
+
+
+def test_row_of_an_older_version_has_no_template(tmp_path: Path) -> None:
+    """What was stored before there were templates is read as a connection without one."""
+    assert 0 == run(tmp_path, *ADD).exit_code
+    with closing(sqlite3.connect(tmp_path / "gateway.db")) as database, database:
+        database.execute("UPDATE connections SET settings = json_remove(settings, '$.template', '$.variables')")
+
+    stored = load(tmp_path, "contacts")
+
+    assert stored is not None
+    assert (None, (), Quirks()) == (stored.template, stored.variables, stored.quirks)
+
+
+def test_templates_are_listed(tmp_path: Path) -> None:
+    """Every provider is a line, or an object with what must be filled in."""
+    lines = CliRunner().invoke(connections, ["templates"]).stdout.splitlines()
+    listed = json.loads(CliRunner().invoke(connections, ["templates", "--json"]).stdout)
+
+    assert len(lines) == len(listed) >= 28
+    assert any(line.startswith("shopify\toauth\tShopify\tshop\t") for line in lines)
+    shopify = next(each for each in listed if "shopify" == each["id"])
+    assert ["shop"] == [variable["name"] for variable in shopify["variables"]]
+
+
 REFUSED: dict[str, tuple[list[str], int]] = {
+    "a template that is not known": (["add", "--id", "x", "--template", "googel"], 2),
+    "a template without its variable": (["add", "--id", "x", "--template", "shopify", "--token-auth", "none"], 2),
+    "a template without a secret": (["add", "--id", "x", "--template", "google", "--client-id", "me"], 2),
+    "a template of another type": (["add", "--id", "x", "--template", "openai", "--type", "oauth"], 2),
+    "a variable that leads elsewhere": (["add", "--id", "x", "--template", "shopify", "--variable", "shop=e.com/"], 2),
+    "a variable without a value": (["add", "--id", "x", "--template", "shopify", "--variable", "shop"], 2),
+    "a variable without a template": (["add", "--id", "x", "--variable", "shop=acme"], 2),
     "no id": (["add"], 2),
     "an id with a slash": (["add", "--id", "a/b"], 2),
     "a URL that is none": (["add", "--id", "x", "--token-url", "p.example"], 2),
@@ -118,3 +177,16 @@ def test_wrong_sealing_key_is_one_sentence(tmp_path: Path) -> None:
     (tmp_path / "sealing.key").unlink()
     result = run(tmp_path, "add", "--id", "more")
     assert (1, True) == (result.exit_code, "give the gateway the key that belongs to this data" in result.stderr)
+
+
+def test_shows_and_removes_one(tmp_path: Path) -> None:
+    """`show` prints one without its secret, `rm` takes it away; what is not there is exit code 4."""
+    assert 0 == run(tmp_path, *ADD, GATEWAY_CLIENT_SECRET="CANARY").exit_code
+    shown = [run(tmp_path, "show", "contacts"), run(tmp_path, "show", "contacts", "--json")]
+
+    assert [0, 0] == [result.exit_code for result in shown]
+    assert "CANARY" not in "".join(result.output for result in shown)
+    assert "https://p.example/t" == json.loads(shown[1].stdout)["token_url"]
+    assert 0 == run(tmp_path, "rm", "contacts").exit_code
+    assert [] == json.loads(run(tmp_path, "ls", "--json").stdout)
+    assert [4, 4] == [run(tmp_path, command, "contacts").exit_code for command in ("show", "rm")]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import json
 import os
 from pathlib import Path
@@ -12,7 +13,8 @@ from click.testing import CliRunner, Result
 from gateway.cli.tokens import tokens
 from gateway.store.engine import Store, sqlite_url
 from gateway.vault.connections import Connection, Connections
-from gateway.vault.sealing import Sealer, SealingKey
+from gateway.vault.key_ring import SealingRing
+from gateway.vault.sealing import Sealer
 from gateway.vault.tokens import TokenDraft, Tokens
 
 
@@ -24,11 +26,13 @@ def run(data: Path, *arguments: str) -> Result:
 def fill(data: Path) -> None:
     """Store a token of alice and one of the tenant acme."""
 
+    times = itertools.count(1.0)  # so that alice's is the older one
+
     async def write() -> None:
         store = await Store.open(sqlite_url(data / "gateway.db"))
-        sealer = Sealer(SealingKey.load(data, {}), os.urandom)
+        sealer = Sealer(await SealingRing.open(data, {}), os.urandom)
         await Connections(store, sealer, clock=lambda: 1.0, random_bytes=os.urandom).create(Connection("c", "c"))
-        stored = Tokens(store, sealer, clock=lambda: 1.0, random_bytes=os.urandom)
+        stored = Tokens(store, sealer, clock=lambda: next(times), random_bytes=os.urandom)
         await stored.put(TokenDraft("c", "alice", scopes=("b", "a"), access_token="CANARY", refresh_token="CANARY"))
         await stored.put(TokenDraft("c", "", "acme", access_token="CANARY", expires_at=60.0))
         await store.close()
@@ -64,3 +68,43 @@ def test_filters(tmp_path: Path) -> None:
     fill(tmp_path)
     assert ["alice"] == [token["user"] for token in json.loads(run(tmp_path, "ls", "--user", "alice", "--json").stdout)]
     assert [] == json.loads(run(tmp_path, "ls", "--connection", "other", "--json").stdout)
+
+
+def ids(data: Path) -> list[str]:
+    """The ids of the stored tokens, the oldest first."""
+    return [token["id"] for token in json.loads(run(data, "ls", "--json").stdout)]
+
+
+def test_shows_masked_unless_revealed(tmp_path: Path) -> None:
+    """`show` says everything but the tokens; --reveal says them, too; an unknown id is exit code 4."""
+    fill(tmp_path)
+    alice = ids(tmp_path)[0]
+    masked = [run(tmp_path, "show", alice), run(tmp_path, "show", alice, "--json")]
+    revealed = json.loads(run(tmp_path, "show", alice, "--reveal", "--json").stdout)
+
+    assert [0, 0] == [result.exit_code for result in masked]
+    assert "CANARY" not in "".join(result.output for result in masked)
+    assert ("CANARY", "CANARY", "alice") == (revealed["access_token"], revealed["refresh_token"], revealed["user"])
+    assert [4, 4] == [run(tmp_path, "show", "nothing", *more).exit_code for more in ((), ("--reveal",))]
+
+
+def test_removes_by_id_and_by_user(tmp_path: Path) -> None:
+    """`rm` takes ids, or users; what is not there is exit code 4, saying nothing at all is 2."""
+    fill(tmp_path)
+    _, acme = ids(tmp_path)
+    assert 2 == run(tmp_path, "rm").exit_code
+    assert 4 == run(tmp_path, "rm", "nothing").exit_code
+    assert 0 == run(tmp_path, "rm", "--user", "alice").exit_code
+    assert [acme] == ids(tmp_path)
+    assert 0 == run(tmp_path, "rm", acme).exit_code
+    assert [] == ids(tmp_path)
+
+
+def test_refresh_needs_something_to_refresh(tmp_path: Path) -> None:
+    """An unknown token and one that has expired without a refresh token are exit code 4."""
+    fill(tmp_path)
+    _, acme = ids(tmp_path)
+    none = str(tmp_path / "no-routes.yaml")
+    results = [run(tmp_path, "refresh", token, "-c", none) for token in ("nothing", acme)]
+    assert [4, 4] == [result.exit_code for result in results], results
+    assert "CANARY" not in "".join(result.output for result in results)

@@ -11,8 +11,9 @@ from aiohttp.http_parser import HttpRequestParser
 from aiohttp.streams import StreamReader
 
 from gateway.errors import InvalidRequest
+from gateway.proxy.headers import RequestRules
 from gateway.proxy.record import Call
-from gateway.proxy.request import ProxyRequest
+from gateway.proxy.request import Before, ProxyRequest
 
 
 @dataclass
@@ -21,6 +22,7 @@ class Wire:
 
     is_closing: bool = False
     peer: str = "192.0.2.1"
+    before: Before | None = None
     sent: bytes = b""
 
     def send(self, data: bytes) -> None:
@@ -108,3 +110,20 @@ async def test_invitation_is_one_line() -> None:
     (await parse(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n", wire)).invite()
 
     assert b"HTTP/1.1 100 Continue\r\n\r\n" == wire.sent
+
+
+async def test_same_fields_are_read_once() -> None:
+    """
+    A request with the fields of the one before, to the letter, is read as that one was; with others it is read anew.
+    """
+    wire, rules, others = Wire(), RequestRules(None, via="gateway"), RequestRules(None, via="gateway")
+    data = b"GET / HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer %b\r\n\r\n"
+
+    first = (await parse(data % b"a", wire)).read_fields(rules)
+    again = (await parse(data % b"a", wire)).read_fields(rules)
+    other_rules = (await parse(data % b"a", wire)).read_fields(others)
+    other = (await parse(data % b"b", wire)).read_fields(rules)
+
+    assert first is again
+    assert other_rules is not first
+    assert ("Bearer a", "Bearer b") == (other_rules.authorization, other.authorization)

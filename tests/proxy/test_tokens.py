@@ -335,3 +335,47 @@ async def test_repr_holds_no_token(tokens: ConnectionTokens) -> None:
     token = await fetch(tokens)
 
     assert "T1" not in repr(tokens) + repr(token)
+
+
+async def test_slow_fetch_does_not_undo_a_refresh(clock: Clock) -> None:
+    """
+    A fetch that read the old token before a refresh was stored gets, and leaves in the cache, what the refresh brought.
+    """
+    ledger = Ledger()
+    ledger.stored[KEY] = T1
+    tokens = ConnectionTokens(ledger, clock=clock)
+    ledger.gate = asyncio.Event()
+    slow = asyncio.create_task(tokens.fetch(KEY, caller=ADA, credential="c"))
+    await asyncio.sleep(0.01)
+    slow_gate, ledger.gate = ledger.gate, None
+
+    fresh = await tokens.replace(KEY, rejected=T1, route="api", caller=ADA, credential="c")
+    slow_gate.set()
+
+    assert fresh is not None
+    assert "T2" == fresh.access_token == (await slow).access_token
+    assert fresh == tokens.cached(KEY, "c")
+
+
+async def test_trial_that_ended_in_the_meantime_is_not_reopened(clock: Clock) -> None:
+    """
+    Acquitted while a straggler's rejection was being looked into, the family is refreshed when it dies again.
+    """
+    ledger = Ledger()
+    ledger.stored[KEY] = T1
+    tokens = ConnectionTokens(ledger, clock=clock)
+    fresh = await tokens.replace(KEY, rejected=T1, route="api", caller=ADA, credential="c")
+    assert fresh is not None
+    tokens.forget_owner(KEY.owner)
+    stale = replace(fresh, access_token="T0")
+    ledger.stored[KEY] = stale
+    ledger.gate = asyncio.Event()
+    straggler = asyncio.create_task(tokens.replace(KEY, rejected=stale, route="api", caller=ADA, credential="c"))
+    await asyncio.sleep(0.01)
+
+    tokens.accepted(fresh, "api")
+    ledger.gate.set()
+    ended = await straggler
+
+    assert ended is not None
+    assert 2 == ledger.exchanges

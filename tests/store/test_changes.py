@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator
-from pathlib import Path
 
 import pytest
 from sqlalchemy import func, select, text
 
 from gateway.store.changes import KEEP_SECONDS, STALE_SECONDS, ChangeFeed, announce
-from gateway.store.engine import Store, sqlite_url
+from gateway.store.engine import Store
 from gateway.store.schema import changes
 
 
@@ -28,14 +26,6 @@ class Clock:
 def clock() -> Clock:
     """Both clocks of a feed."""
     return Clock()
-
-
-@pytest.fixture
-async def store(tmp_path: Path) -> AsyncIterator[Store]:
-    """An open database."""
-    store = await Store.open(sqlite_url(tmp_path / "gateway.db"))
-    yield store
-    await store.close()
 
 
 @pytest.fixture
@@ -139,12 +129,11 @@ async def test_a_failing_read_ends_the_trust_and_a_later_one_catches_up(
     assert ["a"] == heard
 
 
-async def test_background_reading_tells_another_process_store(tmp_path: Path) -> None:
+async def test_background_reading_tells_another_process_store(database_url: str) -> None:
     """
     What one open database writes, the started feed of another one tells, without anyone polling.
     """
-    url = sqlite_url(tmp_path / "gateway.db")
-    writer, reader = await Store.open(url), await Store.open(url)
+    writer, reader = await Store.open(database_url), await Store.open(database_url)
     feed = ChangeFeed(reader, clock=time.time, monotonic=time.monotonic)
     heard = asyncio.Event()
     feed.subscribe("keys", lambda _: heard.set())
@@ -155,6 +144,30 @@ async def test_background_reading_tells_another_process_store(tmp_path: Path) ->
     await feed.stop()
     for store in (writer, reader):
         await store.close()
+
+
+async def test_changes_that_are_committed_at_once_are_all_told(database_url: str, clock: Clock) -> None:
+    """
+    Twelve writers of two processes commit in any order while a reader polls without pause: it misses none.
+    """
+    stores = [await Store.open(database_url) for _ in range(3)]
+    feed = ChangeFeed(stores[2], clock=clock, monotonic=clock)
+    heard: list[str] = []
+    feed.subscribe("keys", heard.append)
+
+    async def write(number: int) -> None:
+        async with stores[number % 2].write() as connection:
+            await announce(connection, "keys", f"{number}", at=1.0)
+            await asyncio.sleep(number * 7 % 5 / 1000)  # whoever is numbered first is not committed first by itself
+
+    writing = asyncio.gather(*(write(number) for number in range(12)))
+    while not writing.done():
+        await feed.poll()
+    await feed.poll()
+    for store in stores:
+        await store.close()
+
+    assert sorted(map(str, range(12))) == sorted(heard)
 
 
 async def test_prunes_what_everyone_has_seen(store: Store, feed: ChangeFeed, clock: Clock) -> None:

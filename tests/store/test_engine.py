@@ -6,7 +6,6 @@ import asyncio
 import multiprocessing
 import sqlite3
 import stat
-from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
@@ -17,20 +16,6 @@ from gateway.store.engine import Store, sqlite_url
 from gateway.store.schema import changes, connections, tokens
 
 ROUNDS = 25
-
-
-@pytest.fixture
-def path(tmp_path: Path) -> Path:
-    """Where the database lies."""
-    return tmp_path / "state" / "gateway.db"
-
-
-@pytest.fixture
-async def store(path: Path) -> AsyncIterator[Store]:
-    """An open database."""
-    store = await Store.open(sqlite_url(path))
-    yield store
-    await store.close()
 
 
 def write_file(path: Path, content: bytes, mode: int) -> None:
@@ -62,6 +47,7 @@ async def add(store: Store, subject: str = "s") -> None:
         await connection.execute(insert(changes).values(topic="t", subject=subject, at=1.0))
 
 
+@pytest.mark.parametrize("engine", ["sqlite"])
 async def test_files_are_private(store: Store, path: Path) -> None:
     """
     The directory is 0700 and every file of the database 0600, also those that SQLite adds.
@@ -87,6 +73,7 @@ async def test_opening_makes_an_open_directory_private(path: Path) -> None:
 SETTINGS = {"journal_mode": "wal", "synchronous": 2, "foreign_keys": 1, "secure_delete": 1, "busy_timeout": 5000}
 
 
+@pytest.mark.parametrize("engine", ["sqlite"])
 @pytest.mark.parametrize(("name", "expected"), SETTINGS.items(), ids=SETTINGS)
 async def test_every_connection_has_the_settings(store: Store, name: str, expected: object) -> None:
     """
@@ -201,6 +188,7 @@ async def test_seq_is_never_used_twice(store: Store) -> None:
         assert newest + 1 == (await connection.execute(select(func.max(changes.c.seq)))).scalar_one()
 
 
+@pytest.mark.parametrize("engine", ["sqlite"])
 async def test_deleted_content_is_overwritten(store: Store, path: Path) -> None:
     """
     What was deleted is in no file any more once the log is folded in.
@@ -234,23 +222,24 @@ def _write_rounds(url: str, name: str) -> None:
     asyncio.run(rounds())
 
 
-async def test_two_processes_write_and_lose_nothing(path: Path) -> None:
+async def test_two_processes_write_and_lose_nothing(database_url: str) -> None:
     """
     Two processes that create, upgrade and write one database at the same time both succeed.
     """
     spawn = multiprocessing.get_context("spawn")
-    writers = [spawn.Process(target=_write_rounds, args=(sqlite_url(path), name)) for name in ("a", "b")]
+    writers = [spawn.Process(target=_write_rounds, args=(database_url, name)) for name in ("a", "b")]
     for writer in writers:
         writer.start()
     for writer in writers:
         await asyncio.to_thread(writer.join, 60)
-    store = await Store.open(sqlite_url(path))
+    store = await Store.open(database_url)
 
     assert [0, 0] == [writer.exitcode for writer in writers]
     assert 2 * ROUNDS == await count(store)
     await store.close()
 
 
+@pytest.mark.parametrize("engine", ["sqlite"])
 async def test_readers_do_not_wait_for_a_writer(store: Store, path: Path) -> None:
     """
     While one transaction holds the lock, other connections read on; a writer that may not wait is told "locked".

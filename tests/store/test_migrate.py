@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
 
 import pytest
@@ -20,14 +21,20 @@ def _differences(connection: Connection) -> list[object]:
     return list(compare_metadata(context, metadata))
 
 
-async def test_migrations_make_the_schema(tmp_path: Path) -> None:
+async def test_migrations_make_the_schema(store: Store) -> None:
     """
     A database made by the migrations has the tables that the program knows, column by column.
     """
-    store = await Store.open(sqlite_url(tmp_path / "gateway.db"))
     async with store.read() as connection:
         assert [] == await connection.run_sync(_differences)
-    await store.close()
+
+
+async def test_gateways_that_start_together_make_one_schema(database_url: str) -> None:
+    """
+    Of four that open a new database at once, one makes the tables and the others find them.
+    """
+    for store in await asyncio.gather(*(Store.open(database_url) for _ in range(4))):
+        await store.close()
 
 
 async def test_opening_again_changes_nothing(tmp_path: Path) -> None:

@@ -45,6 +45,9 @@ class Api:
     session: ClientSession
     house: House
     recorded: list[tuple[str, dict[str, Any]]]
+    identity: Identity = field(repr=False)
+    keyring: KeyRing = field(repr=False)
+    policies: PolicySet = field(repr=False)
 
     def access_token(self, **claims: object) -> str:
         """An access token of alice of the tenant acme, in sales, with the scope."""
@@ -114,6 +117,9 @@ async def serve(house: House, vault: Vault) -> AsyncIterator[Api]:
                 session=session,
                 house=house,
                 recorded=recorded,
+                identity=identity,
+                keyring=keyring,
+                policies=PolicySet(POLICIES),
             )
     await store.close()
 

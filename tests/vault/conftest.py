@@ -1,29 +1,41 @@
-"""A vault on a real SQLite file, with a clock that the tests move, and a provider on a real socket."""
+"""
+A vault on a real database, with a clock that the tests move, and a provider on a real socket.
+
+The database is SQLite. A module whose rules must hold on both engines overrides the fixture `engine` with the
+parameters `ENGINES`.
+"""
 
 from __future__ import annotations
 
 import ipaddress
 import os
-import sqlite3
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, closing
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import pytest
+from sqlalchemy import create_engine, text
+from sqlalchemy.pool import NullPool
 
 from gateway.models import Caller, Egress, TokenKey
 from gateway.net.client import OutboundClient
 from gateway.store.engine import Store, sqlite_url
 from gateway.vault.connection import Connection
+from gateway.vault.lease import Timing
 from gateway.vault.sealing import Sealer, SealingKey
 from gateway.vault.service import Vault
-from gateway.vault.tokens import LEASE_SECONDS, StoredToken, TokenDraft
+from gateway.vault.tokens import StoredToken, TokenDraft
+from tests.postgres import PostgresServer
 from tests.vault.provider import CLIENT_ID, CLIENT_SECRET, Provider
 
 LOOPBACK = Egress(allow_private=(ipaddress.ip_network("127.0.0.0/8"),), allow_http=True)
 ANYBODY = Caller(kind="management", user=None, key_id="tests")
 KEY = TokenKey(connection="contacts", user="alice", tenant=None)
+ENGINES = ("sqlite", "postgresql")
+# A lease that a test can wait for; as many renewals in it as there are in production.
+QUICK = Timing(lease_seconds=1.0, renew_seconds=0.2, poll_seconds=0.02, wait_seconds=10.0, usable_wait_seconds=2.0)
 
 
 @dataclass
@@ -44,14 +56,15 @@ class House:
     clock: Clock
     provider: Provider
     secret: bytes = field(repr=False)
+    database_url: str = ""
 
     @asynccontextmanager
-    async def vault(self) -> AsyncIterator[Vault]:
+    async def vault(self, *, timing: Timing = QUICK) -> AsyncIterator[Vault]:
         """A vault with an engine, a sealer and a client of its own: what another process would have."""
-        store = await Store.open(sqlite_url(self.path))
+        store = await Store.open(self.database_url)
         client = OutboundClient(LOOPBACK)
         sealer = Sealer(SealingKey.from_bytes(self.secret), os.urandom)
-        vault = Vault(store, sealer, client, clock=self.clock, random_bytes=os.urandom)
+        vault = Vault(store, sealer, client, clock=self.clock, random_bytes=os.urandom, timing=timing)
         try:
             yield vault
         finally:
@@ -70,18 +83,28 @@ class House:
         }
         return Connection(**(settings | changes))  # type: ignore[arg-type]  # the tests' own values
 
+    def execute(self, statement: str, **values: object) -> list[Any]:
+        """Run SQL as somebody else who has the database, and return its rows."""
+        engine = create_engine(self.database_url.replace("+aiosqlite", ""), poolclass=NullPool)
+        try:
+            with engine.begin() as db:
+                result = db.execute(text(statement), values)
+                return list(result.all()) if result.returns_rows else []
+        finally:
+            engine.dispose()
+
     def lease_to(self, owner: str, token_id: str) -> None:
-        """Write a lease of another process into the row."""
-        with closing(sqlite3.connect(self.path)) as db, db:
-            db.execute(
-                "UPDATE tokens SET lease_owner = ?, lease_until = ? WHERE id = ?",
-                (owner, self.clock.now + LEASE_SECONDS, token_id),
-            )
+        """Write a lease of another process into the row. Nobody renews it."""
+        self.execute(
+            "UPDATE tokens SET lease_owner = :owner, lease_until = :until, lease_beat = lease_beat + 1 WHERE id = :id",
+            owner=owner,
+            until=self.clock.now + QUICK.lease_seconds,
+            id=token_id,
+        )
 
     def announced(self, topic: str) -> list[str]:
         """The ids that the change feed has told of *topic*, in order."""
-        with closing(sqlite3.connect(self.path)) as db:
-            return [row[0] for row in db.execute("SELECT subject FROM changes WHERE topic = ? ORDER BY seq", (topic,))]
+        return [row[0] for row in self.execute("SELECT subject FROM changes WHERE topic = :t ORDER BY seq", t=topic)]
 
     async def grant(self, vault: Vault, *, seconds: float | None = 3600.0, user: str = "alice") -> StoredToken:
         """Begin a grant at the provider and store it for *user*."""
@@ -99,10 +122,25 @@ class House:
 
 
 @pytest.fixture
-async def house(tmp_path: Path) -> AsyncIterator[House]:
+def engine() -> str:
+    """Which engine the database is: one of `ENGINES`."""
+    return "sqlite"
+
+
+@pytest.fixture
+def database_url(engine: str, tmp_path: Path, request: pytest.FixtureRequest) -> str:
+    """A database of this test's own."""
+    if engine == "sqlite":
+        return sqlite_url(tmp_path / "data" / "gateway.db")
+    server: PostgresServer = request.getfixturevalue("postgres")
+    return server.new_database()
+
+
+@pytest.fixture
+async def house(tmp_path: Path, database_url: str) -> AsyncIterator[House]:
     """A database, a clock and a provider; no vault yet."""
     async with Provider() as provider:
-        yield House(tmp_path / "data" / "gateway.db", Clock(), provider, os.urandom(32))
+        yield House(tmp_path / "data" / "gateway.db", Clock(), provider, os.urandom(32), database_url)
 
 
 @pytest.fixture

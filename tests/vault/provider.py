@@ -23,6 +23,7 @@ class Provider:
     def __init__(self) -> None:
         self.exchanges: list[str] = []  # the refresh tokens that were presented
         self.reuses = 0
+        self.minted = 0  # tokens given to the client itself
         self.authorizations: list[tuple[str, str]] = []
         self.fault: int | str | None = None
         self.expires_in: object = 3600
@@ -60,6 +61,10 @@ class Provider:
         """The user takes the grant back."""
         self._revoked.add(family)
 
+    def rotate_unseen(self, family: str) -> None:
+        """Somebody exchanged the newest refresh token and kept the answer to himself."""
+        self._families[family] += 1
+
     def is_alive(self, family: str) -> bool:
         """Whether the grant can still be refreshed."""
         return family not in self._revoked
@@ -72,7 +77,7 @@ class Provider:
     async def _token(self, request: web.Request) -> web.StreamResponse:
         form = await request.post()
         self._note_client(request, {name: str(value) for name, value in form.items()})
-        refresh_token = str(form["refresh_token"])
+        refresh_token = str(form.get("refresh_token", ""))
         self.exchanges.append(refresh_token)
         self.entered.set()
         if self.gate is not None:
@@ -86,11 +91,17 @@ class Provider:
             return web.json_response({"error": "server_error"}, status=self.fault, headers={"Retry-After": "7"})
         if self.fault == "garbage":
             return web.Response(text="<html>welcome</html>", content_type="text/html")
-        answer = self._rotate(refresh_token)
+        answer = self._rotate(refresh_token) if refresh_token else self._mint()
         if self.fault == "lost":
             assert request.transport is not None
             request.transport.abort()
         return answer
+
+    def _mint(self) -> web.Response:
+        self.minted += 1
+        return web.json_response(
+            {"access_token": f"MT-{self.minted}", "token_type": "bearer", "expires_in": self.expires_in}
+        )
 
     def _rotate(self, refresh_token: str) -> web.Response:
         _, family, number = refresh_token.split("-")

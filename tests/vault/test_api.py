@@ -118,7 +118,6 @@ ANSWERS: dict[str, tuple[str, str, bytes | None, int, str]] = {
     "no such path": ("GET", "/v1/nothing", None, 404, "E011007"),
     "the root": ("GET", "/", None, 404, "E011007"),
     "no such app": ("GET", "/v1/mgmt/outbound/app/nothing", None, 404, "E151002"),
-    "a row that is not supported yet": ("GET", "/v1/mgmt/outbound/apps", None, 404, "E011007"),
     "a strange method": ("PATCH", LATEST, None, 500, "E011001"),
     "a body too large": ("POST", CREATE, b" " * (MAX_BODY_BYTES + 1), 413, "E011010"),
     "an upload without tokens": ("POST", UPLOAD, b'{"appId": "contacts", "userId": "alice"}', 400, "E011002"),

@@ -28,6 +28,8 @@ INVALID: dict[str, tuple[dict[str, Any], str]] = {
     "an unknown way to authenticate": ({"token_auth": "tls"}, "token auth"),
     "a secret that is missing": ({"client_secret": None, "token_auth": "client_secret_post"}, "client secret"),
     "a secret with a line break": ({"client_secret": "CANARY\n"}, "client secret"),
+    "a private key with another control character": ({"client_secret": "-----BEGIN CANARY\r\n"}, "client secret"),
+    "a secret of a megabyte": ({"client_secret": "CANARY" * 200_000}, "client secret"),
     "a URL of another scheme": ({"token_url": "file:///etc/passwd"}, "token URL"),
     "a URL with credentials": ({"token_url": "https://a:b@p.example/"}, "token URL"),
     "a URL with a fragment": ({"authorization_url": "https://p.example/#x"}, "authorization URL"),
@@ -44,6 +46,16 @@ INVALID: dict[str, tuple[dict[str, Any], str]] = {
 def test_takes_a_valid_connection() -> None:
     """A whole connection passes."""
     check(Connection(**VALID, origins=("https://people.example", "http://127.0.0.1:8080")))
+
+
+def test_private_key_keeps_its_lines() -> None:
+    """A client secret may be a private key as PEM, for a client that signs."""
+    pem = "-----BEGIN PRIVATE KEY-----\n" + "CANARY/+\n" * 400 + "-----END PRIVATE KEY-----\n"
+    connection = Connection(**(VALID | {"client_secret": pem, "token_auth": "private_key_jwt"}))
+
+    check(connection)
+
+    assert "CANARY" not in repr(connection)
 
 
 @pytest.mark.parametrize(("changes", "field"), INVALID.values(), ids=INVALID.keys())

@@ -9,6 +9,7 @@ from urllib.parse import parse_qs
 
 import pytest
 
+from gateway.providers.quirks import Quirks
 from gateway.vault.connection import Connection
 from gateway.vault.oauth import ExchangeFailed, Granted, GrantRefused, read_token_answer, refresh_request
 
@@ -147,3 +148,43 @@ def test_retry_after_is_read_in_seconds() -> None:
         answer = read_token_answer(429, b"{}", now=NOW, retry_after=text)
         assert isinstance(answer, ExchangeFailed)
         assert expected == answer.retry_after
+
+
+QUIRKY: dict[str, tuple[Quirks, dict[str, object], object]] = {
+    "the token lies deeper": (
+        Quirks(token_path="/authed_user"), {"authed_user": {"access_token": "AT", "scope": "a,b"}}, ("a", "b")
+    ),
+    "nothing lies deeper": (Quirks(token_path="/authed_user"), {"access_token": "AT", "scope": "a"}, ("a",)),
+    "other separators": (Quirks(scope_separator="+"), {"access_token": "AT", "scope": "a+b"}, ("a", "b")),
+    "an error with status 200": (
+        Quirks(token_errors_with_status_200=True), {"ok": False, "error": "invalid_client", "access_token": "AT"},
+        ExchangeFailed("invalid_client", is_outcome_unknown=False),
+    ),
+    "a dead grant in other words": (
+        Quirks(dead_grant_errors=("bad_refresh_token",)), {"error": "bad_refresh_token"}, GrantRefused()
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("quirks", "body", "expected"), QUIRKY.values(), ids=QUIRKY.keys())
+def test_quirks_say_where_things_stand(quirks: Quirks, body: dict[str, object], expected: object) -> None:
+    """A provider that answers in its own way is read in that way."""
+    answer = read_token_answer(200, json.dumps(body).encode(), now=NOW, quirks=quirks)
+
+    assert expected == (answer.scopes if isinstance(answer, Granted) else answer)
+
+
+def test_lifetime_that_nobody_says() -> None:
+    """A provider whose tokens are known to expire without saying so gets that lifetime."""
+    answer = read_token_answer(200, b'{"access_token": "AT"}', now=NOW, quirks=Quirks(default_expires_seconds=60))
+
+    assert isinstance(answer, Granted)
+    assert NOW + 60 == answer.expires_at
+
+
+def test_json_body() -> None:
+    """Notion takes JSON; the parameters are the same."""
+    request = refresh_request(connection(template="notion"), "RT")
+
+    assert "application/json" == request.headers["Content-Type"]
+    assert "RT" == json.loads(request.body)["refresh_token"]

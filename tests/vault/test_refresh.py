@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import sqlite3
-from contextlib import closing
 
 import pytest
 
@@ -13,7 +11,13 @@ from gateway.models import ConnectionToken
 from gateway.vault.refresh import BACKOFF_FIRST_SECONDS
 from gateway.vault.service import Vault
 from gateway.vault.tokens import TokenDraft
-from tests.vault.conftest import ANYBODY, KEY, House
+from tests.vault.conftest import ANYBODY, ENGINES, KEY, QUICK, House
+
+
+@pytest.fixture(params=ENGINES)
+def engine(request: pytest.FixtureRequest) -> str:
+    """Every rule here holds on both engines."""
+    return str(request.param)
 
 
 async def fetch(vault: Vault) -> ConnectionToken:
@@ -262,14 +266,77 @@ async def test_lost_answer_serves_the_valid_token_and_risks_nothing(house: House
     assert 2 == len(house.provider.exchanges)
 
 
-async def test_lease_that_ran_out_is_taken_over(house: House, vault: Vault) -> None:
-    """A process that died between lease and write does not hold the grant for ever; its answer counts as lost."""
+async def test_dead_holder_is_followed_after_its_lease(house: House, vault: Vault) -> None:
+    """A process that died between lease and write does not hold the grant for ever; one call lives through it."""
     token = await house.grant(vault, seconds=100.0)
     house.lease_to("a dead process", token.id)
     house.clock.now += 101.0
 
     assert "AT-alice-1" == (await fetch(vault)).access_token
     assert 1 == len(house.provider.exchanges)
+    assert 1 == vault.refresh_counts["lease_ran_out"]
+
+
+async def test_answer_of_a_dead_holder_counts_as_lost(house: House, vault: Vault) -> None:
+    """Was its refresh token spent, the row says that the rotation was interrupted, and the user must connect again."""
+    token = await house.grant(vault, seconds=100.0)
+    house.provider.rotate_unseen("alice")
+    house.lease_to("a dead process", token.id)
+    house.clock.now += 101.0
+
+    with pytest.raises(ConnectionRequired):
+        await fetch(vault)
+
+    stored = await vault.tokens.find(KEY)
+    assert stored is not None
+    assert (True, "rotation_interrupted") == (stored.dead, stored.last_refresh_error)
+
+
+async def test_valid_token_serves_while_a_dead_holder_has_the_lease(house: House, vault: Vault) -> None:
+    """Who has a valid token does not wait for a takeover; nothing is exchanged until it expires."""
+    token = await house.grant(vault, seconds=100.0)
+    house.lease_to("a dead process", token.id)
+    house.clock.now += 95.0
+
+    assert "AT-alice-0" == (await fetch(vault)).access_token
+    assert [] == house.provider.exchanges
+    house.clock.now += 6.0
+    assert "AT-alice-1" == (await fetch(vault)).access_token
+
+
+@pytest.mark.parametrize("jump", [-86_400.0, 86_400.0])
+async def test_slow_holder_keeps_its_lease(house: House, vault: Vault, jump: float) -> None:
+    """An exchange that lasts longer than a lease is not robbed: it is renewed, and clocks that jump change nothing."""
+    await house.grant(vault)
+    rejected = await fetch(vault)
+    house.provider.gate = asyncio.Event()
+    async with house.vault() as other:
+        holder = asyncio.create_task(replace(vault, rejected))
+        await house.provider.entered.wait()
+        waiter = asyncio.create_task(replace(other, rejected))
+        await asyncio.sleep(QUICK.lease_seconds / 2)
+        house.clock.now += jump
+        await asyncio.sleep(QUICK.lease_seconds)
+        assert not waiter.done()
+        house.provider.gate.set()
+        answers = await asyncio.gather(holder, waiter)
+
+    assert ["AT-alice-1"] * 2 == [answer.access_token for answer in answers]
+    assert ["RT-alice-0"] == house.provider.exchanges
+
+
+async def test_slow_provider_does_not_hold_up_a_valid_token(house: House, vault: Vault) -> None:
+    """A caller who meets a due token has it after the short wait; the exchange goes on, and is used afterwards."""
+    await house.grant(vault, seconds=100.0)
+    house.clock.now += 95.0
+    house.provider.gate = asyncio.Event()
+
+    assert "AT-alice-0" == (await fetch(vault)).access_token
+    house.provider.gate.set()
+    await vault.close()
+
+    assert "AT-alice-1" == (await fetch(vault)).access_token
+    assert ["RT-alice-0"] == house.provider.exchanges
 
 
 async def test_sleeper_does_not_write_after_its_lease(house: House, vault: Vault) -> None:
@@ -291,24 +358,40 @@ async def test_sleeper_does_not_write_after_its_lease(house: House, vault: Vault
     assert ("AT-alice-0", 1, "another") == (stored.access_token, stored.version, stored.lease_owner)
 
 
-async def test_write_that_fails_is_repeated_with_the_answer_in_memory(house: House, vault: Vault) -> None:
-    """A database that fails after the provider has rotated costs no grant: the answer is written when it is back."""
+DISK_FULL = {
+    "sqlite": [
+        "CREATE TRIGGER disk_full BEFORE UPDATE ON tokens WHEN NEW.version > OLD.version "
+        "BEGIN SELECT RAISE(ABORT, 'disk full'); END"
+    ],
+    "postgresql": [
+        "CREATE FUNCTION disk_full() RETURNS trigger LANGUAGE plpgsql AS $$BEGIN RAISE 'disk full'; END$$",
+        "CREATE TRIGGER disk_full BEFORE UPDATE ON tokens FOR EACH ROW WHEN (NEW.version > OLD.version) "
+        "EXECUTE FUNCTION disk_full()",
+    ],
+}
+SPACE_AGAIN = {"sqlite": "DROP TRIGGER disk_full", "postgresql": "DROP TRIGGER disk_full ON tokens"}
+
+
+async def test_write_that_fails_is_repeated_with_the_answer_in_memory(house: House, vault: Vault, engine: str) -> None:
+    """
+    A database that fails after the provider has rotated costs no grant: the answer is written when it is back.
+
+    Until then the lease is renewed, so that nobody presents the spent refresh token.
+    """
     await house.grant(vault)
     rejected = await fetch(vault)
-    with closing(sqlite3.connect(house.path)) as saboteur:
-        saboteur.execute(
-            "CREATE TRIGGER disk_full BEFORE UPDATE ON tokens WHEN NEW.version > OLD.version "
-            "BEGIN SELECT RAISE(ABORT, 'disk full'); END"
-        )
-        saboteur.commit()
-        caller = asyncio.create_task(replace(vault, rejected))
+    for statement in DISK_FULL[engine]:
+        house.execute(statement)
+    async with house.vault() as other:
+        holder = asyncio.create_task(replace(vault, rejected))
         await house.provider.entered.wait()
-        await asyncio.sleep(0.2)
-        assert not caller.done()
-        saboteur.execute("DROP TRIGGER disk_full")
-        saboteur.commit()
+        waiter = asyncio.create_task(replace(other, rejected))
+        await asyncio.sleep(QUICK.lease_seconds * 1.5)
+        assert (False, False) == (holder.done(), waiter.done())
+        house.execute(SPACE_AGAIN[engine])
+        answers = await asyncio.gather(holder, waiter)
 
-    assert "AT-alice-1" == (await caller).access_token
+    assert ["AT-alice-1"] * 2 == [answer.access_token for answer in answers]
     assert ["RT-alice-0"] == house.provider.exchanges
 
 

@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
-import sqlite3
-from contextlib import closing
 
 import pytest
 
 from gateway.errors import ConnectionRequired, ConnectionUnknown, TokenServiceUnavailable
-from gateway.models import ConnectionToken
-from gateway.store.engine import Store, sqlite_url
+from gateway.models import ConnectionToken, TokenKey
+from gateway.store.engine import Store
 from gateway.vault.sealing import Sealer, SealingKey, SealingKeyError
 from gateway.vault.service import Vault, check_sealing_key
 from gateway.vault.tokens import TokenDraft
-from tests.vault.conftest import ANYBODY, KEY, House
+from tests.vault.conftest import ANYBODY, ENGINES, KEY, House
+
+
+@pytest.fixture(params=ENGINES)
+def engine(request: pytest.FixtureRequest) -> str:
+    """Every rule here holds on both engines."""
+    return str(request.param)
 
 
 async def fetch(vault: Vault) -> ConnectionToken:
@@ -113,6 +118,40 @@ async def test_short_lived_answer_is_served(house: House, vault: Vault) -> None:
     assert ("AT-alice-1", house.clock.now + 1) == (answer.access_token, answer.refresh_at)
 
 
+async def test_minted_token_needs_nobody_to_connect(house: House, vault: Vault) -> None:
+    """A client-credentials connection gives a tenant its first token, and the next one, by itself; no user has one."""
+    minted = house.connection(id="minted", name="Minted", extra={"grantType": "client_credentials"})
+    await vault.connections.create(minted)
+    key = TokenKey("minted", None, "acme")
+
+    async with house.vault() as other:
+        answers = await asyncio.gather(
+            *(one.fetch(key, caller=ANYBODY, credential="") for one in (vault, other) for _ in range(10))
+        )
+    house.clock.now += 3601.0
+    again = await vault.fetch(key, caller=ANYBODY, credential="")
+
+    assert {"MT-1"} == {answer.access_token for answer in answers}
+    assert ("MT-2", 2) == (again.access_token, house.provider.minted)
+    with pytest.raises(ConnectionRequired):
+        await vault.fetch(key._replace(user="alice"), caller=ANYBODY, credential="")
+
+
+async def test_minting_that_fails_ends_nothing(house: House, vault: Vault) -> None:
+    """Refused or unanswered, a minted grant is neither dead nor lost: the next attempt has a token."""
+    minted = house.connection(id="minted", name="Minted", extra={"grantType": "client_credentials"})
+    await vault.connections.create(minted)
+    key = TokenKey("minted", None, "acme")
+    for fault in ("drop", 503, "garbage"):
+        house.provider.fault = fault
+        with pytest.raises(TokenServiceUnavailable):
+            await vault.fetch(key, caller=ANYBODY, credential="")
+        house.clock.now += 100.0
+    house.provider.fault = None
+
+    assert "MT-1" == (await vault.fetch(key, caller=ANYBODY, credential="")).access_token
+
+
 async def test_force_asks_the_provider(house: House, vault: Vault) -> None:
     """forceRefresh exchanges a fresh token; when that fails for a passing cause, the fresh token is served."""
     await house.grant(vault)
@@ -138,12 +177,10 @@ async def test_verified_upload_stores_what_the_provider_gave(house: House, vault
 async def test_broken_seal_and_broken_database_are_unavailable(house: House, vault: Vault) -> None:
     """What cannot be opened or read is not served, and no cause reaches the caller."""
     await house.grant(vault)
-    with closing(sqlite3.connect(house.path)) as db, db:
-        db.execute("UPDATE tokens SET sealed_access_token = sealed_refresh_token")
+    house.execute("UPDATE tokens SET sealed_access_token = sealed_refresh_token")
     with pytest.raises(TokenServiceUnavailable):
         await fetch(vault)
-    with closing(sqlite3.connect(house.path)) as db, db:
-        db.execute("DROP TABLE tokens")
+    house.execute("DROP TABLE tokens")
     with pytest.raises(TokenServiceUnavailable):
         await fetch(vault)
 
@@ -151,7 +188,7 @@ async def test_broken_seal_and_broken_database_are_unavailable(house: House, vau
 async def test_wrong_sealing_key_is_told_at_start(house: House, vault: Vault) -> None:
     """A database with sealed values starts with its own key only."""
     await vault.start()
-    store = await Store.open(sqlite_url(house.path))
+    store = await Store.open(house.database_url)
     try:
         with pytest.raises(SealingKeyError, match="give the gateway the key that belongs to this data"):
             await check_sealing_key(store, Sealer(SealingKey.from_bytes(os.urandom(32)), os.urandom))

@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
-import sqlite3
-from contextlib import closing
+import asyncio
 
 import pytest
 
 from gateway.models import TokenKey, token_owner
+from gateway.vault.oauth import Granted
 from gateway.vault.sealing import SealBroken
 from gateway.vault.service import Vault
-from gateway.vault.tokens import TokenDraft, scopes_key
-from tests.vault.conftest import House
+from gateway.vault.tokens import StoredToken, TokenDraft, scopes_key
+from tests.vault.conftest import ENGINES, House
+
+
+@pytest.fixture(params=ENGINES)
+def engine(request: pytest.FixtureRequest) -> str:
+    """Every rule here holds on both engines."""
+    return str(request.param)
 
 
 def draft(
@@ -86,8 +92,7 @@ async def test_scopes_are_compared_as_sets(vault: Vault) -> None:
 async def test_granted_set_answers_too(house: House, vault: Vault) -> None:
     """A token whose granted set differs from the requested one answers to both; the newest wins."""
     token = await vault.tokens.put(draft("alice", token="narrowed", scopes=("a", "b")))
-    with closing(sqlite3.connect(house.path)) as db, db:
-        db.execute("UPDATE tokens SET granted_scopes = '[\"a\"]' WHERE id = ?", (token.id,))
+    house.execute("UPDATE tokens SET granted_scopes = :scopes WHERE id = :id", scopes='["a"]', id=token.id)
 
     assert "narrowed" == await found(vault, key("alice", scopes=("a",)))
     assert "narrowed" == await found(vault, key("alice", scopes=("a", "b")))
@@ -104,9 +109,8 @@ async def test_swapped_rows_do_not_open(house: House, vault: Vault) -> None:
     """Secrets exchanged between two users' rows in the database are refused, and nothing is served."""
     await vault.tokens.put(draft("alice", token="CANARY-alice"))
     await vault.tokens.put(draft("mallory", token="CANARY-mallory"))
-    with closing(sqlite3.connect(house.path)) as db, db:
-        (sealed,) = db.execute("SELECT sealed_access_token FROM tokens WHERE user_id = 'alice'").fetchone()
-        db.execute("UPDATE tokens SET sealed_access_token = ? WHERE user_id = 'mallory'", (sealed,))
+    ((sealed,),) = house.execute("SELECT sealed_access_token FROM tokens WHERE user_id = 'alice'")
+    house.execute("UPDATE tokens SET sealed_access_token = :sealed WHERE user_id = 'mallory'", sealed=bytes(sealed))
 
     with pytest.raises(SealBroken):
         await vault.tokens.find(key("mallory"))
@@ -116,13 +120,13 @@ async def test_swapped_rows_do_not_open(house: House, vault: Vault) -> None:
 async def test_renamed_row_does_not_open(house: House, vault: Vault) -> None:
     """A row whose user was changed in the database is refused."""
     await vault.tokens.put(draft("alice", token="CANARY"))
-    with closing(sqlite3.connect(house.path)) as db, db:
-        db.execute("UPDATE tokens SET user_id = 'mallory'")
+    house.execute("UPDATE tokens SET user_id = 'mallory'")
 
     with pytest.raises(SealBroken):
         await vault.tokens.find(key("mallory"))
 
 
+@pytest.mark.parametrize("engine", ["sqlite"])
 async def test_database_files_hold_no_secret(house: House, vault: Vault) -> None:
     """Neither the database nor its -wal and -shm files hold a token or a client secret in clear."""
     token = await vault.tokens.put(
@@ -135,6 +139,95 @@ async def test_database_files_hold_no_secret(house: House, vault: Vault) -> None
     assert "gateway.db-wal" in [path.name for path in files]
     assert all(b"CANARY" not in path.read_bytes() for path in files)
     assert "CANARY" not in repr(token)
+
+
+async def test_same_refresh_token_again_keeps_what_is_known_of_it(house: House, vault: Vault) -> None:
+    """Uploading the refresh token that is stored, after a lost answer, does not make it certain; another one does."""
+    known, other = (TokenDraft("contacts", "alice", refresh_token=name) for name in ("RT-a", "RT-b"))
+    token = await vault.tokens.put(known)
+    house.execute("UPDATE tokens SET last_refresh_error = 'answer_lost'")
+
+    assert ("answer_lost", token.version + 1) == _known(await vault.tokens.put(known))
+    assert ("", token.version + 2) == _known(await vault.tokens.put(other))
+
+
+async def test_upload_of_another_refresh_token_ends_the_lease(house: House, vault: Vault) -> None:
+    """An exchange under way is about the token that it presented: the same one keeps its lease, another ends it."""
+    known, other = (TokenDraft("contacts", "alice", refresh_token=name) for name in ("RT-a", "RT-b"))
+    token = await vault.tokens.put(known)
+    house.lease_to("another", token.id)
+
+    again = await vault.tokens.put(known)
+    replaced = await vault.tokens.put(other)
+
+    assert (True, token.version) == (again.is_leased, again.version)
+    assert (False, None, token.version + 1) == (replaced.is_leased, replaced.lease_owner, replaced.version)
+
+
+def _known(token: StoredToken) -> tuple[str, int]:
+    return token.last_refresh_error, token.version
+
+
+async def test_upload_over_a_row_that_does_not_open(house: House, vault: Vault) -> None:
+    """A row whose seal is broken is replaced by an upload."""
+    draft = TokenDraft("contacts", "alice", refresh_token="RT-a", access_token="AT-a")
+    await vault.tokens.put(draft)
+    house.execute("UPDATE tokens SET sealed_refresh_token = sealed_access_token")
+
+    assert "RT-a" == (await vault.tokens.put(draft)).refresh_token
+
+
+@pytest.mark.parametrize("user", ["ali\0ce", "\ud800", "'; DROP TABLE tokens; --"])
+async def test_text_that_no_database_keeps_is_not_found(vault: Vault, user: str) -> None:
+    """A NUL or a lone surrogate in an id is nobody's, and no failure of the database."""
+    assert None is await vault.tokens.find(key(user))
+
+
+async def test_one_lease_for_many_who_want_it(house: House, vault: Vault) -> None:
+    """Of twenty that read the row and take the lease, in two processes, one has it."""
+    token = await vault.tokens.put(TokenDraft("contacts", "alice", refresh_token="RT"))
+    async with house.vault() as other:
+        taken = await asyncio.gather(
+            *(one.tokens.lease(token, owner=f"{name}", seconds=1) for name, one in enumerate([vault, other] * 10))
+        )
+
+    assert 1 == sum(taken)
+
+
+async def test_first_uploads_at_once_are_one_token(house: House, vault: Vault) -> None:
+    """Twenty uploads of one identity that does not exist yet leave one row, and none fails."""
+    async with house.vault() as other:
+        stored = await asyncio.gather(
+            *(one.tokens.put(draft("alice", token=f"T{number}")) for number, one in enumerate([vault, other] * 10))
+        )
+
+    assert 1 == len({token.id for token in stored})
+    assert set(range(1, 21)) == {token.version for token in stored}
+
+
+async def test_given_up_exchange_may_report_until_another_begins(house: House, vault: Vault) -> None:
+    """The late answer of a holder that counted as dead is kept; not so once its heir exchanges."""
+    for user, heir in (("alice", None), ("bob", "heir")):
+        token = await vault.tokens.put(TokenDraft("contacts", user, refresh_token="RT-0"))
+        assert await vault.tokens.lease(token, owner="sleeper", seconds=1)
+        leased = await vault.tokens.get(token.id)
+        assert leased is not None
+        assert await vault.tokens.give_up(leased, heir=heir, seconds=1)
+        late = Granted("AT-1", "RT-1", "Bearer", None, None)
+
+        assert (heir is None) == await vault.tokens.store_granted(token, late, owner="sleeper")
+
+
+async def test_lease_that_is_renewed_is_not_given_up(vault: Vault) -> None:
+    """A beat that moved since the row was read proves its holder alive."""
+    token = await vault.tokens.put(TokenDraft("contacts", "alice", refresh_token="RT-0"))
+    assert await vault.tokens.lease(token, owner="holder", seconds=1)
+    read = await vault.tokens.get(token.id)
+    assert read is not None
+    assert await vault.tokens.renew(token, owner="holder", seconds=1)
+
+    assert not await vault.tokens.give_up(read)
+    assert not await vault.tokens.renew(token, owner="another", seconds=1)
 
 
 async def test_every_write_is_announced(house: House, vault: Vault) -> None:

@@ -1,0 +1,85 @@
+"""
+The pages on the callers' listener: where users connect their accounts, and the metadata of RFC 9728.
+
+Rules:
+1. They lie under prefixes that no route can have (`config/` refuses one); they are looked at only when no route fits,
+   so a call pays nothing for them.
+2. They need no caller: what they show and do is the business of whoever answers them (`vault/pages.py`).
+3. A body is a small form: more than MAX_BODY_BYTES, or slower than BODY_SECONDS, is refused.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Protocol
+
+from aiohttp.web_protocol import RequestPayloadError
+
+from gateway.errors import BodyTooLarge, InvalidRequest, RequestTimeout
+from gateway.models import Caller, ConnectOffer, PageAnswer, PageRequest, TokenKey
+from gateway.proxy.answers import status_line
+from gateway.proxy.request import ProxyRequest
+
+MAX_BODY_BYTES = 65_536
+BODY_SECONDS = 10.0
+
+
+class Pages(Protocol):
+    """Answers requests for pages."""
+
+    def takes(self, path: str) -> bool:
+        """Tell whether *path*, without its query, is one of these pages."""
+
+    async def answer(self, page: PageRequest) -> PageAnswer:
+        """Return the page."""
+
+
+class Connects(Protocol):
+    """Offers a way to connect an account to whoever was refused for want of one."""
+
+    async def offer(self, key: TokenKey, caller: Caller) -> ConnectOffer | None:
+        """Return a link for the user of *key*, or None where a browser cannot help."""
+
+
+async def show(request: ProxyRequest, pages: Pages) -> None:
+    """
+    Answer *request*, whose path *pages* takes.
+
+    Raises:
+        BodyTooLarge, RequestTimeout, InvalidRequest: its body is not a form's.
+        ConnectionError: the caller has gone.
+    """
+    call, message = request.call, request.message
+    path, _, query = call.target.partition("?")
+    page = PageRequest(
+        method=call.method,
+        path=path,
+        query=query,
+        headers={name.lower(): value for name, value in message.headers.items()},
+        body=await _body(request),
+        peer=call.peer,
+    )
+    answer = await pages.answer(page)
+    fields = "".join(f"{name}: {value}\r\n" for name, value in answer.headers)
+    connection = "" if request.keep_alive else "Connection: close\r\n"
+    head = f"{fields}Content-Length: {len(answer.body)}\r\n{connection}\r\n".encode("latin-1")
+    call.status = answer.status
+    request.has_answered = True
+    request.client.send(status_line(answer.status) + head + (b"" if call.method == "HEAD" else answer.body))
+
+
+async def _body(request: ProxyRequest) -> bytes:
+    chunks: list[bytes] = []
+    size = 0
+    try:
+        async with asyncio.timeout(BODY_SECONDS):
+            while chunk := await request.payload.readany():
+                size += len(chunk)
+                if size > MAX_BODY_BYTES:
+                    raise BodyTooLarge
+                chunks.append(chunk)
+    except TimeoutError as exc:
+        raise RequestTimeout from exc
+    except RequestPayloadError as exc:
+        raise InvalidRequest from exc
+    return b"".join(chunks)

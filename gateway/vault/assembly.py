@@ -1,0 +1,120 @@
+"""
+The vault's objects, built once and joined: what a gateway that serves needs of this room.
+
+Rules:
+1. Everything that is opened here is closed by `close`, in reverse: exchanges and connect attempts under way end first,
+   the sealing keys last.
+2. The links that users follow are made of the public URL of the traffic listener, never of a request's Host.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
+from pathlib import Path
+
+from gateway.models import Caller, ConnectOffer, TokenKey
+from gateway.net.client import OutboundClient
+from gateway.store.engine import Store
+from gateway.vault.connect import Connecting
+from gateway.vault.discovery import Discovery
+from gateway.vault.grants import is_minted
+from gateway.vault.key_ring import SealingRing
+from gateway.vault.metrics import VaultMetrics
+from gateway.vault.pages import Pages
+from gateway.vault.revocation import Revocation
+from gateway.vault.sealing import Sealer
+from gateway.vault.service import Vault
+
+
+@dataclass(frozen=True, slots=True)
+class Offers:
+    """Offers a link to whoever was refused for want of a connection."""
+
+    connecting: Connecting
+
+    async def offer(self, key: TokenKey, caller: Caller) -> ConnectOffer | None:
+        """Return a link for the user of *key*, or None where a browser cannot help *caller*."""
+        link = await self.connecting.link_for(key, caller)
+        return None if link is None else ConnectOffer(link.url, link.wait_url)
+
+
+@dataclass(frozen=True, slots=True)
+class OpenVault:
+    """A vault that serves, the flow by which users connect, and its pages. Made by `open_vault`."""
+
+    vault: Vault
+    connecting: Connecting
+    discovery: Discovery
+    pages: Pages
+    offers: Offers
+    metrics: VaultMetrics
+    _owned: AsyncExitStack
+
+    async def close(self) -> None:
+        """End what is under way and close everything."""
+        await self._owned.aclose()
+
+
+async def open_vault(
+    store: Store,
+    client: OutboundClient,
+    *,
+    data: Path,
+    environ: Mapping[str, str],
+    base_url: Callable[[], str],
+    allow_http: bool,
+    clock: Callable[[], float],
+    monotonic: Callable[[], float],
+    random_bytes: Callable[[int], bytes],
+) -> OpenVault:
+    """
+    Open the vault of *store* with the sealing keys of *data* or *environ*.
+
+    *base_url* gives the traffic listener's public URL without a trailing slash; *allow_http* lets endpoints be plain
+    http, as `egress` says.
+
+    Raises:
+        SealingKeyError: the keys are missing, weak, or not those of this database.
+    """
+    async with AsyncExitStack() as opening:
+        ring = await SealingRing.open(data, environ, random_bytes=random_bytes, monotonic=monotonic)
+        opening.push_async_callback(ring.close)
+        ring.watch()
+        sealer = Sealer(ring, random_bytes)
+        discovery = Discovery(client, allow_http=allow_http, monotonic=monotonic)
+        vault = Vault(store, sealer, client, clock=clock, random_bytes=random_bytes, monotonic=monotonic)
+        await vault.start()
+        opening.push_async_callback(vault.close)
+        revocation = Revocation(
+            client, discovery, connections=vault.connections, clock=clock, random_bytes=random_bytes
+        )
+        vault.removal.revoke = revocation.revoke_stored
+        metrics = VaultMetrics(
+            store,
+            vault.connections,
+            counts=vault.refresh_counts,
+            clock=clock,
+            monotonic=monotonic,
+            renews_itself=is_minted,
+        )
+        metrics.start()
+        opening.push_async_callback(metrics.close)
+        connecting = Connecting(
+            store,
+            sealer,
+            client,
+            connections=vault.connections,
+            tokens=vault.tokens,
+            discovery=discovery,
+            revocation=revocation,
+            base_url=base_url,
+            allow_http=allow_http,
+            clock=clock,
+            random_bytes=random_bytes,
+        )
+        opening.push_async_callback(connecting.close)
+        pages = Pages(connecting, base_url=base_url, random_bytes=random_bytes)
+        owned = opening.pop_all()
+        return OpenVault(vault, connecting, discovery, pages, Offers(connecting), metrics, owned)

@@ -1,0 +1,76 @@
+"""
+Connecting by way of the API, and what needs no connection (contract rows 20, 21, 23, 24).
+
+Rules (descope-contract.md section 6; DESIGN section 7, Levels):
+1. A link to connect is bound to somebody: it takes an access token or a session JWT. A management key stands for
+   nobody, an agent key gets its link from a route's refusal.
+2. A user connects for themselves, in one of their own tenants; a tenant is connected by a client of that tenant
+   (`links.py` says so, and where a browser may be sent in the end).
+3. The link leads to a page of ours, which shows user, connection and scopes, and asks (`connect.py`).
+4. The keys are public: those of every configured issuer, each once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from gateway.errors import SubjectNotAllowed
+from gateway.models import Subject
+from gateway.vault import wire
+from gateway.vault.calls import Call, who
+from gateway.vault.links import ConnectInvalid
+from gateway.vault.wire import ApiError
+from gateway.vault.wire_connect import Connect, ConnectOptions
+
+RATE_LIMIT_TIER = "tier1"
+
+Json = Mapping[str, object]
+
+
+async def connect(call: Call) -> Json:
+    """Begin to connect the caller's account, and return the page where the user goes on."""
+    message = wire.read_message(Connect, call.content)
+    if call.api.connecting is None:
+        raise ApiError(wire.NOT_FOUND, "This gateway cannot connect accounts.")
+    options = message.options or ConnectOptions()
+    tenant = message.tenantId or options.tenantId
+    is_tenant_level = message.tenantLevel is True or options.tenantLevel is True
+    account = message.externalIdentifier or options.externalIdentifier
+    subject = Subject(None if is_tenant_level else call.caller.user, tenant, account)
+    about = who(call.caller, subject) | {"connection": message.appId}
+    if not await call.api.vault.connections.known(message.appId):
+        raise ApiError(wire.APP_NOT_FOUND, "There is no connection of this appId.")
+    try:
+        link = await call.api.connecting.start(
+            message.appId,
+            user=call.caller.user,
+            tenant=tenant,
+            tenant_level=is_tenant_level,
+            account=account,
+            scopes=options.scopes,
+            redirect_url=options.redirectUrl,
+            started_by=call.caller,
+        )
+    except SubjectNotAllowed as exc:
+        call.api.note("connect_refused", reason=exc.detail, **about)
+        raise
+    except ConnectInvalid as exc:
+        raise ApiError(wire.INVALID, str(exc)) from exc
+    call.api.note("connect_started", **about)
+    return {"url": link.url}
+
+
+async def rate_limit_tier(call: Call) -> Json:
+    """Tell the SDKs their rate limit tier: they send it back, and it means nothing here."""
+    return {"rateLimitTier": RATE_LIMIT_TIER}
+
+
+async def public_keys(call: Call) -> Json:
+    """Publish the keys that access tokens are verified with."""
+    if call.params["id"] != call.api.project:
+        raise ApiError(wire.UNAUTHORIZED, "There is no such project here.")
+    if call.api.issuers is None:
+        return {"keys": []}
+    # Two issuers may publish one key, and two keys may have one kid: only what is the same is told once.
+    keys = {tuple(sorted(key.items())): key for key in await call.api.issuers.public_keys()}
+    return {"keys": list(keys.values())}

@@ -1,0 +1,118 @@
+"""
+What a management key does with connections, which the contract calls apps (rows 14 to 19).
+
+Rules (descope-contract.md sections 2 and 11):
+1. Ids and names are unique; an id never changes, nor does a connection's type.
+2. What routes.yaml lists is read-only here: 409, and says where it is to be changed.
+3. Deleting a connection deletes its tokens, revoked where that can be done.
+4. Each change is recorded, without secrets.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+
+from gateway.vault import wire
+from gateway.vault.calls import Call
+from gateway.vault.connection import Connection, ConnectionInvalid
+from gateway.vault.connections import ConnectionExists, ConnectionMissing, ConnectionReadOnly
+from gateway.vault.templates import from_template
+from gateway.vault.wire import ApiError
+from gateway.vault.wire_apps import (
+    CreateApp,
+    CreateAppByTemplate,
+    DeleteApp,
+    Overrides,
+    UpdateApp,
+    app_of,
+    change_connection,
+    override_connection,
+    read_connection,
+)
+
+Json = Mapping[str, object]
+NOT_THERE = "There is no connection of this id."
+READ_ONLY = "This connection belongs to routes.yaml: change it there, and restart the gateway."
+
+
+async def create_app(call: Call) -> Json:
+    """Create a connection."""
+    new_id = call.api.vault.connections.new_id()
+    return await _create(call, read_connection(wire.read_message(CreateApp, call.content), new_id=new_id))
+
+
+async def create_app_by_template(call: Call) -> Json:
+    """Create a connection to a well-known provider."""
+    message = wire.read_message(CreateAppByTemplate, call.content)
+    try:
+        made = from_template(
+            message.templateId,
+            id=message.id or call.api.vault.connections.new_id(),
+            client_id=message.clientId or "",
+            client_secret=message.clientSecret,
+            variables=message.variables or {},
+        )
+    except KeyError as exc:
+        raise ApiError(wire.TEMPLATE_NOT_FOUND, "There is no template of this templateId.") from exc
+    except ConnectionInvalid as exc:
+        raise ApiError(wire.INVALID, str(exc)) from exc
+    if message.tenantId is not None:
+        made = replace(made, extra=dict(made.extra) | {"tenantId": message.tenantId})
+    return await _create(call, override_connection(made, message.overrides or Overrides()))
+
+
+async def _create(call: Call, wanted: Connection) -> Json:
+    try:
+        created = await call.api.vault.connections.create(wanted)
+    except ConnectionInvalid as exc:
+        raise ApiError(wire.INVALID, str(exc)) from exc
+    except ConnectionExists as exc:
+        raise ApiError(wire.APP_EXISTS, "Another connection has this id or this name.") from exc
+    call.api.note("connection_created", connection=created.id, key=call.caller.key_id)
+    return {"app": app_of(created)}
+
+
+async def update_app(call: Call) -> Json:
+    """Change a connection: what is left out becomes empty, an absent client secret stays."""
+    app = wire.read_message(UpdateApp, call.content).app
+    try:
+        changed = await call.api.vault.connections.update(app.id, lambda stored: change_connection(stored, app))
+    except ConnectionMissing as exc:
+        raise ApiError(wire.APP_NOT_FOUND, NOT_THERE) from exc
+    except ConnectionReadOnly as exc:
+        raise ApiError(wire.APP_READ_ONLY, READ_ONLY) from exc
+    except ConnectionInvalid as exc:
+        raise ApiError(wire.INVALID, str(exc)) from exc
+    except ConnectionExists as exc:
+        raise ApiError(wire.APP_EXISTS, "Another connection has this name.") from exc
+    is_secret_new = app.clientSecret is not None
+    call.api.note("connection_updated", connection=changed.id, key=call.caller.key_id, new_secret=is_secret_new)
+    return {"app": app_of(changed)}
+
+
+async def delete_app(call: Call) -> Json:
+    """Delete a connection with its tokens."""
+    message = wire.read_message(DeleteApp, call.content)
+    try:
+        removed = await call.api.vault.removal.connection(message.id)
+    except ConnectionMissing as exc:
+        raise ApiError(wire.APP_NOT_FOUND, NOT_THERE) from exc
+    except ConnectionReadOnly as exc:
+        raise ApiError(wire.APP_READ_ONLY, READ_ONLY) from exc
+    key = call.caller.key_id
+    call.api.note("connection_deleted", connection=message.id, key=key, **removed.for_the_record())
+    return {}
+
+
+async def load_app(call: Call) -> Json:
+    """Load a connection."""
+    connection = await call.api.vault.connections.load(call.params["id"])
+    if connection is None:
+        raise ApiError(wire.APP_NOT_FOUND, NOT_THERE)
+    return {"app": app_of(connection)}
+
+
+async def load_apps(call: Call) -> Json:
+    """Load all connections."""
+    return {"apps": [app_of(connection) for connection in await call.api.vault.connections.list()]}

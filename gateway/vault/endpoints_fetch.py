@@ -1,0 +1,97 @@
+"""
+The four fetches (contract rows 1 to 4): who is handed a raw connection token.
+
+Rules (DESIGN section 7, Levels and Raw tokens):
+1. A management key fetches everything, and bypasses policy.
+2. An access token needs the scope outbound.token.fetch and an allow policy. A user's fetches that user's tokens (in the
+   user's own tenants), a client's own the tokens of its tenants.
+3. Agent keys get none: they go through the gateway.
+4. Each token handed out, and each refusal, is recorded before the answer is sent.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from gateway.models import Subject, TokenKey
+from gateway.vault import wire
+from gateway.vault.calls import Call, who
+from gateway.vault.wire import ApiError
+from gateway.vault.wire_tokens import (
+    FetchTenant,
+    FetchTenantByScopes,
+    FetchUser,
+    FetchUserByScopes,
+    Options,
+    token_of,
+)
+
+# The contract's. An issuer's required_scope in routes.yaml may ask for more, never for less.
+FETCH_SCOPE = "outbound.token.fetch"
+
+Json = Mapping[str, object]
+
+
+async def fetch_user_token(call: Call) -> Json:
+    """Fetch a user's latest token."""
+    message = wire.read_message(FetchUser, call.content)
+    return await _fetch(call, message, user=message.userId, scopes=None)
+
+
+async def fetch_user_token_by_scopes(call: Call) -> Json:
+    """Fetch a user's token of exactly these scopes."""
+    message = wire.read_message(FetchUserByScopes, call.content)
+    return await _fetch(call, message, user=message.userId, scopes=message.scopes)
+
+
+async def fetch_tenant_token(call: Call) -> Json:
+    """Fetch a tenant's latest token."""
+    message = wire.read_message(FetchTenant, call.content)
+    return await _fetch(call, message, user=None, scopes=None)
+
+
+async def fetch_tenant_token_by_scopes(call: Call) -> Json:
+    """Fetch a tenant's token of exactly these scopes."""
+    message = wire.read_message(FetchTenantByScopes, call.content)
+    return await _fetch(call, message, user=None, scopes=message.scopes)
+
+
+async def _fetch(call: Call, message: FetchUser | FetchTenant, *, user: str | None, scopes: list[str] | None) -> Json:
+    subject = Subject(user=user, tenant=message.tenantId, account=message.externalIdentifier)
+    about = who(call.caller, subject) | {"connection": message.appId}
+    refusal = _why_not(call, subject, connection=message.appId)
+    if refusal is not None:
+        call.api.note("raw_token_refused", reason=refusal, **about)
+        raise ApiError(wire.FORBIDDEN, refusal)
+    options = message.options or Options()
+    key = TokenKey(
+        connection=message.appId,
+        user=subject.user,
+        tenant=subject.tenant,
+        scopes=None if scopes is None else tuple(sorted(set(scopes))),
+        account=subject.account,
+    )
+    token, connection = await call.api.vault.fetch_stored(key, force_refresh=options.forceRefresh is True)
+    with_refresh_token = options.withRefreshToken is True
+    call.api.note("raw_token_fetched", token=token.id, with_refresh_token=with_refresh_token, **about)
+    return {"token": token_of(token, kind=connection.kind, with_refresh_token=with_refresh_token)}
+
+
+def _why_not(call: Call, subject: Subject, *, connection: str) -> str | None:
+    """Return why the caller may not have the subject's raw token, or None."""
+    caller = call.caller
+    if caller.kind == "management":
+        return None
+    if caller.kind == "agent":
+        return "Agent keys get no raw connection tokens. Call the API through the gateway, or use an access token."
+    if FETCH_SCOPE not in caller.scopes:
+        return f"The access token lacks the scope {FETCH_SCOPE}."
+    # Client credentials leave `user` None, also where the issuer repeats the client in `sub` (access/claims.py).
+    if subject.user is None and caller.user is not None:
+        return "A tenant's token is for the access tokens of clients, not of users."
+    if subject.user != caller.user:
+        return "The access token may fetch its own user's tokens only."
+    if subject.tenant is not None and subject.tenant not in caller.tenants:
+        return "The access token is not of this tenant."
+    decision = call.api.policies.decide_raw(caller, subject, connection=connection)
+    return None if decision.allowed else "No policy of this gateway allows to fetch this token."

@@ -1,0 +1,126 @@
+"""
+What becomes of a fresh grant: it is stored as granted, or given back to its provider.
+
+Rules:
+1. Asked and granted scopes are kept side by side (threats.md J7).
+2. A provider that names no refresh token to an account it has given one before (Google, unless asked for consent) has
+   not taken that one back: it stays.
+3. The grant of another account that has lost its row is revoked. The same account's old one is left: at providers that
+   keep one grant per user and client, revoking the old token would end the new grant.
+4. A write that fails is tried again: what it holds exists nowhere else. What cannot be written in the end is revoked.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Coroutine
+from typing import Any, TypeVar
+
+import structlog
+from sqlalchemy import update
+from sqlalchemy.exc import SQLAlchemyError
+
+from gateway.models import TokenKey
+from gateway.store.engine import Store
+from gateway.store.schema import tokens as tokens_table
+from gateway.vault.attempts import Attempt
+from gateway.vault.code_exchange import Held
+from gateway.vault.connection import Connection
+from gateway.vault.revocation import Revocation
+from gateway.vault.tokens import StoredToken, TokenDraft, Tokens
+
+WRITE_ATTEMPTS = 5
+WRITE_PAUSE_SECONDS = 0.2
+
+T = TypeVar("T")
+
+log = structlog.get_logger()
+
+
+class GrantStore:
+    """Stores and gives back."""
+
+    def __init__(self, store: Store, tokens: Tokens, revocation: Revocation) -> None:
+        self._store = store
+        self._tokens = tokens
+        self._revocation = revocation
+
+    async def is_other_account(self, attempt: Attempt, held: Held) -> bool:
+        """Tell whether *held* is for another account than the subject's newest token; False where it cannot be told."""
+        before = await self._tokens.latest(_key(attempt))
+        return before is not None and _differs(before, held)
+
+    async def keep(self, attempt: Attempt, held: Held, connection: Connection) -> StoredToken:
+        """
+        Store *held* as the token that *attempt* was about, and return it.
+
+        Raises:
+            sqlalchemy.exc.SQLAlchemyError, OSError: it could not be written; it has been revoked.
+        """
+        before = await self._tokens.find(_key(attempt))
+        if before is not None and before.requested_scopes != attempt.scopes:
+            before = None  # found by what it was granted: another row, which stays
+        refresh_token = held.refresh_token
+        if refresh_token is None and before is not None and _is_same(before, held):
+            refresh_token = before.refresh_token
+        draft = TokenDraft(
+            connection=attempt.connection,
+            user=attempt.user,
+            tenant=attempt.tenant,
+            account=attempt.account,
+            scopes=attempt.scopes,
+            access_token=held.access_token,
+            refresh_token=refresh_token,
+            token_type=held.token_type,
+            expires_at=held.expires_at,
+            token_sub=held.token_sub,
+            granted_by=attempt.granted_by,
+        )
+        try:
+            stored = await self._written(lambda: self._put(draft, held.scopes))
+        except (SQLAlchemyError, OSError):
+            await self.give_back(held, connection)
+            raise
+        log.info("connected", attempt=attempt.id, connection=attempt.connection, token=stored.id)
+        if before is not None and _differs(before, held):
+            await self.give_back(before, connection)
+        return stored
+
+    async def give_back(self, token: Held | StoredToken, connection: Connection) -> None:
+        """Revoke *token* at its provider, as far as that listens."""
+        await self._revocation.revoke(connection, access_token=token.access_token, refresh_token=token.refresh_token)
+
+    async def _put(self, draft: TokenDraft, granted: tuple[str, ...] | None) -> StoredToken:
+        stored = await self._tokens.put(draft)
+        scopes = list(stored.requested_scopes if granted is None else granted)
+        if scopes != list(stored.granted_scopes):
+            mine = (tokens_table.c.id == stored.id, tokens_table.c.version == stored.version)
+            async with self._store.write() as db:
+                await db.execute(update(tokens_table).where(*mine).values(granted_scopes=scopes))
+        return stored
+
+    async def _written(self, write: Callable[[], Coroutine[Any, Any, T]]) -> T:
+        """Return what *write* returns, tried again where the database fails: what it holds exists nowhere else."""
+        for number in range(WRITE_ATTEMPTS):
+            try:
+                return await write()
+            except (SQLAlchemyError, OSError) as exc:
+                log.critical("connected_token_not_stored", error=type(exc).__name__, tries=number + 1)
+                if number == WRITE_ATTEMPTS - 1:
+                    raise
+            await asyncio.sleep(WRITE_PAUSE_SECONDS * 2**number)
+        raise AssertionError("unreachable")
+
+
+def _key(attempt: Attempt) -> TokenKey:
+    return TokenKey(
+        attempt.connection, attempt.user or None, attempt.tenant or None, attempt.scopes, attempt.account or None
+    )  # fmt: skip
+
+
+def _differs(before: StoredToken, held: Held) -> bool:
+    return bool(before.token_sub and held.token_sub) and before.token_sub != held.token_sub
+
+
+def _is_same(before: StoredToken, held: Held) -> bool:
+    return bool(held.token_sub) and before.token_sub == held.token_sub and not before.dead

@@ -1,0 +1,75 @@
+"""
+When a grant is somebody's to exchange: how long a lease stands still before its holder counts as dead.
+
+Rules (threats.md R10, R12, R28, R44):
+1. A lease is an owner and a beat in the token's row. Its holder moves the beat every `renew_seconds`, during the
+   exchange and while it writes what the exchange brought.
+2. No clock is compared with another one. Whoever waits looks at the row, and adds up by its own monotonic clock for
+   how long owner and beat have stood still; after `lease_seconds` of it the holder is dead. A clock that jumps, and two
+   hosts whose clocks differ, change nothing.
+3. Time counts only while it is looked: a look adds `MAX_LOOK_SECONDS` at most. A watcher that was stopped, or could
+   not reach the database, has not seen the holder stand still: so after an outage a holder that lives has the whole
+   lease to write its answer, before anybody presents the same refresh token again.
+4. A lease that was called dead is ended, not given away: what its holder brings late is still written as long as no
+   other exchange has begun (`tokens.py` rule 3).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from cachetools import LRUCache
+
+from gateway.vault.tokens import StoredToken
+
+MAX_LOOK_SECONDS = 0.5  # several times POLL_SECONDS: a busy machine, and not a stopped one
+MAX_WATCHED = 10_000
+
+
+@dataclass(frozen=True, slots=True)
+class Timing:
+    """
+    How long everything about a refresh may take, in seconds.
+
+    *exchange*: a provider's answer. *lease*: how long a holder may be silent, four or five renewals of it.
+    *wait*: how long a caller without a usable token waits; longer than a lease, so that one call lives through a
+    takeover. *usable_wait*: how long one with a usable token waits before that is served.
+    """
+
+    exchange_seconds: float = 15.0
+    lease_seconds: float = 15.0
+    renew_seconds: float = 3.0
+    poll_seconds: float = 0.1
+    wait_seconds: float = 25.0
+    usable_wait_seconds: float = 5.0
+
+
+class _Look(NamedTuple):
+    owner: str | None
+    beat: int
+    at: float
+    still_seconds: float
+
+
+class Watch:
+    """What this process has seen of others' leases. *monotonic* gives seconds that never go back."""
+
+    def __init__(self, monotonic: Callable[[], float]) -> None:
+        self._monotonic = monotonic
+        self._looks: LRUCache[str, _Look] = LRUCache(maxsize=MAX_WATCHED)
+
+    def look(self, token: StoredToken) -> float:
+        """Return for how many seconds the lease of *token*, just read, has been seen to stand still."""
+        now = self._monotonic()
+        before = self._looks.get(token.id)
+        still = 0.0
+        if before is not None and (before.owner, before.beat) == (token.lease_owner, token.lease_beat):
+            still = before.still_seconds + min(max(0.0, now - before.at), MAX_LOOK_SECONDS)
+        self._looks[token.id] = _Look(token.lease_owner, token.lease_beat, now, still)
+        return still
+
+    def forget(self, token_id: str) -> None:
+        """The lease has ended."""
+        self._looks.pop(token_id, None)

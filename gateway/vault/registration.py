@@ -1,0 +1,117 @@
+"""
+Dynamic client registration (RFC 7591): the gateway makes itself a client of a provider, once, for a new connection.
+
+Rules:
+1. Only where the connection says `useDcr`. It is registered at `dcrUrl`, else where the provider's metadata says.
+2. What is asked: the callback as the only redirect URI, authorization code with refresh, PKCE, the scopes, a name.
+3. The client authentication is the strongest that both sides have: basic, post, none (a public client with PKCE).
+4. The answer is believed only where it is a client that can be used: an id, a secret where one is needed, and the
+   redirect URI that was asked for.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import orjson
+
+from gateway.net.client import OutboundClient, OutboundError
+from gateway.providers.quirks import TokenAuth
+from gateway.vault.client_auth import text_of
+from gateway.vault.connection import MAX_VALUE_LENGTH, Connection
+from gateway.vault.discovery import Discovery, DiscoveryFailed, Metadata, is_endpoint
+
+ANSWER_SECONDS = 15.0
+MAX_ANSWER_BYTES = 65_536
+PREFERRED: tuple[TokenAuth, ...] = ("client_secret_basic", "client_secret_post", "none")
+
+
+class RegistrationFailed(Exception):
+    """The provider registered no client. *reason* is a word of ours; holds nothing that the provider wrote."""
+
+    def __init__(self, reason: str) -> None:
+        self.reason = reason
+        super().__init__(reason)
+
+
+async def register(
+    connection: Connection, *, discovery: Discovery, client: OutboundClient, callback_url: str, allow_http: bool
+) -> Connection:
+    """
+    Return *connection* with the client that its provider has just registered; unchanged where it does not say `useDcr`.
+
+    A connection that has a client id already is unchanged as well: an update must not make a second client.
+
+    Raises:
+        RegistrationFailed, DiscoveryFailed
+    """
+    if connection.extra.get("useDcr") is not True or connection.client_id:
+        return connection
+    metadata = None
+    if text_of(connection, "discoveryUrl"):
+        metadata = (await discovery.resolve(connection)).metadata
+    url = text_of(connection, "dcrUrl") or (metadata.registration_url if metadata is not None else "")
+    if not url or not is_endpoint(url, allow_http=allow_http):
+        raise RegistrationFailed("no_registration_endpoint")
+    auth = _auth(connection, metadata)
+    try:
+        answer = await client.request(
+            "POST",
+            url,
+            headers={"Content-Type": "application/json", "Accept": "application/json"},
+            body=orjson.dumps(_asked(connection, callback_url, auth)),
+            timeout_seconds=ANSWER_SECONDS,
+            max_bytes=MAX_ANSWER_BYTES,
+        )
+        document = answer.json() if answer.status in (200, 201) else None
+    except OutboundError as exc:
+        raise RegistrationFailed(exc.reason) from exc
+    if not isinstance(document, dict):
+        raise RegistrationFailed(f"status_{answer.status}")
+    return _registered(connection, document, auth=auth, callback_url=callback_url)
+
+
+def _auth(connection: Connection, metadata: Metadata | None) -> TokenAuth:
+    """Return the client authentication to ask for (rule 3). Metadata that says nothing means basic (RFC 8414 2)."""
+    if connection.token_auth is not None:
+        return connection.token_auth
+    offered = metadata.token_auths if metadata is not None and metadata.token_auths else ("client_secret_basic",)
+    return next((auth for auth in PREFERRED if auth in offered), "none")
+
+
+def _asked(connection: Connection, callback_url: str, auth: TokenAuth) -> dict[str, object]:
+    asked: dict[str, object] = {
+        "client_name": f"Connection Gateway: {connection.name}",
+        "redirect_uris": [callback_url],
+        "grant_types": ["authorization_code", "refresh_token"],
+        "response_types": ["code"],
+        "token_endpoint_auth_method": auth,
+        "application_type": "web",
+    }
+    if connection.default_scopes:
+        asked["scope"] = " ".join(connection.default_scopes)
+    return asked
+
+
+def _registered(
+    connection: Connection, document: dict[str, object], *, auth: TokenAuth, callback_url: str
+) -> Connection:
+    """Return *connection* with the client of the provider's answer, if that is one (rule 4)."""
+    said_auth = document.get("token_endpoint_auth_method", auth)
+    chosen = next((known for known in PREFERRED if known == said_auth), None)
+    client_id, secret = document.get("client_id"), document.get("client_secret")
+    redirect_uris = document.get("redirect_uris", [callback_url])
+    if chosen is None or not isinstance(client_id, str) or not 0 < len(client_id) <= MAX_VALUE_LENGTH:
+        raise RegistrationFailed("malformed_answer")
+    if not isinstance(redirect_uris, list) or callback_url not in redirect_uris:
+        raise RegistrationFailed("other_redirect_uri")
+    if chosen == "none":
+        return replace(connection, client_id=client_id, client_secret=None, token_auth=chosen)
+    if not isinstance(secret, str) or not 0 < len(secret) <= MAX_VALUE_LENGTH:
+        raise RegistrationFailed("no_client_secret")
+    if document.get("client_secret_expires_at") not in (None, 0):
+        raise RegistrationFailed("client_secret_expires")  # nobody would renew it, and every grant would die with it
+    return replace(connection, client_id=client_id, client_secret=secret, token_auth=chosen)
+
+
+__all__ = ["DiscoveryFailed", "RegistrationFailed", "register"]

@@ -1,0 +1,11 @@
+"""
+Hours of trouble in minutes, against real processes: what `make soak` runs.
+
+    worker.py     one process with a vault of its own, which may be told where to die
+    storm.py      many processes and callers on one expired token of a strict provider
+    provider.py   a strict provider that keeps the judge's book: who asked what, and who was alive
+    killing.py    kill -9 at every step of the refresh job
+    run.py        both of them on both engines, with the figures of docs/vault.md
+
+The test suite runs short ones of the same (tests/vault/test_refresh_storm.py).
+"""

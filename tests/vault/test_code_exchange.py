@@ -1,0 +1,125 @@
+"""What a code is worth, and whose account it is."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from gateway.vault.connection import Connection
+from tests.vault.authority import authority
+from tests.vault.connecting import Browser, town
+
+BAD = {
+    "another issuer's": {"iss": "https://evil.example"},
+    "for another client": {"aud": "other"},
+    "for nobody": {"aud": None},
+}
+
+
+async def connect(tmp_path: Path, settings: dict[str, Any], **changes: Any) -> tuple[str, Any, Any]:
+    """Connect with a provider of these settings; return the last page, the stored token, and the provider."""
+    async with town(tmp_path) as place, authority(**settings) as provider:
+        fields: dict[str, Any] = {
+            "client_id": "client", "client_secret": "s3cret", "extra": {"discoveryUrl": provider.url}
+        }  # fmt: skip
+        await place.connections.create(Connection("contacts", "Contacts", **(fields | changes)))
+        async with Browser() as browser:
+            page = await browser.answer(await browser.get((await place.link()).url))
+        return page.text, await place.token(), provider
+
+
+@pytest.mark.parametrize("claims", BAD.values(), ids=BAD.keys())
+async def test_id_token_for_somebody_else_is_refused(tmp_path: Path, claims: dict[str, Any]) -> None:
+    """An id token that is not this provider's, for this client, makes the grant unusable: it is given back."""
+    text, stored, provider = await connect(tmp_path, {"id_token": claims})
+
+    assert "did not match" in text
+    assert stored is None
+    assert ["RT-1"] == [form["token"] for form in provider.revoked]
+
+
+SUBS: dict[str, tuple[dict[str, Any], str]] = {
+    "by id token": ({}, "account-1"),
+    "by user info": ({"id_token": None, "token": {"scope": "openid"}, "userinfo": {"sub": "me"}}, "me"),
+    "by user info that is none": ({"id_token": None, "token": {"scope": "openid"}, "userinfo": {"sub": 1}}, ""),
+    "not at all": ({"id_token": None}, ""),
+    "with odd bytes": ({"id_token": {"sub": "a\u0000b"}}, ""),
+    "by an id token that is no JWT": ({"token": {"id_token": "CANARY"}}, ""),
+}
+
+
+@pytest.mark.parametrize(("settings", "sub"), SUBS.values(), ids=SUBS.keys())
+async def test_account_is_what_the_provider_says(tmp_path: Path, settings: dict[str, Any], sub: str) -> None:
+    """Whose account it is, comes from the id token or the user info, else it is unknown."""
+    async with town(tmp_path) as place, authority(**settings) as provider:
+        provider.metadata = {"userinfo_endpoint": f"{provider.url}/userinfo"}
+        await place.connections.create(
+            Connection("contacts", "C", client_id="client", client_secret="s", extra={"discoveryUrl": provider.url})
+        )
+        async with Browser() as browser:
+            page = await browser.answer(await browser.get((await place.link()).url))
+        stored = await place.token()
+
+    assert "Connected" in page.text
+    assert stored is not None
+    assert sub == stored.token_sub
+
+
+ANSWERS: dict[str, tuple[dict[str, Any], str]] = {
+    "no such client": ({"token_status": 401, "token": {"error": "invalid_client"}}, "set up correctly"),
+    "a token with a line break": ({"token": {"access_token": "a\r\nX: y"}}, "It did not work"),
+    "a token that is no bearer token": ({"token": {"token_type": "mac"}}, "It did not work"),
+    "an error page": ({"token_status": 500}, "It did not work"),
+}
+
+
+@pytest.mark.parametrize(("settings", "told"), ANSWERS.values(), ids=ANSWERS.keys())
+async def test_unusable_answer_is_a_page(tmp_path: Path, settings: dict[str, Any], told: str) -> None:
+    """What is no usable token is told, and not stored (threats J11)."""
+    text, stored, _ = await connect(tmp_path, settings)
+
+    assert told in text
+    assert stored is None
+
+
+async def test_public_client_sends_its_verifier(tmp_path: Path) -> None:
+    """A client without a secret proves itself with PKCE: S256, one verifier per attempt."""
+    _, stored, provider = await connect(tmp_path, {}, client_secret=None)
+
+    assert stored is not None
+    assert ("S256", 43) == (provider.asked[0]["code_challenge_method"], len(provider.asked[0]["code_challenge"]))
+    assert ("client", 43) == (provider.exchanged[0]["client_id"], len(provider.exchanged[0]["code_verifier"]))
+
+
+METADATA: dict[str, dict[str, Any]] = {
+    "S256 is not among its methods": {"code_challenge_methods_supported": ["plain"]},
+    "another issuer": {"issuer": "https://evil.example"},
+    "a javascript endpoint": {"authorization_endpoint": "javascript:alert(1)"},
+    "an endpoint with credentials": {"token_endpoint": "https://a:b@c/token"},
+}
+
+
+@pytest.mark.parametrize("metadata", METADATA.values(), ids=METADATA.keys())
+async def test_provider_that_cannot_be_trusted_is_not_asked(tmp_path: Path, metadata: dict[str, Any]) -> None:
+    """Metadata that is wrong stops the attempt before anybody is sent anywhere (threats J4, J10)."""
+    async with town(tmp_path) as place, authority(metadata=metadata) as provider:
+        await place.connections.create(
+            Connection("contacts", "C", client_id="client", client_secret="s", extra={"discoveryUrl": provider.url})
+        )
+        async with Browser() as browser:
+            page = await browser.get((await place.link()).url)
+            if page.status == 200:
+                page = await browser.answer(page)
+
+    assert 502 == page.status
+    assert [] == provider.asked
+
+
+async def test_missing_iss_is_refused_where_it_is_advertised(tmp_path: Path) -> None:
+    """A provider that says it sends `iss` and does not is not believed (RFC 9207 section 2.4)."""
+    text, stored, provider = await connect(tmp_path, {"iss": None})
+
+    assert "right place" in text
+    assert (None, []) == (stored, provider.exchanged)

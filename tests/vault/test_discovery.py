@@ -1,0 +1,86 @@
+"""What a provider says about itself, and when it is believed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from gateway.vault.connection import Connection
+from gateway.vault.discovery import DiscoveryFailed, candidates, is_endpoint, read_metadata
+from tests.vault.authority import authority
+from tests.vault.connecting import town
+
+ISSUER = "https://p.example"
+OAUTH = "/.well-known/oauth-authorization-server"
+OIDC = "/.well-known/openid-configuration"
+
+PLACES: dict[str, list[tuple[str, str]]] = {
+    ISSUER: [(f"{ISSUER}{OAUTH}", ISSUER), (f"{ISSUER}{OIDC}", ISSUER)],
+    f"{ISSUER}/realms/a": [
+        (f"{ISSUER}{OAUTH}/realms/a", f"{ISSUER}/realms/a"), (f"{ISSUER}/realms/a{OIDC}", f"{ISSUER}/realms/a")
+    ],
+    f"{ISSUER}{OIDC}": [(f"{ISSUER}{OIDC}", ISSUER)],
+    f"{ISSUER}/realms/a{OIDC}": [(f"{ISSUER}/realms/a{OIDC}", f"{ISSUER}/realms/a")],
+    f"{ISSUER}{OAUTH}/realms/a": [(f"{ISSUER}{OAUTH}/realms/a", f"{ISSUER}/realms/a")],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("url", "expected"), PLACES.items(), ids=PLACES.keys())
+def test_places_of_metadata(url: str, expected: list[tuple[str, str]]) -> None:
+    """An issuer is looked up at both well-known places, a metadata URL as it is (RFC 8414 section 3.1)."""
+    assert expected == candidates(url)
+
+
+WRONG: dict[str, tuple[dict[str, Any], str]] = {
+    "no issuer": ({}, "issuer_mismatch"),
+    "another issuer": ({"issuer": "https://evil.example"}, "issuer_mismatch"),
+    "the issuer in other letters": ({"issuer": "https://P.example"}, "issuer_mismatch"),
+    "an issuer that is a list": ({"issuer": [ISSUER]}, "issuer_mismatch"),
+    "plain http": ({"issuer": ISSUER, "token_endpoint": "http://p.example/t"}, "invalid_token_endpoint"),
+    "a script": ({"issuer": ISSUER, "authorization_endpoint": "javascript:x"}, "invalid_authorization_endpoint"),
+    "credentials": ({"issuer": ISSUER, "revocation_endpoint": "https://a@p.example/"}, "invalid_revocation_endpoint"),
+    "a number": ({"issuer": ISSUER, "token_endpoint": 1}, "invalid_token_endpoint"),
+}
+
+
+@pytest.mark.parametrize(("document", "reason"), WRONG.values(), ids=WRONG.keys())
+def test_wrong_metadata_is_not_used(document: dict[str, Any], reason: str) -> None:
+    """One wrong value and nothing of the document is used."""
+    with pytest.raises(DiscoveryFailed, match=reason):
+        read_metadata(document, issuer=ISSUER, allow_http=False)
+
+
+@pytest.mark.parametrize(
+    "url",
+    ["", "https://", "//p.example", "https://p.example/#a", "https://p.example\\@evil", "https://p:99999/", "ftp://p"],
+)
+def test_what_is_no_endpoint(url: str) -> None:
+    """An endpoint is an absolute https URL without credentials, fragment and odd bytes."""
+    assert not is_endpoint(url, allow_http=True)
+
+
+async def test_document_is_fetched_once_an_hour_and_survives_an_outage(tmp_path: Path) -> None:
+    """Metadata is remembered; while the provider does not answer, the last good document serves for a day."""
+    async with town(tmp_path) as place, authority() as provider:
+        connection = Connection("c", "c", token_url="https://own.example/t", extra={"discoveryUrl": provider.url})
+        for _ in range(3):
+            made = (await place.discovery.resolve(connection)).connection
+        assert 1 == provider.fetched
+        assert (f"{provider.url}/authorize", "https://own.example/t") == (made.authorization_url, made.token_url)
+
+        provider.metadata = {"issuer": "https://evil.example"}
+        place.clock.now += 3601
+        assert provider.url == (await place.discovery.resolve(connection)).issuer
+        assert 2 == provider.fetched
+        place.clock.now += 86_400
+        with pytest.raises(DiscoveryFailed):
+            await place.discovery.resolve(connection)
+
+
+async def test_provider_without_metadata_is_told(tmp_path: Path) -> None:
+    """Where there is no document, that is said."""
+    async with town(tmp_path) as place, authority(well_known="/nowhere") as provider:
+        with pytest.raises(DiscoveryFailed, match="status_404"):
+            await place.discovery.metadata(provider.url)

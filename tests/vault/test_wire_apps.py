@@ -1,0 +1,53 @@
+"""Connections on the wire: both spellings are read, one is written, no secret comes back."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from gateway.vault import wire, wire_apps
+from gateway.vault.connection import Connection
+
+
+def test_app_comes_back_without_its_secret() -> None:
+    """Both spellings of parameters are read, one is written; fields that nothing reads are kept; no secret is shown."""
+    content = {
+        "name": "Contacts",
+        "clientSecret": "CANARY",
+        "tokenUrl": "https://p.example/t",
+        "tokenUrlParams": [{"key": "a", "value": "1"}, {"name": "b", "value": "2"}],
+        "origins": ["HTTPS://P.example/"],
+        "logo": "x",
+        "prompt": ["consent"],
+    }
+    app = wire_apps.app_of(wire_apps.read_connection(wire.read_message(wire_apps.CreateApp, content), new_id="Cnew"))
+
+    assert [{"key": "a", "value": "1"}, {"key": "b", "value": "2"}] == app["tokenUrlParams"]
+    assert ("Cnew", ["https://p.example"], "x", ["consent"]) == (app["id"], app["origins"], app["logo"], app["prompt"])
+    assert "CANARY" not in str(app)
+
+
+BAD_APPS: dict[str, dict[str, Any]] = {
+    "an unknown type": {"appType": "magic"},
+    "an unknown way to authenticate": {"tokenEndpointAuthMethod": "magic"},
+    "a parameter without a name": {"tokenUrlParams": [{"value": "1"}]},
+    "an origin with a path": {"origins": ["https://p.example/x"]},
+}
+
+
+@pytest.mark.parametrize("changes", BAD_APPS.values(), ids=BAD_APPS.keys())
+def test_refuses_bad_apps(changes: dict[str, Any]) -> None:
+    """What cannot be a connection is 400."""
+    with pytest.raises(wire.ApiError) as error:
+        wire_apps.read_connection(wire.read_message(wire_apps.CreateApp, {"name": "x"} | changes), new_id="C")
+    assert 400 == error.value.kind.status
+
+
+def test_pkce_is_on_unless_turned_off() -> None:
+    """An absent pkce is on (RFC 9700 2.1.1); false turns it off."""
+    for content, expected in (({}, True), ({"pkce": None}, True), ({"pkce": False}, False)):
+        app = wire.read_message(wire_apps.CreateApp, {"name": "x"} | content)
+        assert isinstance(app, wire_apps.CreateApp)
+        connection: Connection = wire_apps.read_connection(app, new_id="C")
+        assert expected == connection.pkce
