@@ -61,6 +61,9 @@ POSTGRES_POOL: dict[str, Any] = {
     "pool_pre_ping": True,
     "connect_args": POSTGRES_CONNECT,
 }
+# A connection is a thread here. Eight, kept: SQLAlchemy's five with ten to spare opened and closed the spare ones again
+# and again, 900 against 1,700 reads a second with 16 callers.
+SQLITE_POOL: dict[str, Any] = {"pool_size": 8, "max_overflow": 0}
 
 
 def sqlite_url(path: Path) -> str:
@@ -92,7 +95,7 @@ class Store:
             url,
             hide_parameters=True,
             pool_timeout=POOL_TIMEOUT_SECONDS,
-            **({} if is_sqlite else POSTGRES_POOL),
+            **(SQLITE_POOL if is_sqlite else POSTGRES_POOL),
         )
         if engine.dialect.name == "sqlite":
             event.listen(engine.sync_engine, "connect", _configure_sqlite)
