@@ -149,7 +149,7 @@ async def test_minting_that_fails_ends_nothing(house: House, vault: Vault) -> No
         house.clock.now += 100.0
     house.provider.fault = None
 
-    assert "MT-1" == (await vault.fetch(key, caller=ANYBODY, credential="")).access_token
+    assert (await vault.fetch(key, caller=ANYBODY, credential="")).access_token.startswith("MT-")
 
 
 async def test_force_asks_the_provider(house: House, vault: Vault) -> None:
