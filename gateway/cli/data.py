@@ -22,6 +22,7 @@ from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 
 from gateway.store.engine import Store, sqlite_url
 from gateway.store.migrate import SchemaTooNew
+from gateway.telemetry import configure_logs
 
 DEFAULT_DATA = Path(".gateway")
 DATABASE_FILE = "gateway.db"
@@ -73,5 +74,6 @@ async def open_store(data: Path) -> AsyncIterator[Store]:
 
 
 def run(coroutine: Coroutine[Any, Any, T]) -> T:
-    """Run *coroutine* to its end in a new event loop and return its value."""
+    """Run *coroutine* to its end in a new event loop and return its value; log lines go to stderr."""
+    configure_logs()
     return asyncio.run(coroutine)

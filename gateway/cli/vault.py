@@ -70,8 +70,8 @@ async def open_vault(data: Path, egress: Egress) -> AsyncIterator[Vault]:
         click.ClickException: its database or its sealing key cannot be used; ends the command with exit code 1.
     """
     async with open_sealed(data) as (store, sealer), OutboundClient(egress) as client:
-        vault = Vault(store, sealer, client, clock=time.time, random_bytes=os.urandom)
         discovery = Discovery(client, allow_http=egress.allow_http, monotonic=time.monotonic)
+        vault = Vault(store, sealer, client, clock=time.time, random_bytes=os.urandom, discovery=discovery)
         vault.removal.revoke = Revocation(
             client, discovery, connections=vault.connections, clock=time.time, random_bytes=os.urandom
         ).revoke_stored

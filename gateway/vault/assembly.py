@@ -84,7 +84,9 @@ async def open_vault(
         ring.watch()
         sealer = Sealer(ring, random_bytes)
         discovery = Discovery(client, allow_http=allow_http, monotonic=monotonic)
-        vault = Vault(store, sealer, client, clock=clock, random_bytes=random_bytes, monotonic=monotonic)
+        vault = Vault(
+            store, sealer, client, clock=clock, random_bytes=random_bytes, monotonic=monotonic, discovery=discovery
+        )
         await vault.start()
         opening.push_async_callback(vault.close)
         revocation = Revocation(

@@ -17,6 +17,7 @@ from typing import Any, Literal, Protocol
 from gateway.access.keys import KeyRing
 from gateway.access.policy import PolicySet
 from gateway.models import Caller, Subject
+from gateway.vault.connection import Connection
 from gateway.vault.service import Vault
 from gateway.vault.wire import ErrorKind, Message
 
@@ -61,6 +62,9 @@ class Connecting(Protocol):
         started_by: Caller,
     ) -> Link:
         """Return a link for one use and a short while."""
+
+    async def register(self, connection: Connection) -> Connection:
+        """Return *connection* with the client that its provider registers, where it says `useDcr`."""
 
 
 @dataclass(frozen=True, slots=True)

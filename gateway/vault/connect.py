@@ -42,8 +42,9 @@ from gateway.vault.connection import Connection
 from gateway.vault.connections import Connections
 from gateway.vault.discovery import Discovery, DiscoveryFailed, Provider, is_endpoint
 from gateway.vault.grant_store import GrantStore
-from gateway.vault.links import Links
+from gateway.vault.links import ConnectInvalid, Links
 from gateway.vault.oauth import is_token
+from gateway.vault.registration import RegistrationFailed, register
 from gateway.vault.revocation import Revocation
 from gateway.vault.sealing import Sealer
 from gateway.vault.tokens import Tokens
@@ -99,6 +100,7 @@ class Connecting:
         self._connections = connections
         self._tokens = tokens
         self._discovery = discovery
+        self._client = client
         self._allow_http = allow_http
         self._random_bytes = random_bytes
         self._attempts = Attempts(store, sealer, clock=clock, random_bytes=random_bytes)
@@ -115,6 +117,24 @@ class Connecting:
         self.start = self.links.start
         self.link_for = self.links.link_for
         self._tasks: set[asyncio.Task[Any]] = set()
+
+    async def register(self, connection: Connection) -> Connection:
+        """
+        Return *connection* with the client that its provider registers where it says `useDcr`; else as it is.
+
+        Raises:
+            ConnectInvalid: the provider registers none; says why.
+        """
+        try:
+            return await register(
+                connection,
+                discovery=self._discovery,
+                client=self._client,
+                callback_url=self.links.callback_url(connection),
+                allow_http=self._allow_http,
+            )
+        except (RegistrationFailed, DiscoveryFailed) as exc:
+            raise ConnectInvalid(f"The provider registered no client: {exc.reason}.") from exc
 
     async def close(self, *, grace_seconds: float = EXCHANGE_SECONDS) -> None:
         """Wait for the exchanges under way, at most *grace_seconds*."""

@@ -42,7 +42,8 @@ from sqlalchemy.exc import SQLAlchemyError
 from gateway.net.client import NOT_SENT, OutboundClient, OutboundError
 from gateway.vault.client_auth import KeyUnusable
 from gateway.vault.connection import Connection
-from gateway.vault.grants import can_exchange, exchange_request, read_exchange_answer
+from gateway.vault.discovery import Discovery, DiscoveryFailed
+from gateway.vault.grants import can_exchange, exchange_request, read_exchange_answer, settle
 from gateway.vault.lease import Timing, Watch
 from gateway.vault.oauth import ExchangeFailed, Granted, GrantRefused, Outcome
 from gateway.vault.sealing import SealBroken
@@ -108,8 +109,10 @@ class Refresher:
         random_bytes: Callable[[int], bytes],
         monotonic: Callable[[], float] = time.monotonic,
         timing: Timing | None = None,
+        discovery: Discovery | None = None,
     ) -> None:
         self._tokens = tokens
+        self._discovery = discovery
         self._client = client
         self._clock = clock
         self._random_bytes = random_bytes
@@ -170,7 +173,7 @@ class Refresher:
         if not is_mine:
             return Refreshed(row, is_exchanged=False)
         async with self._held(row, owner=owner):
-            outcome = await self._exchange(connection, row)
+            outcome = settle(connection, await self._exchange(connection, row))
             self._tell(outcome, connection=row.connection, token=row.id)
             if isinstance(outcome, Granted):
                 return await self._settle_granted(row, outcome, owner=owner)
@@ -246,6 +249,8 @@ class Refresher:
         """Ask the provider once. What is sent and what an answer means, `grants.py` knows."""
         seconds = self._timing.exchange_seconds
         try:
+            if self._discovery is not None:
+                connection = (await self._discovery.resolve(connection)).connection
             request = exchange_request(connection, token, now=self._clock(), random_bytes=self._random_bytes)
             # The client bounds every step; this bounds their sum.
             async with asyncio.timeout(seconds + 1.0):
@@ -257,6 +262,8 @@ class Refresher:
                     timeout_seconds=seconds,
                     max_bytes=MAX_ANSWER_BYTES,
                 )
+        except DiscoveryFailed as exc:
+            return ExchangeFailed(exc.reason, is_outcome_unknown=False)
         except KeyUnusable:
             return ExchangeFailed("client_key_unusable", is_outcome_unknown=False)
         except OutboundError as exc:

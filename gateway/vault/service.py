@@ -28,6 +28,7 @@ from gateway.net.client import OutboundClient
 from gateway.store.engine import Store
 from gateway.vault.ahead import RefreshAhead
 from gateway.vault.connections import Connection, Connections
+from gateway.vault.discovery import Discovery
 from gateway.vault.grants import can_exchange, may_mint
 from gateway.vault.holdings import Holdings
 from gateway.vault.key_census import check_keys
@@ -68,6 +69,7 @@ class Vault:
         random_bytes: Callable[[int], bytes],
         monotonic: Callable[[], float] = time.monotonic,
         timing: Timing | None = None,
+        discovery: Discovery | None = None,
     ) -> None:
         self._store = store
         self._sealer = sealer
@@ -75,9 +77,15 @@ class Vault:
         self.connections = Connections(store, sealer, clock=clock, random_bytes=random_bytes)
         self.tokens = Tokens(store, sealer, clock=clock, random_bytes=random_bytes)
         self.holdings = Holdings(store, self.tokens, clock=clock)
-        self.removal = Removal(store, self.tokens, self.connections, clock=clock, revoke=getattr(self, "revoke", None))
+        self.removal = Removal(store, self.tokens, self.connections, clock=clock)
         self._refresher = Refresher(
-            self.tokens, client, clock=clock, random_bytes=random_bytes, monotonic=monotonic, timing=timing
+            self.tokens,
+            client,
+            clock=clock,
+            random_bytes=random_bytes,
+            monotonic=monotonic,
+            timing=timing,
+            discovery=discovery,
         )
         self._ahead = RefreshAhead(self._refresh_ahead, clock=clock, random_bytes=random_bytes)
 

@@ -11,6 +11,7 @@ from aiohttp import ClientSession
 
 from gateway.errors import RateLimited, SubjectNotAllowed
 from gateway.vault.api import create_app
+from gateway.vault.connection import Connection
 from gateway.vault.links import ConnectInvalid
 from gateway.vault.listener import ApiRunner
 from gateway.vault.service import Vault
@@ -39,6 +40,9 @@ class Flow:
             raise self.refuses
         self.asked.append({"connection": connection_id} | asked)
         return Link()
+
+    async def register(self, connection: Connection) -> Connection:
+        return connection
 
     async def public_keys(self) -> list[dict[str, str]]:
         """Two issuers: one key of both, and two keys with one kid."""
