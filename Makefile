@@ -12,7 +12,7 @@
 
 SHELL := /bin/sh
 .DEFAULT_GOAL := help
-.PHONY: help demo test check bench soak format lock
+.PHONY: help demo test check bench bench-vault soak format lock
 
 ARGS ?=
 VENV := .venv
@@ -46,8 +46,9 @@ check: $(VENV)/.dev
 	@$(BIN)/hadolint docker/Dockerfile
 	@echo "make check: format, lint, types, import contracts and Dockerfile are in order."
 
-bench: $(VENV)/.runtime
+bench: $(VENV)/.dev
 	@$(BIN)/python -m bench.run $(ARGS)
+	@[ "$$BENCH" = quick ] || $(BIN)/python -m bench.vault
 
 soak: $(VENV)/.dev $(PROVIDER)/node_modules/.installed
 	@$(BIN)/python -m soak.run $(ARGS)

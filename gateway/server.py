@@ -193,6 +193,7 @@ class Gateway:
             data=data,
             environ=environ,
             base_url=lambda: self._configuration.listeners.traffic.public_url or _dialable(self.traffic_url),
+            redirect_urls=self._configuration.listeners.traffic.redirect_urls,
             allow_http=self._configuration.egress.allow_http,
             clock=time.time,
             monotonic=time.monotonic,

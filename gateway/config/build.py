@@ -68,6 +68,7 @@ def _listeners(file: ListenersFile, directory: Path, *, is_vault: bool) -> Liste
         port=port,
         public_url=str(parse_origin(file.traffic.public_url)) if file.traffic.public_url else None,
         tls=Tls(str(directory / tls.cert), str(directory / tls.key)) if tls else None,
+        redirect_urls=tuple(file.traffic.redirect_urls),
     )
     # DESIGN section 7: with Descope as token service the token API is off.
     is_on = isinstance(file.token_api, TokenApiFile) and is_vault

@@ -42,6 +42,9 @@ class TrafficFile(Model):
     tls: TlsFile | None = Field(
         None, description="Certificate and key; absent: plain HTTP, behind something that ends TLS."
     )
+    redirect_urls: list[g.Endpoint] = Field(
+        [], max_length=100, description="Where a browser may be sent once an account is connected; compared exactly."
+    )
     trusted_proxies: Annotated[list[g.Network], g.Later(())] = Field(
         [], description="Not supported yet: networks whose Forwarded fields are believed."
     )

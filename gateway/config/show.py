@@ -78,6 +78,7 @@ def _listeners(listeners: Listeners) -> dict[str, Any]:
             "bind": f"{host}:{traffic.port}",
             "public_url": traffic.public_url,
             "tls": asdict(traffic.tls) if traffic.tls else None,
+            "redirect_urls": list(traffic.redirect_urls),
         },
         "token_api": {"bind": str(listeners.token_api)} if listeners.token_api else "off",
         "console": {"bind": str(listeners.console)},

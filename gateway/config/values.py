@@ -38,12 +38,16 @@ class Tls:
 
 @dataclass(frozen=True, slots=True)
 class TrafficListener:
-    """The listener for agents. *public_url* is an origin without trailing "/"; *tls* is None for plain HTTP."""
+    """
+    The listener for agents. *public_url* is an origin without trailing "/"; *tls* is None for plain HTTP;
+    *redirect_urls* are where a browser may end after connecting.
+    """
 
     host: str
     port: int
     public_url: str | None = None
     tls: Tls | None = None
+    redirect_urls: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,7 @@ Rules:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -64,6 +64,7 @@ async def open_vault(
     data: Path,
     environ: Mapping[str, str],
     base_url: Callable[[], str],
+    redirect_urls: Iterable[str] = (),
     allow_http: bool,
     clock: Callable[[], float],
     monotonic: Callable[[], float],
@@ -72,7 +73,8 @@ async def open_vault(
     """
     Open the vault of *store* with the sealing keys of *data* or *environ*.
 
-    *base_url* gives the traffic listener's public URL without a trailing slash; *allow_http* lets endpoints be plain
+    *base_url* gives the traffic listener's public URL without a trailing slash; *redirect_urls* are where a browser may
+    end after connecting; *allow_http* lets endpoints be plain
     http, as `egress` says.
 
     Raises:
@@ -112,6 +114,7 @@ async def open_vault(
             discovery=discovery,
             revocation=revocation,
             base_url=base_url,
+            redirect_urls=redirect_urls,
             allow_http=allow_http,
             clock=clock,
             random_bytes=random_bytes,

@@ -51,7 +51,8 @@ def test_listeners() -> None:
     found = example("everything").listeners
 
     tls = Tls(str(HERE / "good" / "tls/cert.pem"), "/etc/tls/key.pem")
-    assert TrafficListener("0.0.0.0", 9080, "https://gateway.example.com", tls) == found.traffic
+    targets = ("https://app.example.com/connected",)
+    assert TrafficListener("0.0.0.0", 9080, "https://gateway.example.com", tls, targets) == found.traffic
     assert found.token_api is None
     assert Bind("::1", 9082) == found.console
     assert "[::1]:9082" == str(found.console)
