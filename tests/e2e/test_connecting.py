@@ -24,14 +24,6 @@ async def provider() -> AsyncIterator[Authority]:
 
 
 @pytest.fixture
-async def upstream() -> AsyncIterator[Upstream]:
-    """An API that takes what the provider has issued last."""
-    server = await Upstream().start()
-    yield server
-    await server.stop()
-
-
-@pytest.fixture
 async def gateway(tmp_path: Path, upstream: Upstream, provider: Authority, issuer: Issuer) -> AsyncIterator[Running]:
     """A gateway whose connection knows nothing of its provider but where it can be discovered."""
     async with running(settings(ROUTE | {"upstream": upstream.url}, issuers=(issuer,)), tmp_path / "data") as gateway:
@@ -40,14 +32,6 @@ async def gateway(tmp_path: Path, upstream: Upstream, provider: Authority, issue
             {"id": "api", "name": "The API", "useDcr": True, "discoveryUrl": provider.url},
         )
         yield gateway
-
-
-@pytest.fixture
-async def issuer() -> AsyncIterator[Issuer]:
-    """An issuer that the gateway trusts."""
-    server = await Issuer().start()
-    yield server
-    await server.stop()
 
 
 async def call(gateway: Running, issuer: Issuer) -> tuple[int, dict[str, str]]:
