@@ -250,6 +250,15 @@ class InvalidRequest(Refusal):
     detail_default = "The request breaks a rule of HTTP/1.1, or carries a field that this gateway does not pass on."
 
 
+class FieldNotPassed(InvalidRequest):
+    """The same refusal, for a field that servers behind may obey or confuse with another."""
+
+    detail_default = (
+        "The request has a field that this gateway does not pass on: a method override (X-HTTP-Method-Override and its "
+        "like), or a name with an underscore. Leave it out."
+    )
+
+
 class RequestTimeout(Refusal):
     code, status, title = "request_timeout", 408, "The request did not arrive in time"
     detail_default = "The rest of the request did not arrive in time."

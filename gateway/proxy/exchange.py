@@ -28,12 +28,15 @@ from aiohttp.streams import StreamReader
 from gateway.access.identity import Identity, choose_subject, parse_credential
 from gateway.access.policy import PolicySet
 from gateway.errors import (
+    AmbiguousCredential,
     ConnectionRequired,
     ConnectionScopeMissing,
     CredentialAbsent,
     DeniedByPolicy,
+    FieldNotPassed,
     InternalError,
     InvalidRequest,
+    LoopDetected,
     RateLimited,
     Refusal,
 )
@@ -195,7 +198,11 @@ class Exchange:
                 return
         lane = self._lanes[match.route.name] if match is not None else None
         rules = lane.request_rules if lane is not None else self._no_route
-        fields = request.read_fields(rules)
+        try:
+            fields = request.read_fields(rules)
+        except (AmbiguousCredential, FieldNotPassed, LoopDetected):
+            await self._identify_by_first(request, lane)
+            raise
         request.check_version()
         if fields.traceparent is not None:
             call.trace_id = _trace_id(fields.traceparent) or call.trace_id
@@ -227,6 +234,18 @@ class Exchange:
             lane.pool.leave()
             if body is not None:
                 call.bytes_received = body.received_bytes
+
+    async def _identify_by_first(self, request: ProxyRequest, lane: Lane | None) -> None:
+        """Identify the caller by its first credential: what is wrong with its fields is no stranger's to know."""
+        headers = request.message.headers
+        place, value = _AUTHORIZATION, headers.get("Gateway-Authorization")
+        if value is None:
+            place = lane.route.credential if lane is not None else _AUTHORIZATION
+            value = headers.get(place.header)
+        if value is None:
+            raise CredentialAbsent
+        credential = parse_credential(value, place, self._project)
+        request.call.caller = await self._identity.identify(credential)
 
     def _known_caller(self, fields: RequestFields, lane: Lane | None) -> tuple[str, Caller | None]:
         """

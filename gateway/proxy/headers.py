@@ -25,7 +25,7 @@ from __future__ import annotations
 import re
 from enum import IntEnum
 
-from gateway.errors import AmbiguousCredential, FieldsTooLarge, InvalidRequest, LoopDetected
+from gateway.errors import AmbiguousCredential, FieldNotPassed, FieldsTooLarge, InvalidRequest, LoopDetected
 from gateway.models import Route
 
 RawFields = tuple[tuple[bytes, bytes], ...]
@@ -232,7 +232,7 @@ class RequestRules:
                 raise LoopDetected
             fields.lines.append(b"Via: %b\r\n" % value)
         elif do == _Do.REFUSE:
-            raise InvalidRequest
+            raise FieldNotPassed
         else:
             slot = _GATEWAY_SLOTS[do]
             setattr(fields, slot, _once(getattr(fields, slot), value))

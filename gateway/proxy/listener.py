@@ -19,16 +19,18 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 from aiohttp import web
+from aiohttp.http_exceptions import LineTooLong
 from aiohttp.http_parser import RawRequestMessage
 from aiohttp.streams import EMPTY_PAYLOAD, StreamReader
 from aiohttp.web_protocol import RequestHandler, RequestPayloadError, _ErrInfo
 
-from gateway.errors import InvalidRequest
+from gateway.errors import FieldsTooLarge, InvalidRequest, Refusal, TargetTooLong
 from gateway.proxy.answers import refusal_answer
 from gateway.proxy.request import Before
 from gateway.proxy.routing import MAX_TARGET_BYTES
 
 KEEPALIVE_SECONDS = 75.0  # idle connections, and the time for a first request (threats R3, G1)
+MAX_FIELD_BYTES = 16_384  # one header field: a credential of 8 KB and what stands around it
 LINGER_SECONDS = 2.0
 LINGER_BYTES = 262_144  # what is read and thrown away to keep a connection after a refused body
 # How long a body is thrown away before its connection is closed: closed earlier, the reset would destroy the answer on
@@ -52,6 +54,7 @@ class CallerConnection(RequestHandler):
             access_log=None,  # type: ignore[arg-type]  # aiohttp takes None for "no access log"; its annotation does not say so
             auto_decompress=False,  # a body passes as it came (threats.md section 0, row 4)
             max_headers=100,
+            max_field_size=MAX_FIELD_BYTES,
             max_line_size=2 * MAX_TARGET_BYTES,  # so that a target that is too long is told so, with 414
         )
         self._serve = serve
@@ -126,7 +129,7 @@ class CallerConnection(RequestHandler):
             if self._buffer_paused and len(self._messages) <= self._msg_queue_resume_size:
                 self._resume_reading_if_drained()
             if isinstance(message, _ErrInfo):
-                self._refuse_malformed()
+                self._refuse_malformed(_refusal_of(message.exc))
                 break
             if not await self._serve_one(message, payload):
                 break
@@ -180,12 +183,19 @@ class CallerConnection(RequestHandler):
             return False
         return True
 
-    def _refuse_malformed(self) -> None:
+    def _refuse_malformed(self, refusal: Refusal) -> None:
         self._malformed()
         if self.transport is not None:
             self.transport.write(
-                refusal_answer(InvalidRequest(), trace_id=_NO_TRACE, public_url="", keep_alive=False, with_body=True)
+                refusal_answer(refusal, trace_id=_NO_TRACE, public_url="", keep_alive=False, with_body=True)
             )
+
+
+def _refusal_of(exc: BaseException) -> Refusal:
+    """Return the refusal for what the parser would not read."""
+    if isinstance(exc, LineTooLong):
+        return TargetTooLong() if exc.args[1] == 2 * MAX_TARGET_BYTES else FieldsTooLarge()
+    return InvalidRequest()
 
 
 async def _unused(_: Any) -> web.StreamResponse:

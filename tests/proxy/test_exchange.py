@@ -131,6 +131,13 @@ STRANGERS: dict[str, Callable[[Issuer], tuple[str, ...]]] = {
     "the right one for another project": lambda issuer: (f"Authorization: Bearer other:{issuer.token('ada')}",),
     "the right one in another scheme": lambda issuer: (f"Authorization: Basic {issuer.token('ada')}",),
     "the right one in the wrong field": lambda issuer: (f"X-Api-Key: {issuer.token('ada')}",),
+    "two wrong ones": lambda issuer: ("Authorization: Bearer wrong", "Authorization: Bearer wronger"),
+    "a wrong one and a method override": lambda issuer: (
+        "Authorization: Bearer wrong",
+        "X-HTTP-Method-Override: DELETE",
+    ),
+    "a wrong one and a name with an underscore": lambda issuer: ("Authorization: Bearer wrong", "X_User: ada"),
+    "a wrong one and our own Via": lambda issuer: ("Authorization: Bearer wrong", "Via: 1.1 connection-gateway"),
     "the right one beside a wrong Gateway-Authorization": lambda issuer: (
         f"Authorization: Bearer {issuer.token('ada')}",
         "Gateway-Authorization: Bearer wrong",
