@@ -27,7 +27,7 @@ from urllib.parse import parse_qs
 import orjson
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from gateway.errors import Refusal
 from gateway.models import Egress
@@ -193,9 +193,10 @@ class RefreshJob(RuleBasedStateMachine):
             await vault.fetch(KEY, caller=ANYBODY, credential="")
 
     @rule(how=st.sampled_from(["answered", "answered", "lost", "unreachable", "busy"]))
-    @precondition(lambda self: bool(self.provider.waiting))
     def finish(self, how: str) -> None:
         """The exchange under way ends in one of the ways there are."""
+        if not self.provider.waiting:
+            return
 
         async def step() -> None:
             exchange = self.provider.waiting.pop()
@@ -215,9 +216,10 @@ class RefreshJob(RuleBasedStateMachine):
         self.run(step())
 
     @rule(is_received=st.booleans(), is_answered=st.booleans())
-    @precondition(lambda self: bool(self.provider.waiting))
     def kill_in_mid_exchange(self, is_received: bool, is_answered: bool) -> None:
         """The process that exchanges dies: before the provider has it, after, or with the answer in its hands."""
+        if not self.provider.waiting:
+            return
 
         async def step() -> None:
             exchange = self.provider.waiting.pop()
@@ -308,7 +310,9 @@ class RefreshJob(RuleBasedStateMachine):
             await process.store.close()
 
 
+# No preconditions: whether an exchange waits depends on how fast the jobs are, and hypothesis takes a choice of rules
+# that differs between two runs of one example for a fault of the test.
 RefreshJob.TestCase.settings = settings(
-    max_examples=30, stateful_step_count=16, deadline=None, suppress_health_check=list(HealthCheck)
+    max_examples=30, stateful_step_count=16, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck)
 )
 TestRefreshJob = RefreshJob.TestCase
