@@ -164,7 +164,7 @@ class Gateway:
             public_url=_public_url(configuration.listeners.traffic),
             clock=time.time,
             monotonic=time.monotonic,
-            random_bits=random.Random(os.urandom(32)).getrandbits,  # noqa: S311  # ids: 0.1 against 0.9 microseconds
+            random_bits=random.Random(os.urandom(32)).getrandbits,  # noqa: S311  # ids: 0.1 against 1.0 microseconds
         )
         await feed.start()
         own.push_async_callback(feed.stop)

@@ -260,7 +260,7 @@ class Exchange:
         if value is None:
             raise CredentialAbsent
         if place.kind == "authorization" and value.startswith("Bearer "):
-            # What follows is, to the letter, a credential that was verified: nothing to parse (1.5 microseconds).
+            # What follows is, to the letter, a credential that was verified: nothing to parse (1.4 microseconds).
             caller = self._identity.cached(value[7:])
             if caller is not None:
                 return value[7:], caller

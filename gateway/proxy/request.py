@@ -4,7 +4,7 @@ One caller's request as the stages share it, and the caller's connection as they
 Rules:
 1. What was read of the request is here once; the stages add what they learned, and nobody reads it twice.
 2. A request that brings the very fields of the one before it on its connection, byte for byte, is read as that one was:
-   most clients send nothing else (0.4 microseconds to compare, 4 to read).
+   most clients send nothing else (0.25 microseconds to compare, 1.3 to read).
 3. `keep_alive` only ever turns from true to false.
 """
 

@@ -118,7 +118,7 @@ class RouteTable:
 
     def _longest(self, path: str, entries: dict[str, _Entry]) -> _Entry | None:
         for depth in self._depths:
-            if depth == 1:  # nearly every prefix: one find and one slice (0.2 microseconds; the split costs 0.4)
+            if depth == 1:  # nearly every prefix: one find and one slice, no split
                 end = path.find("/", 1)
                 prefix = path if end < 0 else path[:end]
             else:

@@ -73,7 +73,7 @@ class ConnectionTokens:
         self._changes = 0  # heard so far
 
     def cached(self, key: TokenKey, credential: str) -> ConnectionToken | None:
-        """Return the cached token of *key* if it may still be used without asking (0.3 microseconds)."""
+        """Return the cached token of *key* if it may still be used without asking (0.35 microseconds)."""
         entry = self._cached.get((key, None if self._shared else credential))
         if entry is None or entry[1] <= self._clock():
             return None

@@ -216,7 +216,7 @@ class UpstreamConnection(BaseProtocol):
 
     def resume_reading(self, resume_parser: bool = True) -> None:
         """Read on, if reading was paused."""
-        # aiohttp's stream asks for it after every read, paused or not, and the parser is fed nothing: 3 microseconds.
+        # aiohttp's stream asks for it after every read, paused or not, and the parser is fed nothing.
         if self._reading_paused:
             super().resume_reading(resume_parser)
 
