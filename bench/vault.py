@@ -26,7 +26,7 @@ import aiohttp
 from gateway.store.engine import Store, sqlite_url
 from gateway.vault.key_ring import SealingRing
 from gateway.vault.sealing import Binding, Sealer, SealingKey
-from gateway.vault.tokens import scopes_key
+from gateway.vault.stored_token import scopes_key
 from tests.e2e.gateway_process import RunningProcess, serving
 from tests.world import PROJECT, create_connection, settings
 

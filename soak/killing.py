@@ -25,7 +25,7 @@ from gateway.vault.connection import Connection
 from gateway.vault.lease import Timing
 from gateway.vault.sealing import Sealer, SealingKey
 from gateway.vault.service import Vault
-from gateway.vault.tokens import ROTATION_INTERRUPTED, TokenDraft
+from gateway.vault.stored_token import ROTATION_INTERRUPTED, TokenDraft
 from soak.provider import JudgingProvider
 from soak.storm import sync_engine
 from soak.worker import ANYBODY, CONNECTION, LOOPBACK, POINTS, Order, Worker

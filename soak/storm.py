@@ -21,7 +21,7 @@ from gateway.vault.connection import Connection
 from gateway.vault.lease import Timing
 from gateway.vault.sealing import Sealer, SealingKey
 from gateway.vault.service import Vault
-from gateway.vault.tokens import TokenDraft
+from gateway.vault.stored_token import TokenDraft
 from soak.worker import CONNECTION, LOOPBACK, Order, Worker
 from tests.oidc_provider_process import OidcProviderProcess
 

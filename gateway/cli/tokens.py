@@ -27,7 +27,8 @@ from gateway.errors import ConnectionRequired, TokenServiceUnavailable
 from gateway.models import Egress, TokenKey
 from gateway.vault.removal import Removed
 from gateway.vault.sealing import SealBroken, Sealer, SealingKey
-from gateway.vault.tokens import StoredToken, Tokens
+from gateway.vault.stored_token import StoredToken
+from gateway.vault.tokens import Tokens
 
 MASKED = "(masked: --reveal shows it)"
 

@@ -23,7 +23,7 @@ from contextlib import suppress
 
 import structlog
 
-from gateway.vault.tokens import StoredToken
+from gateway.vault.stored_token import StoredToken
 
 TICK_SECONDS = 0.25
 MAX_AT_ONCE = 8

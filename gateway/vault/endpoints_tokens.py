@@ -19,7 +19,7 @@ from gateway.vault import wire
 from gateway.vault.calls import Call, who
 from gateway.vault.connection import Connection
 from gateway.vault.refresh import RefreshFailed
-from gateway.vault.tokens import TokenDraft
+from gateway.vault.stored_token import TokenDraft
 from gateway.vault.wire import ApiError
 from gateway.vault.wire_tokens import (
     AppsWithUserToken,

@@ -27,7 +27,8 @@ from gateway.vault.attempts import Attempt
 from gateway.vault.code_exchange import Held
 from gateway.vault.connection import Connection
 from gateway.vault.revocation import Revocation
-from gateway.vault.tokens import StoredToken, TokenDraft, Tokens
+from gateway.vault.stored_token import StoredToken, TokenDraft
+from gateway.vault.tokens import Tokens
 
 WRITE_ATTEMPTS = 5
 WRITE_PAUSE_SECONDS = 0.2

@@ -40,7 +40,7 @@ from gateway.vault.oauth import (
     refresh_request,
     token_request,
 )
-from gateway.vault.tokens import StoredToken
+from gateway.vault.stored_token import StoredToken
 
 MINTED: frozenset[Grant] = frozenset({"client_credentials", "jwt_bearer", "github_app"})
 GRANTS: tuple[Grant, ...] = get_args(Grant)

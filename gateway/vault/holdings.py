@@ -16,7 +16,8 @@ from sqlalchemy import select
 
 from gateway.store.engine import Store
 from gateway.store.schema import tokens as table
-from gateway.vault.tokens import TokenDraft, Tokens
+from gateway.vault.stored_token import TokenDraft
+from gateway.vault.tokens import Tokens
 
 
 class Holdings:

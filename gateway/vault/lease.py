@@ -22,7 +22,7 @@ from typing import NamedTuple
 
 from cachetools import LRUCache
 
-from gateway.vault.tokens import StoredToken
+from gateway.vault.stored_token import StoredToken
 
 MAX_LOOK_SECONDS = 0.5  # several times POLL_SECONDS: a busy machine, and not a stopped one
 MAX_WATCHED = 10_000

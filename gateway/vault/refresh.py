@@ -12,8 +12,7 @@ Rules (threats.md section 2, "Refresh protocol"; DESIGN section 7):
 6. No clear answer (time-out, reset, 5xx, unreadable; a holder that died): the refresh token may be spent. The row
    says `answer_lost`; while the stored token serves, nothing is tried. Then one exchange at a time with the only
    refresh token there is; is that refused, the row says `rotation_interrupted`.
-7. Any other failure leaves the row as it is, notes why, and backs off: 5 s, doubled up to 300 s, with jitter; across
-   processes, 5 s.
+7. Any other failure leaves the row as it is, notes why, and backs off (`backoff.py`).
 8. A grant without a refresh token (client credentials, JWT bearer, an app's installation) has nothing to lose: no
    answer of it is lost, and no refusal ends it.
 
@@ -33,13 +32,13 @@ from collections import Counter
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, replace
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, TypeVar
 
 import structlog
-from cachetools import LRUCache
 from sqlalchemy.exc import SQLAlchemyError
 
 from gateway.net.client import NOT_SENT, OutboundClient, OutboundError
+from gateway.vault.backoff import BACKOFF_FIRST_SECONDS, Backoffs
 from gateway.vault.client_auth import KeyUnusable
 from gateway.vault.connection import Connection
 from gateway.vault.discovery import Discovery, DiscoveryFailed
@@ -47,19 +46,12 @@ from gateway.vault.grants import can_exchange, exchange_request, read_exchange_a
 from gateway.vault.lease import Timing, Watch
 from gateway.vault.oauth import ExchangeFailed, Granted, GrantRefused, Outcome
 from gateway.vault.sealing import SealBroken
-from gateway.vault.tokens import (
-    ANSWER_LOST,
-    ROTATION_INTERRUPTED,
-    StoredToken,
-    TokenDraft,
-    Tokens,
-)
+from gateway.vault.stored_token import ANSWER_LOST, ROTATION_INTERRUPTED, StoredToken, TokenDraft, preview
+from gateway.vault.tokens import Tokens
 
 PERSIST_SECONDS = 600.0  # how long an answer that cannot be written is kept and tried again
 PERSIST_FIRST_SECONDS = 0.05
 PERSIST_MAX_SECONDS = 5.0
-BACKOFF_FIRST_SECONDS = 5.0
-BACKOFF_MAX_SECONDS = 300.0
 MAX_ANSWER_BYTES = 65_536
 
 T = TypeVar("T")
@@ -88,15 +80,6 @@ class Refreshed:
     is_exchanged: bool
 
 
-class Backoff(NamedTuple):
-    """How often a version of a token has failed in this process, and when it may be tried again."""
-
-    version: int
-    failures: int
-    not_before: float
-    error: str
-
-
 class Refresher:
     """Runs the jobs of this process. `close` waits for those under way."""
 
@@ -121,7 +104,7 @@ class Refresher:
         self.counts: Counter[str] = Counter()  # of this process: exchanges by outcome, and what went wrong around them
         self._flights: dict[tuple[str, int, bool], asyncio.Task[Refreshed]] = {}
         self._tasks: set[asyncio.Task[Any]] = set()
-        self._backoffs: LRUCache[str, Backoff] = LRUCache(maxsize=10_000)
+        self._backoffs = Backoffs(clock, random_bytes)
 
     async def refresh(
         self, token: StoredToken, connection: Connection, *, is_usable: bool, is_patient: bool = True
@@ -137,7 +120,10 @@ class Refresher:
             TokenGone: the token was deleted.
             sqlalchemy.exc.SQLAlchemyError, OSError: the database failed before the provider was asked.
         """
-        self._refuse_too_early(token, is_usable=is_usable)
+        if is_usable and token.last_refresh_error == ANSWER_LOST:
+            raise RefreshFailed(ANSWER_LOST, retry_after=int(BACKOFF_FIRST_SECONDS))
+        if (wait := self._backoffs.wait_for(token)) is not None:
+            raise RefreshFailed(wait.error, retry_after=wait.seconds)
         key = (token.id, token.version, is_usable)
         flight = self._flights.get(key)
         if flight is None:
@@ -209,7 +195,7 @@ class Refresher:
                     return row, True
             self._watch.forget(row.id)
             is_risky = is_usable and row.last_refresh_error == ANSWER_LOST
-            if is_risky or self._has_just_failed(row, seen):
+            if is_risky or self._backoffs.is_failure_shared(row, seen):
                 raise RefreshFailed(row.last_refresh_error, retry_after=int(BACKOFF_FIRST_SECONDS))
             if await self._tokens.lease(row, owner=owner, seconds=timing.lease_seconds):
                 return row, True
@@ -282,7 +268,7 @@ class Refresher:
 
     async def _settle_granted(self, row: StoredToken, granted: Granted, *, owner: str) -> Refreshed:
         is_written = await self._persist(row, lambda: self._tokens.store_granted(row, granted, owner=owner))
-        self._backoffs.pop(row.id, None)
+        self._backoffs.forget(row.id)
         if is_written:
             return Refreshed(await self._read_again(row), is_exchanged=True)
         self.counts["late_answer"] += 1
@@ -305,7 +291,7 @@ class Refresher:
         is_lost = failed.is_outcome_unknown or row.last_refresh_error == ANSWER_LOST
         is_lost = is_lost and row.refresh_token is not None
         error = ANSWER_LOST if is_lost else failed.error
-        wait = self._back_off(row, error=error, at_least=failed.retry_after)
+        wait = self._backoffs.failed(row, error=error, at_least=failed.retry_after)
         try:
             await self._tokens.note_failure(row, error=error, owner=owner)
         except (SQLAlchemyError, OSError) as exc:
@@ -323,7 +309,7 @@ class Refresher:
         raise RefreshFailed(error, retry_after=wait)
 
     async def _adopt(self, draft: TokenDraft, connection: Connection) -> StoredToken:
-        outcome = await self._exchange(connection, self._tokens.preview(draft))
+        outcome = await self._exchange(connection, preview(draft, now=self._clock()))
         self._tell(outcome, connection=connection.id)
         if not isinstance(outcome, Granted):
             raise RefreshFailed(_word(outcome), retry_after=int(BACKOFF_FIRST_SECONDS))
@@ -362,33 +348,6 @@ class Refresher:
         if now is None:
             raise TokenGone
         return now
-
-    # --- backing off -----------------------------------------------------------------------------------------------
-
-    def _refuse_too_early(self, token: StoredToken, *, is_usable: bool) -> None:
-        if is_usable and token.last_refresh_error == ANSWER_LOST:
-            raise RefreshFailed(ANSWER_LOST, retry_after=int(BACKOFF_FIRST_SECONDS))
-        now = self._clock()
-        backoff = self._backoffs.get(token.id)
-        # A not_before further away than any back-off is a clock that jumped back.
-        if backoff and backoff.version == token.version and 0 < backoff.not_before - now <= BACKOFF_MAX_SECONDS * 2:
-            raise RefreshFailed(backoff.error, retry_after=math.ceil(backoff.not_before - now))
-        if token.last_refresh_error and 0 <= now - token.updated_at < BACKOFF_FIRST_SECONDS:
-            raise RefreshFailed(token.last_refresh_error, retry_after=int(BACKOFF_FIRST_SECONDS))
-
-    def _has_just_failed(self, row: StoredToken, seen: StoredToken) -> bool:
-        """Whether the job that was waited for has failed: its failure is shared, not repeated."""
-        is_news = (row.updated_at, row.last_refresh_error) != (seen.updated_at, seen.last_refresh_error)
-        return is_news and bool(row.last_refresh_error) and 0 <= self._clock() - row.updated_at < BACKOFF_FIRST_SECONDS
-
-    def _back_off(self, token: StoredToken, *, error: str, at_least: int | None) -> int:
-        before = self._backoffs.get(token.id)
-        failures = before.failures + 1 if before and before.version == token.version else 1
-        seconds = min(BACKOFF_FIRST_SECONDS * 2.0 ** min(failures - 1, 10), BACKOFF_MAX_SECONDS)
-        seconds *= 1.0 + self._random_bytes(1)[0] / 1024  # up to a quarter more, so that replicas spread
-        seconds = max(seconds, min(float(at_least or 0), BACKOFF_MAX_SECONDS))
-        self._backoffs[token.id] = Backoff(token.version, failures, self._clock() + seconds, error)
-        return math.ceil(seconds)
 
     # --- tasks of their own (rule 4) -------------------------------------------------------------------------------
 

@@ -24,7 +24,8 @@ from gateway.store.schema import tokens as table
 from gateway.vault.client_auth import text_of
 from gateway.vault.connections import Connections
 from gateway.vault.sealing import SealBroken
-from gateway.vault.tokens import StoredToken, Tokens
+from gateway.vault.stored_token import StoredToken
+from gateway.vault.tokens import Tokens
 
 REVOKE_SECONDS = 10.0  # callers wait for it, and Python's SDK waits for 60 s at most
 MAX_REVOKED = 200

@@ -20,7 +20,7 @@ from gateway.vault.connection import Connection
 from gateway.vault.connections import Connections
 from gateway.vault.discovery import Discovery, DiscoveryFailed
 from gateway.vault.oauth import TokenRequest
-from gateway.vault.tokens import StoredToken
+from gateway.vault.stored_token import StoredToken
 
 REVOKE_SECONDS = 5.0
 REVOKED = "revoked"

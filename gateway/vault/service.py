@@ -36,7 +36,8 @@ from gateway.vault.lease import Timing
 from gateway.vault.refresh import Refresher, RefreshFailed, TokenGone
 from gateway.vault.removal import Removal
 from gateway.vault.sealing import SealBroken, Sealer
-from gateway.vault.tokens import ANSWER_LOST, StoredToken, TokenDraft, Tokens
+from gateway.vault.stored_token import ANSWER_LOST, StoredToken, TokenDraft
+from gateway.vault.tokens import Tokens
 
 RETRY_SECONDS = 5  # how soon a token that could not be refreshed, or a database that failed, is worth another look
 

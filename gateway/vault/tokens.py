@@ -19,9 +19,7 @@ Rules:
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable
 from typing import Any
 
 from sqlalchemy import ColumnElement, Select, delete, func, insert, select, update
@@ -31,92 +29,13 @@ from gateway.models import TokenKey, token_owner
 from gateway.store.changes import announce
 from gateway.store.engine import Store
 from gateway.store.schema import tokens as table
-from gateway.vault.oauth import BEARER, Granted
+from gateway.vault.oauth import Granted
 from gateway.vault.sealing import Binding, SealBroken, Sealer
+from gateway.vault.stored_token import ANSWER_LOST, StoredToken, TokenDraft, scopes_key, token_of_row
 
-REFRESH_AHEAD_SECONDS = 60.0  # contract section 11: min(60 s, 10 % of the lifetime) before expiry
-REFRESH_AHEAD_SHARE = 0.1
-ANSWER_LOST = "answer_lost"  # an exchange was begun and its answer never stored: the refresh token may be spent
-ROTATION_INTERRUPTED = "rotation_interrupted"
 CREATION_STEP_SECONDS = (
     1e-6  # two tokens of one user are never created at the same time, so that "newest" is one of them
 )
-
-
-@dataclass(frozen=True, slots=True)
-class TokenDraft:
-    """A connection token as somebody hands it in. *expires_at* None: unknown. One of the two secrets is there."""
-
-    connection: str
-    user: str = ""
-    tenant: str = ""
-    account: str = ""
-    scopes: tuple[str, ...] = ()
-    access_token: str | None = field(default=None, repr=False)
-    refresh_token: str | None = field(default=None, repr=False)
-    token_type: str = BEARER
-    expires_at: float | None = None
-    token_sub: str = ""
-    granted_by: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class StoredToken:
-    """One row, opened. An absent user, tenant or account is "". Times are POSIX seconds."""
-
-    id: str
-    connection: str
-    user: str
-    tenant: str
-    account: str
-    requested_scopes: tuple[str, ...]
-    granted_scopes: tuple[str, ...]
-    access_token: str | None = field(repr=False)
-    refresh_token: str | None = field(repr=False)
-    token_type: str
-    token_sub: str
-    granted_by: str
-    issued_at: float | None
-    expires_at: float | None
-    created_at: float
-    updated_at: float
-    last_refresh_at: float | None
-    last_refresh_error: str
-    dead: bool
-    version: int
-    lease_owner: str | None
-    lease_until: float | None
-    lease_beat: int = 0
-
-    @property
-    def is_leased(self) -> bool:
-        """Whether an exchange of this grant is under way, or its holder has died (`lease.py` tells them apart)."""
-        return self.lease_until is not None
-
-    @property
-    def refresh_at(self) -> float | None:
-        """When to refresh ahead of expiry; None where the expiry is unknown."""
-        if self.expires_at is None:
-            return None
-        lifetime = max(0.0, self.expires_at - (self.issued_at if self.issued_at is not None else self.created_at))
-        return self.expires_at - min(REFRESH_AHEAD_SECONDS, REFRESH_AHEAD_SHARE * lifetime)
-
-    def without_secrets(self) -> StoredToken:
-        """Return the same token for those who need to know of it, and not to have it."""
-        return replace(self, access_token=None, refresh_token=None)
-
-    def is_valid(self, now: float) -> bool:
-        """Whether there is an access token that has not expired by the clock."""
-        return self.access_token is not None and (self.expires_at is None or now < self.expires_at)
-
-
-def scopes_key(scopes: Iterable[str]) -> str:
-    """Return the digest of a set of scopes: the same for every order and for duplicates."""
-    digest = hashlib.sha256()
-    for scope in sorted(set(scopes)):
-        encoded = scope.encode()
-        digest.update(len(encoded).to_bytes(4, "big") + encoded)
-    return digest.hexdigest()
 
 
 class Tokens:
@@ -186,18 +105,6 @@ class Tokens:
             row = (await db.execute(_same_identity(draft))).mappings().one_or_none()
             return self._open(row) if row is not None else await self.put_in(db, draft)
 
-    def preview(self, draft: TokenDraft) -> StoredToken:
-        """Return *draft* as it would be stored as a new token, under no id."""
-        now = self._clock()
-        scopes = tuple(sorted(set(draft.scopes)))
-        return StoredToken(
-            id="", connection=draft.connection, user=draft.user, tenant=draft.tenant, account=draft.account,
-            requested_scopes=scopes, granted_scopes=scopes, access_token=draft.access_token,
-            refresh_token=draft.refresh_token, token_type=draft.token_type, token_sub=draft.token_sub,
-            granted_by=draft.granted_by, issued_at=now, expires_at=draft.expires_at, created_at=now, updated_at=now,
-            last_refresh_at=None, last_refresh_error="", dead=False, version=0, lease_owner=None, lease_until=None,
-        )  # fmt: skip
-
     async def find(self, key: TokenKey) -> StoredToken | None:
         """Return the token that *key* means (rules 1 and 2), or None."""
         async with self._store.read() as db:
@@ -241,7 +148,7 @@ class Tokens:
             query = query.where(table.c.user_id == user)
         async with self._store.read() as db:
             rows = (await db.execute(query)).mappings().all()
-        return [_token(row, access_token=None, refresh_token=None) for row in rows]
+        return [token_of_row(row, access_token=None, refresh_token=None) for row in rows]
 
     async def delete(self, token_id: str) -> bool:
         """Delete the token of this id, and tell whether there was one. It is not revoked at the provider."""
@@ -379,7 +286,9 @@ class Tokens:
             sealed = row[column]
             binding = Binding("tokens", column, row["id"], *identity)
             secrets[column] = None if sealed is None else self._sealer.open(bytes(sealed), binding=binding).decode()
-        return _token(row, access_token=secrets["sealed_access_token"], refresh_token=secrets["sealed_refresh_token"])
+        return token_of_row(
+            row, access_token=secrets["sealed_access_token"], refresh_token=secrets["sealed_refresh_token"]
+        )
 
     def _open_for(self, row: Any, key: TokenKey) -> StoredToken:
         token = self._open(row)
@@ -429,31 +338,3 @@ async def _next_creation(db: AsyncConnection, draft: TokenDraft, now: float) -> 
     )
     created_at: float | None = (await db.execute(newest)).scalar_one()
     return now if created_at is None else max(now, created_at + CREATION_STEP_SECONDS)
-
-
-def _token(row: Any, *, access_token: str | None, refresh_token: str | None) -> StoredToken:
-    return StoredToken(
-        id=row["id"],
-        connection=row["connection_id"],
-        user=row["user_id"],
-        tenant=row["tenant_id"],
-        account=row["account"],
-        requested_scopes=tuple(row["requested_scopes"]),
-        granted_scopes=tuple(row["granted_scopes"]),
-        access_token=access_token,
-        refresh_token=refresh_token,
-        token_type=row["token_type"],
-        token_sub=row["token_sub"],
-        granted_by=row["granted_by"],
-        issued_at=row["issued_at"],
-        expires_at=row["expires_at"],
-        created_at=row["created_at"],
-        updated_at=row["updated_at"],
-        last_refresh_at=row["last_refresh_at"],
-        last_refresh_error=row["last_refresh_error"],
-        dead=row["dead"],
-        version=row["version"],
-        lease_owner=row["lease_owner"],
-        lease_until=row["lease_until"],
-        lease_beat=row["lease_beat"],
-    )

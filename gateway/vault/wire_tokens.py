@@ -12,7 +12,7 @@ from typing import Annotated, Any, NotRequired
 from pydantic import ConfigDict, Field
 from typing_extensions import TypedDict  # pydantic takes this one only, before Python 3.12
 
-from gateway.vault.tokens import StoredToken, TokenDraft
+from gateway.vault.stored_token import StoredToken, TokenDraft
 from gateway.vault.wire import (
     INVALID,
     MISSING,

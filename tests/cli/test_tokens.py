@@ -15,7 +15,8 @@ from gateway.store.engine import Store, sqlite_url
 from gateway.vault.connections import Connection, Connections
 from gateway.vault.key_ring import SealingRing
 from gateway.vault.sealing import Sealer
-from gateway.vault.tokens import TokenDraft, Tokens
+from gateway.vault.stored_token import TokenDraft
+from gateway.vault.tokens import Tokens
 
 
 def run(data: Path, *arguments: str) -> Result:

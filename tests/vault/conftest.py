@@ -26,7 +26,7 @@ from gateway.vault.connection import Connection
 from gateway.vault.lease import Timing
 from gateway.vault.sealing import Sealer, SealingKey
 from gateway.vault.service import Vault
-from gateway.vault.tokens import StoredToken, TokenDraft
+from gateway.vault.stored_token import StoredToken, TokenDraft
 from tests.postgres import PostgresServer
 from tests.vault.provider import CLIENT_ID, CLIENT_SECRET, Provider
 

@@ -31,7 +31,8 @@ from gateway.vault.links import CALLBACK_PATH, ConnectLink
 from gateway.vault.pages import Pages
 from gateway.vault.revocation import Revocation
 from gateway.vault.sealing import Sealer, SealingKey
-from gateway.vault.tokens import StoredToken, Tokens
+from gateway.vault.stored_token import StoredToken
+from gateway.vault.tokens import Tokens
 from tests.vault.conftest import LOOPBACK, Clock
 
 ADA = "ada@example.com"

@@ -18,7 +18,8 @@ from gateway.store.engine import Store, sqlite_url
 from gateway.vault.key_ring import SealingRing
 from gateway.vault.rotation import Pace, retire, rotate
 from gateway.vault.sealing import Sealer
-from gateway.vault.tokens import TokenDraft, Tokens
+from gateway.vault.stored_token import TokenDraft
+from gateway.vault.tokens import Tokens
 
 USERS = 40
 QUICK = Pace(batch=7, pause_seconds=0.0, attend_seconds=10.0, settle_seconds=0.0)

@@ -10,7 +10,7 @@ import pytest
 from gateway.vault.ahead import MAX_AT_ONCE, RefreshAhead
 from gateway.vault.lease import Timing
 from gateway.vault.service import Vault
-from gateway.vault.tokens import StoredToken
+from gateway.vault.stored_token import StoredToken
 from tests.vault.conftest import ANYBODY, KEY, Clock, House
 
 NOW = 1_800_000_000.0

@@ -12,7 +12,7 @@ import pytest
 
 from gateway.vault.api import MAX_BODY_BYTES
 from gateway.vault.service import Vault
-from gateway.vault.tokens import TokenDraft
+from gateway.vault.stored_token import TokenDraft
 from tests.vault.api_server import PROJECT, Api, serve
 from tests.vault.conftest import House
 

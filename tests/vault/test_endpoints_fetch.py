@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from gateway.vault.service import Vault
-from gateway.vault.tokens import TokenDraft
+from gateway.vault.stored_token import TokenDraft
 from tests.vault.api_server import Api, serve
 from tests.vault.conftest import House
 

@@ -13,7 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from gateway.vault.service import Vault
-from gateway.vault.tokens import StoredToken
+from gateway.vault.stored_token import StoredToken
 from gateway.vault.wire import ApiError, read_message, read_object
 from gateway.vault.wire_tokens import BatchUserToken, read_batch
 from tests.vault.api_server import Api, serve

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from gateway.vault.connection import Connection
-from gateway.vault.tokens import TokenDraft
+from gateway.vault.stored_token import TokenDraft
 from tests.vault.authority import Authority, authority
 from tests.vault.connecting import ADA, Browser, Page, Town, town
 

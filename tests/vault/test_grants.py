@@ -17,7 +17,7 @@ from gateway.vault.client_auth import ASSERTION_TYPE, KeyUnusable
 from gateway.vault.connection import Connection
 from gateway.vault.grants import can_exchange, exchange_request, is_minted, may_mint, read_exchange_answer
 from gateway.vault.oauth import ExchangeFailed, Granted, GrantRefused
-from gateway.vault.tokens import StoredToken
+from gateway.vault.stored_token import StoredToken
 
 NOW = 1_800_000_000.0
 KEY = rsa.generate_private_key(public_exponent=65537, key_size=2048)

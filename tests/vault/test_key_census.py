@@ -13,7 +13,8 @@ from gateway.vault.connection import Connection
 from gateway.vault.connections import Connections
 from gateway.vault.key_census import Counted, check_keys, count_keys, sealed_columns
 from gateway.vault.sealing import Sealer, SealingKey, SealingKeyError
-from gateway.vault.tokens import TokenDraft, Tokens
+from gateway.vault.stored_token import TokenDraft
+from gateway.vault.tokens import Tokens
 
 KEYS = [SealingKey.from_bytes(bytes(range(start, start + 32))) for start in range(3)]
 

@@ -23,7 +23,7 @@ from gateway.vault.key_ring import MAX_AGE_SECONDS, RENEW_SECONDS, SealingRing
 from gateway.vault.key_source import WrappedKey
 from gateway.vault.sealing import Binding, SealBroken, Sealer, SealingKey, SealingKeyError, SealingKeyUnavailable
 from gateway.vault.service import Vault
-from gateway.vault.tokens import TokenDraft
+from gateway.vault.stored_token import TokenDraft
 from tests.vault.key_service import ENVIRON, KeyService
 
 PLACE = Binding("tokens", "sealed_access_token", "id1", "contacts", "alice")

@@ -18,7 +18,8 @@ from gateway.vault.connection import Connection
 from gateway.vault.connections import Connections
 from gateway.vault.metrics import MAX_CONNECTIONS, MAX_OUTCOMES, VaultMetrics
 from gateway.vault.sealing import Sealer, SealingKey
-from gateway.vault.tokens import TokenDraft, Tokens
+from gateway.vault.stored_token import TokenDraft
+from gateway.vault.tokens import Tokens
 
 NOW = 1_800_000_000.0
 DAY = 86_400.0

@@ -19,7 +19,7 @@ from schemathesis.generation import GenerationMode
 from gateway.vault import openapi
 from gateway.vault.endpoints import ENDPOINTS
 from gateway.vault.service import Vault
-from gateway.vault.tokens import TokenDraft
+from gateway.vault.stored_token import TokenDraft
 from tests.vault.api_server import PROJECT, Api, serve
 from tests.vault.conftest import House
 

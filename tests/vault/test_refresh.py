@@ -8,9 +8,9 @@ import pytest
 
 from gateway.errors import ConnectionRequired, TokenServiceUnavailable
 from gateway.models import ConnectionToken
-from gateway.vault.refresh import BACKOFF_FIRST_SECONDS
+from gateway.vault.backoff import BACKOFF_FIRST_SECONDS
 from gateway.vault.service import Vault
-from gateway.vault.tokens import TokenDraft
+from gateway.vault.stored_token import TokenDraft
 from tests.vault.conftest import ANYBODY, ENGINES, KEY, QUICK, House
 
 

@@ -37,7 +37,7 @@ from gateway.vault.connection import Connection
 from gateway.vault.lease import Timing
 from gateway.vault.sealing import Sealer, SealingKey
 from gateway.vault.service import Vault
-from gateway.vault.tokens import ROTATION_INTERRUPTED, TokenDraft
+from gateway.vault.stored_token import ROTATION_INTERRUPTED, TokenDraft
 from tests.vault.conftest import ANYBODY, KEY, Clock
 
 # Watchers go by a clock of the model's, which the step "time passes" moves; everything else is as quick as it can be.

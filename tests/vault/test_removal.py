@@ -11,7 +11,7 @@ from gateway.models import token_owner
 from gateway.vault import removal
 from gateway.vault.connections import ConnectionMissing, ConnectionReadOnly
 from gateway.vault.service import Vault
-from gateway.vault.tokens import StoredToken, TokenDraft
+from gateway.vault.stored_token import StoredToken, TokenDraft
 from tests.vault.conftest import House
 
 

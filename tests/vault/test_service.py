@@ -12,7 +12,7 @@ from gateway.models import ConnectionToken, TokenKey
 from gateway.store.engine import Store
 from gateway.vault.sealing import Sealer, SealingKey, SealingKeyError
 from gateway.vault.service import Vault, check_sealing_key
-from gateway.vault.tokens import TokenDraft
+from gateway.vault.stored_token import TokenDraft
 from tests.vault.conftest import ANYBODY, ENGINES, KEY, House
 
 

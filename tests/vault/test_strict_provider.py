@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
-from gateway.vault.tokens import TokenDraft
+from gateway.vault.stored_token import TokenDraft
 from tests.oidc_provider_process import OidcProviderProcess
 from tests.vault.conftest import ANYBODY, KEY, House
 

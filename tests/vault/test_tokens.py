@@ -10,7 +10,7 @@ from gateway.models import TokenKey, token_owner
 from gateway.vault.oauth import Granted
 from gateway.vault.sealing import SealBroken
 from gateway.vault.service import Vault
-from gateway.vault.tokens import StoredToken, TokenDraft, scopes_key
+from gateway.vault.stored_token import StoredToken, TokenDraft, scopes_key
 from tests.vault.conftest import ENGINES, House
 
 

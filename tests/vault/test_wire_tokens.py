@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from gateway.vault import wire, wire_tokens
-from gateway.vault.tokens import StoredToken
+from gateway.vault.stored_token import StoredToken
 
 FETCH: dict[str, Any] = {"appId": "contacts", "userId": "alice"}
 
