@@ -29,7 +29,8 @@ from gateway.access.identity import Identity
 from gateway.access.issuers import Issuers
 from gateway.access.keys import KeyRing
 from gateway.access.policy import PolicySet
-from gateway.audit.log import LogFile
+from gateway.audit.events import EventLog
+from gateway.audit.log import RECORD_FILE, LogFile
 from gateway.config.values import Bind, Configuration, DescopeSettings, TrafficListener
 from gateway.console import health
 from gateway.models import Route
@@ -51,7 +52,6 @@ from gateway.vault.listener import ApiRunner
 
 SWEEP_SECONDS = 1.0
 BACKLOG = 1024
-RECORD_FILE = Path("record") / "egress.jsonl"
 DATABASE_FILE = "gateway.db"
 
 log = structlog.get_logger()
@@ -111,6 +111,10 @@ class Gateway:
         configuration = self._configuration
         own = self._owned
         metrics = Metrics()
+        egress_log = LogFile.open(self.record_path)
+        self.record_path = egress_log.path
+        own.callback(egress_log.close)
+        record = EventLog(egress_log, clock=time.time)
         store = await Store.open(environ.get("GATEWAY_DATABASE_URL") or sqlite_url(data / DATABASE_FILE))
         own.push_async_callback(store.close)
         feed = ChangeFeed(store, clock=time.time, monotonic=time.monotonic)
@@ -133,16 +137,13 @@ class Gateway:
         if isinstance(configuration.token_service, DescopeSettings):
             service = settings.descope(configuration.token_service, client)
         else:
-            opened = await self._open_vault(store, client, data, environ)
+            opened = await self._open_vault(store, client, record, data, environ)
             service = opened.vault
             metrics.register(opened.metrics)
         tokens = ConnectionTokens(service, clock=time.time)
         own.push_async_callback(tokens.close)
         feed.subscribe("tokens", tokens.forget_owner)
         feed.subscribe("connections", tokens.forget_connection)
-        egress_log = LogFile.open(self.record_path)
-        self.record_path = egress_log.path
-        own.callback(egress_log.close)
         loop = asyncio.get_running_loop()
         lanes = {route.name: Lane(route, _pool(route, loop)) for route in configuration.routes}
         for lane in lanes.values():
@@ -177,7 +178,8 @@ class Gateway:
                 keyring,
                 policies,
                 project=configuration.project,
-                clock=time.time,
+                record=record,
+                random_bytes=os.urandom,
                 issuers=issuers,
                 connecting=opened.connecting,
             )
@@ -185,7 +187,7 @@ class Gateway:
         await self._listen_for_traffic(exchange, loop)
 
     async def _open_vault(
-        self, store: Store, client: OutboundClient, data: Path, environ: Mapping[str, str]
+        self, store: Store, client: OutboundClient, record: EventLog, data: Path, environ: Mapping[str, str]
     ) -> OpenVault:
         opened = await open_vault(
             store,
@@ -198,6 +200,7 @@ class Gateway:
             clock=time.time,
             monotonic=time.monotonic,
             random_bytes=os.urandom,
+            record=record,
         )
         self._owned.push_async_callback(opened.close)
         vault = opened.vault

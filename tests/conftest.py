@@ -5,9 +5,17 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Iterator
 
 import pytest
+import structlog
 
 from tests.oidc_provider_process import OidcProviderProcess
 from tests.postgres import PostgresServer
+
+
+@pytest.fixture(autouse=True)
+def logs_as_they_were() -> Iterator[None]:
+    """What a command or a gateway of one test has made of the logs, the next test does not meet."""
+    yield
+    structlog.reset_defaults()
 
 
 @pytest.fixture

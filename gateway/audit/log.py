@@ -18,6 +18,7 @@ import structlog
 
 from gateway.errors import RecordUnavailable
 
+RECORD_FILE = Path("record") / "egress.jsonl"  # in the data directory
 MAX_WRITERS = 64  # gateways on one data directory
 
 log = structlog.get_logger()

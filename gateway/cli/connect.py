@@ -33,6 +33,7 @@ from gateway.vault.connect import Connecting
 from gateway.vault.connections import Connections
 from gateway.vault.discovery import Discovery
 from gateway.vault.links import ConnectInvalid, ConnectLink
+from gateway.vault.record import to_log
 from gateway.vault.revocation import Revocation
 from gateway.vault.tokens import Tokens
 
@@ -118,6 +119,7 @@ async def _open(data: Path, base_url: str) -> AsyncIterator[Connecting]:
     """Open the vault of *data* as far as links need it: nothing is dialled."""
     allow_http = base_url.startswith("http://")
     async with open_sealed(data) as (store, sealer), OutboundClient(Egress(allow_http=allow_http)) as client:
+        record = to_log  # a link changes nothing: what is done with it, the gateway that serves it records
         connections = Connections(store, sealer, clock=time.time, random_bytes=os.urandom)
         discovery = Discovery(client, allow_http=allow_http, monotonic=time.monotonic)
         connecting = Connecting(
@@ -127,11 +129,14 @@ async def _open(data: Path, base_url: str) -> AsyncIterator[Connecting]:
             connections=connections,
             tokens=Tokens(store, sealer, clock=time.time, random_bytes=os.urandom),
             discovery=discovery,
-            revocation=Revocation(client, discovery, connections=connections, clock=time.time, random_bytes=os.urandom),
+            revocation=Revocation(
+                client, discovery, connections=connections, clock=time.time, random_bytes=os.urandom, record=record
+            ),
             base_url=lambda: base_url,
             allow_http=allow_http,
             clock=time.time,
             random_bytes=os.urandom,
+            record=record,
         )
         try:
             yield connecting

@@ -22,9 +22,9 @@ from typing import Any
 
 import click
 
-from gateway.cli.config import config_option
+from gateway.cli.config import config_option, load_or_exit
 from gateway.cli.data import EXIT_NOT_FOUND, data_option, run
-from gateway.cli.vault import egress_of, open_sealed, open_vault
+from gateway.cli.vault import changing, egress_of, open_sealed, open_vault
 from gateway.models import Egress
 from gateway.providers.catalogue import Provider, ProviderUnknown, catalogue
 from gateway.vault.connection import TOKEN_AUTHS, Connection, canonical_origin
@@ -35,6 +35,7 @@ from gateway.vault.connections import (
     ConnectionReadOnly,
     Connections,
 )
+from gateway.vault.record import conclude
 from gateway.vault.removal import Removed
 from gateway.vault.templates import from_template
 
@@ -185,9 +186,10 @@ def show_connection(connection_id: str, as_json: bool, data: Path) -> None:
 @connections.command("rm")
 @click.argument("connection_id", metavar="ID")
 @click.option("--yes", is_flag=True, help="Do not ask, although it has tokens.")
+@click.option("--force", is_flag=True, help="Also one that routes.yaml had made, and does not list any more.")
 @config_option
 @data_option
-def remove_connection(connection_id: str, yes: bool, config_file: Path, data: Path) -> None:
+def remove_connection(connection_id: str, yes: bool, force: bool, config_file: Path, data: Path) -> None:
     """Remove a connection and all its tokens, revoked at the provider where that can be done."""
 
     async def count() -> int:
@@ -196,7 +198,16 @@ def remove_connection(connection_id: str, yes: bool, config_file: Path, data: Pa
 
     async def remove() -> Removed:
         async with open_vault(data, egress_of(config_file)) as vault:
-            return await vault.removal.connection(connection_id)
+            with changing(vault, "connections rm", connection=connection_id) as fields:
+                removed = await vault.removal.connection(connection_id, is_forced=force)
+            conclude(vault.record, "connection_deleted", **fields, **removed.for_the_record())
+            return removed
+
+    if force and config_file.exists():
+        listed = [connection.id for connection in load_or_exit(config_file).connections]
+        if connection_id in listed:
+            text = f"{config_file} lists {connection_id}: the next start would make it again. Remove it there first"
+            raise click.ClickException(text)
 
     tokens = run(count())
     if tokens and not yes:
@@ -206,7 +217,7 @@ def remove_connection(connection_id: str, yes: bool, config_file: Path, data: Pa
     except ConnectionMissing as exc:
         raise _not_found(connection_id) from exc
     except ConnectionReadOnly as exc:
-        text = f"{connection_id} belongs to routes.yaml, and is changed there"
+        text = f"{connection_id} belongs to routes.yaml, and is changed there; has it left that file, add --force"
         raise click.ClickException(text) from exc
     click.echo(
         f"Connection {connection_id} removed with {removed.deleted} tokens; {removed.revoked} were revoked.", err=True
@@ -238,8 +249,10 @@ def _check_of_template(connection: Connection, *, kind: str | None) -> None:
 
 
 async def _create(connection: Connection, data: Path) -> None:
-    async with _open(data) as stored:
-        await stored.create(connection)
+    async with open_vault(data, Egress()) as vault:
+        with changing(vault, "connections add", connection=connection.id) as fields:
+            await vault.connections.create(connection)
+        conclude(vault.record, "connection_created", **fields)
 
 
 @asynccontextmanager

@@ -22,9 +22,10 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from gateway.cli.config import config_option
 from gateway.cli.data import EXIT_NOT_FOUND, data_option, open_store, run
-from gateway.cli.vault import EXIT_UPSTREAM, egress_of, open_vault
+from gateway.cli.vault import EXIT_UPSTREAM, changing, egress_of, open_vault, operator
 from gateway.errors import ConnectionRequired, TokenServiceUnavailable
 from gateway.models import Egress, TokenKey
+from gateway.vault.record import conclude, whose
 from gateway.vault.removal import Removed
 from gateway.vault.sealing import SealBroken, Sealer, SealingKey
 from gateway.vault.stored_token import StoredToken
@@ -71,9 +72,14 @@ def show_token(token_id: str, reveal: bool, as_json: bool, data: Path) -> None:
             return next((token for token in await _read(data) if token.id == token_id), None)
         async with open_vault(data, Egress()) as vault:
             try:
-                return await vault.tokens.get(token_id)
+                token = await vault.tokens.get(token_id)
             except SealBroken as exc:
                 raise click.ClickException(f"the token {token_id} cannot be opened: its row was changed") from exc
+            if token is not None:
+                subject = whose(token.user, token.tenant, token.account)
+                about = {"connection": token.connection, "token": token_id} | subject | operator()
+                vault.record("tokens_revealed", **about)
+            return token
 
     token = run(read())
     if token is None:
@@ -145,9 +151,15 @@ def remove_tokens(
 
     async def remove() -> list[Removed]:
         async with open_vault(data, egress_of(config_file)) as vault:
-            if not token_ids:
-                return [await vault.removal.of_users(connection=connection, user=user)]
-            return [await vault.removal.one(token_id) for token_id in token_ids]
+            about = {"connection": connection, "tokens": list(token_ids)} | whose(user, None, None)
+            with changing(vault, "tokens rm", **about) as fields:
+                if token_ids:
+                    done = [await vault.removal.one(token_id) for token_id in token_ids]
+                else:
+                    done = [await vault.removal.of_users(connection=connection, user=user)]
+            for each in done:
+                conclude(vault.record, "tokens_deleted", **(fields | each.for_the_record()))
+            return done
 
     removed = run(remove())
     deleted, revoked = sum(each.deleted for each in removed), sum(each.revoked for each in removed)

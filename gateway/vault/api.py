@@ -34,10 +34,10 @@ from gateway.vault.calls import (
     Endpoint,
     Identifies,
     PublishesKeys,
-    Record,
     TokenApi,
 )
 from gateway.vault.endpoints import ENDPOINTS, PATTERNS
+from gateway.vault.record import Record
 from gateway.vault.sealing import SealBroken
 from gateway.vault.service import Vault
 from gateway.vault.wire import ApiError
@@ -58,17 +58,16 @@ def create_app(
     policies: PolicySet,
     *,
     project: str,
-    clock: Callable[[], float],
-    record: Record | None = None,
+    record: Record,
+    random_bytes: Callable[[int], bytes],
     issuers: PublishesKeys | None = None,
     connecting: Connecting | None = None,
 ) -> web.Application:
     """
     Return the token API as an application, to be served by its own listener.
 
-    *project* is the id that callers put before their credential. *record* is called with an event and its fields for
-    every raw token fetched or refused and every change; by default these are log lines. Without *issuers* no keys are
-    published; without *connecting* rows 20 and 21 answer 404.
+    *project* is the id that callers put before their credential. Without *issuers* no keys are published; without
+    *connecting* rows 20 and 21 answer 404.
     """
     api = TokenApi(
         vault=vault,
@@ -76,8 +75,8 @@ def create_app(
         keyring=keyring,
         policies=policies,
         project=project,
-        clock=clock,
-        record=record if record is not None else log.info,
+        record=record,
+        random_bytes=random_bytes,
         issuers=issuers,
         connecting=connecting,
     )
@@ -114,7 +113,21 @@ async def _handle(api: TokenApi, request: web.Request, path: str) -> Mapping[str
         content = wire.read_object(await _read(request, malformed), malformed=malformed)
     elif endpoint.query is not None:
         content = wire.read_query(request.rel_url.query.items())
-    return await endpoint.handle(Call(api, caller, content, params))
+    call = Call(api, caller, content, params, id=api.random_bytes(8).hex())
+    return await (_change(endpoint, call) if endpoint.is_change else endpoint.handle(call))
+
+
+async def _change(endpoint: Endpoint, call: Call) -> Mapping[str, object]:
+    """Answer a request that changes something: recorded before, and where it changes nothing, that too."""
+    call.note("change_intent", change=endpoint.name)
+    try:
+        return await endpoint.handle(call)
+    except ApiError as exc:
+        call.note_done("change_refused", change=endpoint.name, error=exc.kind.code)
+        raise
+    except Exception as exc:
+        call.note_done("change_refused", change=endpoint.name, error=type(exc).__name__)
+        raise
 
 
 def _refuse_kind(endpoint: Endpoint, caller: Caller) -> None:

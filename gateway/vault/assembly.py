@@ -23,6 +23,8 @@ from gateway.vault.grants import is_minted
 from gateway.vault.key_ring import SealingRing
 from gateway.vault.metrics import VaultMetrics
 from gateway.vault.pages import Pages
+from gateway.vault.record import Record
+from gateway.vault.recovery import RECOVERY_DIRECTORY, Recovery
 from gateway.vault.revocation import Revocation
 from gateway.vault.sealing import Sealer
 from gateway.vault.service import Vault
@@ -69,6 +71,7 @@ async def open_vault(
     clock: Callable[[], float],
     monotonic: Callable[[], float],
     random_bytes: Callable[[int], bytes],
+    record: Record,
 ) -> OpenVault:
     """
     Open the vault of *store* with the sealing keys of *data* or *environ*.
@@ -87,12 +90,25 @@ async def open_vault(
         sealer = Sealer(ring, random_bytes)
         discovery = Discovery(client, allow_http=allow_http, monotonic=monotonic)
         vault = Vault(
-            store, sealer, client, clock=clock, random_bytes=random_bytes, monotonic=monotonic, discovery=discovery
+            store,
+            sealer,
+            client,
+            clock=clock,
+            random_bytes=random_bytes,
+            monotonic=monotonic,
+            discovery=discovery,
+            record=record,
+            recovery=Recovery(data / RECOVERY_DIRECTORY, sealer),
         )
         await vault.start()
         opening.push_async_callback(vault.close)
         revocation = Revocation(
-            client, discovery, connections=vault.connections, clock=clock, random_bytes=random_bytes
+            client,
+            discovery,
+            connections=vault.connections,
+            clock=clock,
+            random_bytes=random_bytes,
+            record=record,
         )
         vault.removal.revoke = revocation.revoke_stored
         metrics = VaultMetrics(
@@ -118,6 +134,7 @@ async def open_vault(
             allow_http=allow_http,
             clock=clock,
             random_bytes=random_bytes,
+            record=record,
         )
         opening.push_async_callback(connecting.close)
         pages = Pages(connecting, base_url=base_url, random_bytes=random_bytes)

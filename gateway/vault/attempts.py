@@ -28,6 +28,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from gateway.store.engine import Store
 from gateway.store.schema import connect_attempts as table
+from gateway.vault.record import whose
 from gateway.vault.sealing import Binding, Sealer
 
 Status = Literal[
@@ -68,6 +69,11 @@ class Attempt:
     expires_at: float
     verifier: str | None = field(default=None, repr=False)
     tokens: bytes | None = field(default=None, repr=False)
+
+    def for_the_record(self) -> dict[str, object]:
+        """The fields of a record line that tell what the attempt is about."""
+        subject = whose(self.user, self.tenant, self.account)
+        return {"attempt": self.id, "connection": self.connection, "granted_by": self.granted_by, **subject}
 
     @property
     def is_over(self) -> bool:

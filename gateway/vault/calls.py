@@ -4,7 +4,8 @@ One authenticated request to the token API, what it works with, and the form of 
 Rules:
 1. `Endpoint` is a row of the contract's table. `endpoints.py` has the table; it routes requests, and the OpenAPI
    document is made of it (`openapi.py`).
-2. Whoever is handed a raw token, and whoever changes something, is recorded before the answer is sent, without secrets.
+2. Whoever is handed a raw token is recorded before the answer is sent; a change has a line before it is made and one
+   with what was done (`record.py`).
 """
 
 from __future__ import annotations
@@ -16,12 +17,12 @@ from typing import Any, Literal, Protocol
 
 from gateway.access.keys import KeyRing
 from gateway.access.policy import PolicySet
-from gateway.models import Caller, Subject
+from gateway.models import Caller
 from gateway.vault.connection import Connection
+from gateway.vault.record import Record, conclude, who
 from gateway.vault.service import Vault
 from gateway.vault.wire import ErrorKind, Message
 
-Record = Callable[..., None]  # record(event, **fields): one line about who did what
 Credential = Literal["management", "either", "caller", "public"]
 
 
@@ -76,24 +77,34 @@ class TokenApi:
     keyring: KeyRing
     policies: PolicySet
     project: str
-    clock: Callable[[], float]
     record: Record
+    random_bytes: Callable[[int], bytes]
     issuers: PublishesKeys | None = None
     connecting: Connecting | None = None
-
-    def note(self, event: str, **fields: object) -> None:
-        """Record *event*, with its time."""
-        self.record(event, at=self.clock(), **fields)
 
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """One request. *content* is its body or query, *params* hold the path's placeholders."""
+    """One request. *content* is its body or query, *params* hold the path's placeholders, *id* is in its lines."""
 
     api: TokenApi
     caller: Caller
     content: dict[str, Any] = field(repr=False)
     params: Mapping[str, str]
+    id: str = ""
+
+    def note(self, event: str, **fields: object) -> None:
+        """
+        Record *event* of this caller, before it happens.
+
+        Raises:
+            RecordUnavailable: it must not happen.
+        """
+        self.api.record(event, id=self.id, **who(self.caller), **fields)
+
+    def note_done(self, event: str, **fields: object) -> None:
+        """Record *event* of this caller, which has happened."""
+        conclude(self.api.record, event, id=self.id, **who(self.caller), **fields)
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,6 +128,11 @@ class Endpoint:
     errors: tuple[ErrorKind, ...] = ()
 
     @property
+    def name(self) -> str:
+        """What it does, in a word."""
+        return self.handle.__name__
+
+    @property
     def is_fetch(self) -> bool:
         """Whether it is a fetch: there a wrong method and malformed JSON are 500 (contract section 11)."""
         return self.row <= 4
@@ -130,16 +146,3 @@ class Endpoint:
     def pattern(self) -> re.Pattern[str]:
         """What the whole path must match."""
         return re.compile(re.sub(r"\\\{(\w+)\\\}", r"(?P<\1>[^/]+)", re.escape(self.path)))
-
-
-def who(caller: Caller, subject: Subject) -> dict[str, object]:
-    """The fields of a record line that tell who asked, and for whom."""
-    return {
-        "caller_kind": caller.kind,
-        "caller_user": caller.user,
-        "caller_client": caller.client,
-        "key": caller.key_id,
-        "user": subject.user,
-        "tenant": subject.tenant,
-        "account": subject.account,
-    }

@@ -5,6 +5,7 @@ Rules:
 1. A code is sent once, with its redirect URI and verifier (RFC 6749 section 4.1.3, RFC 7636 section 4.5).
 2. Whose account it is, the provider says: the id token's `sub`, else the user info's. Where it says neither, it is "".
 3. An id token of another issuer or for another client makes the whole answer unusable.
+4. The record has a line before the code leaves, and one with what came of it.
 """
 
 from __future__ import annotations
@@ -16,12 +17,14 @@ from dataclasses import dataclass, replace
 import orjson
 
 from gateway.access.names import is_name
+from gateway.errors import RecordUnavailable
 from gateway.net.client import OutboundClient, OutboundError
 from gateway.vault.attempts import Attempt
 from gateway.vault.client_auth import KeyUnusable
 from gateway.vault.connection import Connection
 from gateway.vault.discovery import Provider
 from gateway.vault.oauth import Granted, GrantRefused, code_request, read_token_answer
+from gateway.vault.record import Record, conclude
 
 EXCHANGE_SECONDS = 15.0
 USERINFO_SECONDS = 5.0
@@ -65,9 +68,15 @@ class CodeExchange:
     """Redeems codes."""
 
     def __init__(
-        self, client: OutboundClient, *, clock: Callable[[], float], random_bytes: Callable[[int], bytes]
+        self,
+        client: OutboundClient,
+        *,
+        clock: Callable[[], float],
+        random_bytes: Callable[[int], bytes],
+        record: Record,
     ) -> None:
         self._client = client
+        self._record = record
         self._clock = clock
         self._random_bytes = random_bytes
 
@@ -79,7 +88,20 @@ class CodeExchange:
             CodeRefused: there are none.
             GrantUnusable: there are, and they must not be kept.
         """
-        granted = await self._ask(provider.connection, attempt, code)
+        about = {"id": self._random_bytes(8).hex(), "grant": "authorization_code", **attempt.for_the_record()}
+        try:
+            self._record("exchange_intent", **about)
+        except RecordUnavailable:
+            raise CodeRefused("record_unavailable") from None
+        outcome = "cut_short"
+        try:
+            granted = await self._ask(provider.connection, attempt, code)
+            outcome = "granted"
+        except CodeRefused as exc:
+            outcome = exc.error
+            raise
+        finally:
+            conclude(self._record, "exchange_outcome", **about, outcome=outcome)
         held = _held(granted)
         try:
             return replace(held, token_sub=await self._subject(provider, granted))

@@ -18,7 +18,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Coroutine, Iterable
-from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from typing import Any, TypeVar
 
@@ -42,8 +41,10 @@ from gateway.vault.connection import Connection
 from gateway.vault.connections import Connections
 from gateway.vault.discovery import Discovery, DiscoveryFailed, Provider, is_endpoint
 from gateway.vault.grant_store import GrantStore
+from gateway.vault.jobs import Jobs
 from gateway.vault.links import ConnectInvalid, Links
 from gateway.vault.oauth import is_token
+from gateway.vault.record import Record, conclude
 from gateway.vault.registration import RegistrationFailed, register
 from gateway.vault.revocation import Revocation
 from gateway.vault.sealing import Sealer
@@ -91,6 +92,7 @@ class Connecting:
         allow_http: bool,
         clock: Callable[[], float],
         random_bytes: Callable[[int], bytes],
+        record: Record,
     ) -> None:
         """
         *base_url* gives the traffic listener's public URL, without a trailing slash: never made of a request's Host.
@@ -103,8 +105,9 @@ class Connecting:
         self._client = client
         self._allow_http = allow_http
         self._random_bytes = random_bytes
+        self._record = record
         self._attempts = Attempts(store, sealer, clock=clock, random_bytes=random_bytes)
-        self._codes = CodeExchange(client, clock=clock, random_bytes=random_bytes)
+        self._codes = CodeExchange(client, clock=clock, random_bytes=random_bytes, record=record)
         self._grants = GrantStore(store, tokens, revocation)
         self.links = Links(
             self._attempts,
@@ -116,7 +119,7 @@ class Connecting:
         )
         self.start = self.links.start
         self.link_for = self.links.link_for
-        self._tasks: set[asyncio.Task[Any]] = set()
+        self._jobs = Jobs("connect-step", expected=(ConnectStopped,))
 
     async def register(self, connection: Connection) -> Connection:
         """
@@ -138,12 +141,7 @@ class Connecting:
 
     async def close(self, *, grace_seconds: float = EXCHANGE_SECONDS) -> None:
         """Wait for the exchanges under way, at most *grace_seconds*."""
-        if self._tasks:
-            _, late = await asyncio.wait(self._tasks, timeout=grace_seconds)
-            for task in late:
-                task.cancel()
-                with suppress(asyncio.CancelledError, Exception):
-                    await task
+        await self._jobs.close(grace_seconds=grace_seconds)
 
     # --- our page --------------------------------------------------------------------------------------------------
 
@@ -304,7 +302,7 @@ class Connecting:
         except CodeRefused as exc:
             return await self._end(attempt, "failed", exc.error)
         except GrantUnusable as exc:
-            await self._grants.give_back(exc.held, connection)
+            await self._grants.give_back(exc.held, connection, attempt)
             return await self._end(attempt, "failed", exc.error)
         if await self._grants.is_other_account(attempt, held):
             if await self._attempts.hold(attempt, orjson.dumps(asdict(held))):
@@ -318,29 +316,25 @@ class Connecting:
         stored = await self._grants.keep(attempt, held, await self._connection(attempt))
         if not await self._attempts.move(attempt, "connected", token_id=stored.id):
             log.warning("connect_attempt_gone", attempt=attempt.id)
+        conclude(
+            self._record, "connected", token=stored.id, scopes=list(stored.granted_scopes), **attempt.for_the_record()
+        )
         return replace(attempt, status="connected", token_id=stored.id)
 
     async def _discard(self, attempt: Attempt, held: Held) -> Attempt:
-        await self._grants.give_back(held, await self._connection(attempt))
+        await self._grants.give_back(held, await self._connection(attempt), attempt)
         return await self._end(attempt, "refused", "other_account_refused")
 
     async def _end(self, attempt: Attempt, status: Status, error: str) -> Attempt:
         if not await self._attempts.move(attempt, status, error=error):
             raise ConnectStopped("link_used", attempt)
         log.info("connect_ended", attempt=attempt.id, connection=attempt.connection, status=status, error=error)
+        conclude(self._record, "connect_ended", status=status, error=error, **attempt.for_the_record())
         return replace(attempt, status=status, error=error)
 
     async def _detached(self, work: Coroutine[Any, Any, T]) -> T:
         """Run *work* to its end, whatever becomes of the browser that waits for it."""
-        task = asyncio.ensure_future(work)
-        self._tasks.add(task)
-        task.add_done_callback(self._done)
-        return await asyncio.shield(task)
-
-    def _done(self, task: asyncio.Task[Any]) -> None:
-        self._tasks.discard(task)
-        if not task.cancelled() and (error := task.exception()) is not None and not isinstance(error, ConnectStopped):
-            log.error("connect_step_failed", error=type(error).__name__)
+        return await asyncio.shield(self._jobs.spawn(work))
 
     # --- checking --------------------------------------------------------------------------------------------------
 

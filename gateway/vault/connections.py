@@ -114,9 +114,9 @@ class Connections:
                 await self._update(db, changed)
         return changed
 
-    async def check_owned_in(self, db: AsyncConnection, connection_id: str) -> None:
+    async def check_owned_in(self, db: AsyncConnection, connection_id: str, *, is_forced: bool = False) -> None:
         """
-        Do nothing where the API owns the connection of this id.
+        Do nothing where the API owns the connection of this id, or where *is_forced* it exists at all.
 
         Raises:
             ConnectionMissing, ConnectionReadOnly
@@ -124,7 +124,7 @@ class Connections:
         owner = (await db.execute(select(table.c.owner).where(table.c.id == connection_id))).scalar_one_or_none()
         if owner is None:
             raise ConnectionMissing(connection_id)
-        if owner != "api":
+        if owner != "api" and not is_forced:
             raise ConnectionReadOnly(connection_id)
 
     async def delete_in(self, db: AsyncConnection, connection_id: str) -> None:

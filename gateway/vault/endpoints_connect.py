@@ -15,10 +15,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from gateway.errors import SubjectNotAllowed
-from gateway.models import Subject
 from gateway.vault import wire
-from gateway.vault.calls import Call, who
+from gateway.vault.calls import Call
 from gateway.vault.links import ConnectInvalid
+from gateway.vault.record import whose
 from gateway.vault.wire import ApiError
 from gateway.vault.wire_connect import Connect, ConnectOptions
 
@@ -36,8 +36,7 @@ async def connect(call: Call) -> Json:
     tenant = message.tenantId or options.tenantId
     is_tenant_level = message.tenantLevel is True or options.tenantLevel is True
     account = message.externalIdentifier or options.externalIdentifier
-    subject = Subject(None if is_tenant_level else call.caller.user, tenant, account)
-    about = who(call.caller, subject) | {"connection": message.appId}
+    about = {"connection": message.appId} | whose(None if is_tenant_level else call.caller.user, tenant, account)
     if not await call.api.vault.connections.known(message.appId):
         raise ApiError(wire.APP_NOT_FOUND, "There is no connection of this appId.")
     try:
@@ -52,11 +51,11 @@ async def connect(call: Call) -> Json:
             started_by=call.caller,
         )
     except SubjectNotAllowed as exc:
-        call.api.note("connect_refused", reason=exc.detail, **about)
+        call.note("connect_refused", reason=exc.detail, **about)
         raise
     except ConnectInvalid as exc:
         raise ApiError(wire.INVALID, str(exc)) from exc
-    call.api.note("connect_started", **about)
+    call.note("connect_started", **about)
     return {"url": link.url}
 
 

@@ -72,7 +72,7 @@ async def _create(call: Call, wanted: Connection) -> Json:
         raise ApiError(wire.INVALID, str(exc)) from exc
     except ConnectionExists as exc:
         raise ApiError(wire.APP_EXISTS, "Another connection has this id or this name.") from exc
-    call.api.note("connection_created", connection=created.id, key=call.caller.key_id)
+    call.note_done("connection_created", connection=created.id)
     return {"app": app_of(created)}
 
 
@@ -90,7 +90,7 @@ async def update_app(call: Call) -> Json:
     except ConnectionExists as exc:
         raise ApiError(wire.APP_EXISTS, "Another connection has this name.") from exc
     is_secret_new = app.clientSecret is not None
-    call.api.note("connection_updated", connection=changed.id, key=call.caller.key_id, new_secret=is_secret_new)
+    call.note_done("connection_updated", connection=changed.id, new_secret=is_secret_new)
     return {"app": app_of(changed)}
 
 
@@ -103,8 +103,7 @@ async def delete_app(call: Call) -> Json:
         raise ApiError(wire.APP_NOT_FOUND, NOT_THERE) from exc
     except ConnectionReadOnly as exc:
         raise ApiError(wire.APP_READ_ONLY, READ_ONLY) from exc
-    key = call.caller.key_id
-    call.api.note("connection_deleted", connection=message.id, key=key, **removed.for_the_record())
+    call.note_done("connection_deleted", connection=message.id, **removed.for_the_record())
     return {}
 
 

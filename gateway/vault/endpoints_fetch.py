@@ -15,7 +15,8 @@ from collections.abc import Mapping
 
 from gateway.models import Subject, TokenKey
 from gateway.vault import wire
-from gateway.vault.calls import Call, who
+from gateway.vault.calls import Call
+from gateway.vault.record import whose
 from gateway.vault.wire import ApiError
 from gateway.vault.wire_tokens import (
     FetchTenant,
@@ -58,10 +59,10 @@ async def fetch_tenant_token_by_scopes(call: Call) -> Json:
 
 async def _fetch(call: Call, message: FetchUser | FetchTenant, *, user: str | None, scopes: list[str] | None) -> Json:
     subject = Subject(user=user, tenant=message.tenantId, account=message.externalIdentifier)
-    about = who(call.caller, subject) | {"connection": message.appId}
+    about = {"connection": message.appId} | whose(*subject)
     refusal = _why_not(call, subject, connection=message.appId)
     if refusal is not None:
-        call.api.note("raw_token_refused", reason=refusal, **about)
+        call.note("raw_token_refused", reason=refusal, **about)
         raise ApiError(wire.FORBIDDEN, refusal)
     options = message.options or Options()
     key = TokenKey(
@@ -73,7 +74,7 @@ async def _fetch(call: Call, message: FetchUser | FetchTenant, *, user: str | No
     )
     token, connection = await call.api.vault.fetch_stored(key, force_refresh=options.forceRefresh is True)
     with_refresh_token = options.withRefreshToken is True
-    call.api.note("raw_token_fetched", token=token.id, with_refresh_token=with_refresh_token, **about)
+    call.note("raw_token_fetched", token=token.id, with_refresh_token=with_refresh_token, **about)
     return {"token": token_of(token, kind=connection.kind, with_refresh_token=with_refresh_token)}
 
 

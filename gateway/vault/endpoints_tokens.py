@@ -14,10 +14,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from gateway.models import Subject
 from gateway.vault import wire
-from gateway.vault.calls import Call, who
+from gateway.vault.calls import Call
 from gateway.vault.connection import Connection
+from gateway.vault.record import whose
 from gateway.vault.refresh import RefreshFailed
 from gateway.vault.stored_token import TokenDraft
 from gateway.vault.wire import ApiError
@@ -49,8 +49,8 @@ async def delete_user_tokens(call: Call) -> Json:
     if message.appId is None and message.userId is None:
         raise ApiError(wire.MISSING, "One of appId and userId is required")
     removed = await call.api.vault.removal.of_users(connection=message.appId, user=message.userId)
-    subject = Subject(message.userId, None)
-    call.api.note("tokens_deleted", connection=message.appId, **removed.for_the_record(), **who(call.caller, subject))
+    about = {"connection": message.appId} | whose(message.userId, None, None)
+    call.note_done("tokens_deleted", **about, **removed.for_the_record())
     return {}
 
 
@@ -60,7 +60,7 @@ async def delete_token(call: Call) -> Json:
     removed = await call.api.vault.removal.one(message.id)
     if not removed.deleted:
         raise ApiError(wire.TOKEN_NOT_FOUND, "There is no token of this id.")
-    call.api.note("tokens_deleted", **removed.for_the_record(), **who(call.caller, Subject(None, None)))
+    call.note_done("tokens_deleted", **removed.for_the_record())
     return {}
 
 
@@ -166,5 +166,5 @@ def _why_not_there(connection: Connection | None, *, kind: str) -> ApiError | No
 
 
 def _note_upload(call: Call, event: str, draft: TokenDraft, *, token: str) -> None:
-    subject = Subject(draft.user or None, draft.tenant or None, draft.account or None)
-    call.api.note(event, connection=draft.connection, token=token, **who(call.caller, subject))
+    about = whose(draft.user, draft.tenant, draft.account)
+    call.note_done(event, connection=draft.connection, token=token, **about)

@@ -80,16 +80,21 @@ class GrantStore:
         try:
             stored = await self._written(lambda: self._put(draft, held.scopes))
         except (SQLAlchemyError, OSError):
-            await self.give_back(held, connection)
+            await self.give_back(held, connection, attempt)
             raise
         log.info("connected", attempt=attempt.id, connection=attempt.connection, token=stored.id)
         if before is not None and _differs(before, held):
-            await self.give_back(before, connection)
+            await self.give_back(before, connection, attempt)
         return stored
 
-    async def give_back(self, token: Held | StoredToken, connection: Connection) -> None:
-        """Revoke *token* at its provider, as far as that listens."""
-        await self._revocation.revoke(connection, access_token=token.access_token, refresh_token=token.refresh_token)
+    async def give_back(self, token: Held | StoredToken, connection: Connection, attempt: Attempt) -> None:
+        """Revoke *token*, which came up in *attempt*, at its provider, as far as that listens."""
+        await self._revocation.revoke(
+            connection,
+            access_token=token.access_token,
+            refresh_token=token.refresh_token,
+            about=attempt.for_the_record(),
+        )
 
     async def _put(self, draft: TokenDraft, granted: tuple[str, ...] | None) -> StoredToken:
         stored = await self._tokens.put(draft)

@@ -19,8 +19,9 @@ Rules (threats.md section 2, "Refresh protocol"; DESIGN section 7):
 The write of rule 3 and its three dangers. The database refuses writes (full, locked): the lease cannot be taken over
 either, for that is a write. The database is away for everybody: time in which nobody sees the row does not count
 against the holder, who has the whole lease for its write when it is back. The database is away for the holder alone:
-after `lease_seconds` the row says `answer_lost`, the holder's late write still counts, and only an exchange that
-somebody begins after the stored token's expiry ends that: then the answer is lost, and the row says so.
+after `lease_seconds` the row says `answer_lost`, and the holder's late write still counts until somebody begins another
+exchange, after the stored token's expiry. What comes even later waits for that one, and is stored where the row still
+has the refresh token that it replaces, dead or not. Meanwhile, and should the process end, it lies in `recovery.py`.
 """
 
 from __future__ import annotations
@@ -37,14 +38,17 @@ from typing import Any, TypeVar
 import structlog
 from sqlalchemy.exc import SQLAlchemyError
 
-from gateway.net.client import NOT_SENT, OutboundClient, OutboundError
+from gateway.net.client import OutboundClient
 from gateway.vault.backoff import BACKOFF_FIRST_SECONDS, Backoffs
-from gateway.vault.client_auth import KeyUnusable
 from gateway.vault.connection import Connection
-from gateway.vault.discovery import Discovery, DiscoveryFailed
-from gateway.vault.grants import can_exchange, exchange_request, read_exchange_answer, settle
+from gateway.vault.discovery import Discovery
+from gateway.vault.exchanges import Exchanges, word_of
+from gateway.vault.grants import can_exchange, settle
+from gateway.vault.jobs import Jobs
 from gateway.vault.lease import Timing, Watch
-from gateway.vault.oauth import ExchangeFailed, Granted, GrantRefused, Outcome
+from gateway.vault.oauth import ExchangeFailed, Granted, GrantRefused
+from gateway.vault.record import Record, conclude, to_log
+from gateway.vault.recovery import KeptAnswer, Recovery
 from gateway.vault.sealing import SealBroken
 from gateway.vault.stored_token import ANSWER_LOST, ROTATION_INTERRUPTED, StoredToken, TokenDraft, preview
 from gateway.vault.tokens import Tokens
@@ -52,7 +56,7 @@ from gateway.vault.tokens import Tokens
 PERSIST_SECONDS = 600.0  # how long an answer that cannot be written is kept and tried again
 PERSIST_FIRST_SECONDS = 0.05
 PERSIST_MAX_SECONDS = 5.0
-MAX_ANSWER_BYTES = 65_536
+RECOVER_SECONDS = 5.0  # how long a start waits for answers of an earlier process to be stored
 
 T = TypeVar("T")
 
@@ -93,17 +97,28 @@ class Refresher:
         monotonic: Callable[[], float] = time.monotonic,
         timing: Timing | None = None,
         discovery: Discovery | None = None,
+        record: Record = to_log,
+        recovery: Recovery | None = None,
     ) -> None:
         self._tokens = tokens
-        self._discovery = discovery
-        self._client = client
         self._clock = clock
         self._random_bytes = random_bytes
         self._timing = timing or Timing()
         self._watch = Watch(monotonic)
         self.counts: Counter[str] = Counter()  # of this process: exchanges by outcome, and what went wrong around them
+        self._record = record
+        self._recovery = recovery
+        self._exchanges = Exchanges(
+            client,
+            discovery=discovery,
+            record=record,
+            seconds=self._timing.exchange_seconds,
+            clock=clock,
+            random_bytes=random_bytes,
+            counts=self.counts,
+        )
         self._flights: dict[tuple[str, int, bool], asyncio.Task[Refreshed]] = {}
-        self._tasks: set[asyncio.Task[Any]] = set()
+        self._jobs = Jobs("token-refresh", expected=(RefreshFailed, TokenGone, SealBroken))
         self._backoffs = Backoffs(clock, random_bytes)
 
     async def refresh(
@@ -127,7 +142,7 @@ class Refresher:
         key = (token.id, token.version, is_usable)
         flight = self._flights.get(key)
         if flight is None:
-            flight = self._spawn(self._run(token, connection, is_usable=is_usable))
+            flight = self._jobs.spawn(self._run(token, connection, is_usable=is_usable))
             self._flights[key] = flight
             flight.add_done_callback(lambda _: self._flights.pop(key, None))
         timing = self._timing
@@ -140,16 +155,19 @@ class Refresher:
         Raises:
             RefreshFailed: the provider refused it or did not answer; nothing was written.
         """
-        return await self._wait(self._spawn(self._adopt(draft, connection)), self._timing.wait_seconds)
+        return await self._wait(self._jobs.spawn(self._adopt(draft, connection)), self._timing.wait_seconds)
+
+    async def recover(self) -> None:
+        """Store the answers that an earlier process could not write (`recovery.py`), or begin to: RECOVER_SECONDS."""
+        if self._recovery is None:
+            return
+        jobs = {self._jobs.spawn(self._recover(kept)) for kept in await asyncio.to_thread(self._recovery.all)}
+        if jobs:
+            await asyncio.wait(jobs, timeout=RECOVER_SECONDS)
 
     async def close(self) -> None:
         """Wait for the jobs under way, as long as an exchange takes; one cut short then counts as a lost answer."""
-        if self._tasks:
-            _, late = await asyncio.wait(self._tasks, timeout=self._timing.exchange_seconds)
-            for task in late:
-                task.cancel()
-                with suppress(asyncio.CancelledError, Exception):
-                    await task
+        await self._jobs.close(grace_seconds=self._timing.exchange_seconds)
 
     # --- the job ---------------------------------------------------------------------------------------------------
 
@@ -159,8 +177,7 @@ class Refresher:
         if not is_mine:
             return Refreshed(row, is_exchanged=False)
         async with self._held(row, owner=owner):
-            outcome = settle(connection, await self._exchange(connection, row))
-            self._tell(outcome, connection=row.connection, token=row.id)
+            outcome = settle(connection, await self._exchanges.ask(connection, row, exchange_id=owner))
             if isinstance(outcome, Granted):
                 return await self._settle_granted(row, outcome, owner=owner)
             if isinstance(outcome, GrantRefused) and row.refresh_token is not None:
@@ -206,13 +223,17 @@ class Refresher:
             return False
         self.counts["lease_ran_out"] += 1
         log.warning("refresh_lease_ran_out", token=row.id, connection=row.connection)
+        error = ANSWER_LOST if row.refresh_token is not None else ""
+        conclude(
+            self._record, "lease_ran_out", id=row.lease_owner, connection=row.connection, token=row.id, error=error
+        )
         return True
 
     @asynccontextmanager
     async def _held(self, row: StoredToken, *, owner: str) -> AsyncIterator[None]:
         """Renew the lease of *owner* for as long as the body runs."""
         is_over = asyncio.Event()
-        self._spawn(self._renew(row, owner=owner, is_over=is_over))
+        self._jobs.spawn(self._renew(row, owner=owner, is_over=is_over))
         try:
             yield
         finally:
@@ -231,60 +252,75 @@ class Refresher:
             except (SQLAlchemyError, OSError) as exc:
                 log.warning("refresh_lease_not_renewed", token=row.id, error=type(exc).__name__)
 
-    async def _exchange(self, connection: Connection, token: StoredToken) -> Outcome:
-        """Ask the provider once. What is sent and what an answer means, `grants.py` knows."""
-        seconds = self._timing.exchange_seconds
-        try:
-            if self._discovery is not None:
-                connection = (await self._discovery.resolve(connection)).connection
-            request = exchange_request(connection, token, now=self._clock(), random_bytes=self._random_bytes)
-            # The client bounds every step; this bounds their sum.
-            async with asyncio.timeout(seconds + 1.0):
-                answer = await self._client.request(
-                    "POST",
-                    request.url,
-                    headers=request.headers,
-                    body=request.body,
-                    timeout_seconds=seconds,
-                    max_bytes=MAX_ANSWER_BYTES,
-                )
-        except DiscoveryFailed as exc:
-            return ExchangeFailed(exc.reason, is_outcome_unknown=False)
-        except KeyUnusable:
-            return ExchangeFailed("client_key_unusable", is_outcome_unknown=False)
-        except OutboundError as exc:
-            return ExchangeFailed(exc.reason, is_outcome_unknown=exc.reason not in NOT_SENT)
-        except TimeoutError:
-            return ExchangeFailed("timeout", is_outcome_unknown=True)
-        except Exception as exc:  # a fault of the client must not leave the lease behind, nor a spent token in use
-            log.critical("token_exchange_broke", connection=connection.id, error=type(exc).__name__)
-            return ExchangeFailed("internal_error", is_outcome_unknown=True)
-        retry_after = next((value for name, value in answer.headers.items() if name.lower() == "retry-after"), None)
-        return read_exchange_answer(connection, answer.status, answer.body, now=self._clock(), retry_after=retry_after)
-
-    def _tell(self, outcome: Outcome, *, connection: str, token: str | None = None) -> None:
-        self.counts[_word(outcome)] += 1
-        log.info("token_exchanged", token=token, connection=connection, outcome=_word(outcome))
-
     async def _settle_granted(self, row: StoredToken, granted: Granted, *, owner: str) -> Refreshed:
-        is_written = await self._persist(row, lambda: self._tokens.store_granted(row, granted, owner=owner))
+        kept = None
+        if row.refresh_token is not None and granted.refresh_token is not None:
+            kept = KeptAnswer(row.id, row.version, owner, row.refresh_token, granted)
+        is_written = await self._persist(
+            row.id, lambda: self._tokens.store_granted(row, granted, owner=owner), kept=kept
+        )
         self._backoffs.forget(row.id)
         if is_written:
+            self._exchanges.ended(row, granted, exchange_id=owner, stored=True)
             return Refreshed(await self._read_again(row), is_exchanged=True)
         self.counts["late_answer"] += 1
         log.warning("refresh_answer_too_late", token=row.id, connection=row.connection)
-        return await self._moved(row)
+        refreshed = await self._rescue(row, granted)
+        is_stored = refreshed.token.refresh_token == granted.refresh_token is not None
+        self._exchanges.ended(
+            row, granted, exchange_id=owner, stored=is_stored, error=refreshed.token.last_refresh_error
+        )
+        return refreshed
+
+    async def _rescue(self, row: StoredToken, granted: Granted) -> Refreshed:
+        """
+        Store an answer that came after its lease had ended, once nobody exchanges; return what the row says then.
+
+        Only where the row still has the refresh token that this answer has replaced, dead or not: then whatever the
+        answer is worth, what the row has is worth less.
+        """
+        timing = self._timing
+        while True:
+            now = await self._read_again(row)
+            if now.refresh_token != row.refresh_token or granted.refresh_token in (None, row.refresh_token):
+                return self._moved(row, now)
+            if now.is_leased and self._watch.look(now) < timing.lease_seconds:
+                await asyncio.sleep(timing.poll_seconds)
+                continue
+            if now.is_leased:
+                await self._give_up(now, heir=None)
+                continue
+            self._watch.forget(now.id)
+            rescued = now
+            if await self._persist(row.id, lambda: self._tokens.rescue(rescued, granted)):  # noqa: B023  # awaited here
+                self.counts["answer_rescued"] += 1
+                log.warning("refresh_answer_rescued", token=row.id, connection=row.connection, was_dead=now.dead)
+                conclude(self._record, "answer_rescued", connection=row.connection, token=row.id, was_dead=now.dead)
+                return Refreshed(await self._read_again(row), is_exchanged=True)
 
     async def _settle_refused(self, row: StoredToken, *, owner: str) -> Refreshed:
         now = await self._read_again(row)
+        refused = GrantRefused()
         if now.version != row.version:
+            self._exchanges.ended(row, refused, exchange_id=owner, stored=False)
             return Refreshed(now, is_exchanged=False)
         error = ROTATION_INTERRUPTED if row.last_refresh_error == ANSWER_LOST else "invalid_grant"
-        if await self._persist(row, lambda: self._tokens.mark_dead(row, error=error, owner=owner)):
+        is_dead = await self._persist(row.id, lambda: self._tokens.mark_dead(row, error=error, owner=owner))
+        self._exchanges.ended(row, refused, exchange_id=owner, stored=is_dead, error=error if is_dead else "")
+        if is_dead:
             self.counts["grant_dead"] += 1
             log.warning("grant_dead", token=row.id, connection=row.connection, error=error)
             return Refreshed(await self._read_again(row), is_exchanged=True)
-        return await self._moved(row)
+        return self._moved(row, await self._read_again(row))
+
+    async def _recover(self, kept: KeptAnswer) -> None:
+        assert self._recovery is not None
+        stored = await self._tokens.get(kept.token_id)
+        if stored is not None:
+            row = replace(stored, version=kept.version, refresh_token=kept.spent)
+            with suppress(RefreshFailed, TokenGone):
+                await self._settle_granted(row, kept.granted, owner=kept.owner)
+        await asyncio.to_thread(self._recovery.drop, kept.token_id)
 
     async def _settle_failed(self, row: StoredToken, failed: ExchangeFailed, *, owner: str) -> Refreshed:
         # Once an answer was lost, no later failure makes the refresh token certain again: only a new one does.
@@ -292,11 +328,13 @@ class Refresher:
         is_lost = is_lost and row.refresh_token is not None
         error = ANSWER_LOST if is_lost else failed.error
         wait = self._backoffs.failed(row, error=error, at_least=failed.retry_after)
+        is_noted = False
         try:
-            await self._tokens.note_failure(row, error=error, owner=owner)
+            is_noted = await self._tokens.note_failure(row, error=error, owner=owner)
         except (SQLAlchemyError, OSError) as exc:
             # The lease will run out instead, and that tells the same.
             log.warning("refresh_failure_not_noted", token=row.id, error=type(exc).__name__)
+        self._exchanges.ended(row, failed, exchange_id=owner, stored=is_noted, error=error)
         if is_lost:
             self.counts[ANSWER_LOST] += 1
         log.warning(
@@ -309,10 +347,11 @@ class Refresher:
         raise RefreshFailed(error, retry_after=wait)
 
     async def _adopt(self, draft: TokenDraft, connection: Connection) -> StoredToken:
-        outcome = await self._exchange(connection, preview(draft, now=self._clock()))
-        self._tell(outcome, connection=connection.id)
+        asked, exchange_id = preview(draft, now=self._clock()), self._random_bytes(16).hex()
+        outcome = await self._exchanges.ask(connection, asked, exchange_id=exchange_id)
         if not isinstance(outcome, Granted):
-            raise RefreshFailed(_word(outcome), retry_after=int(BACKOFF_FIRST_SECONDS))
+            self._exchanges.ended(asked, outcome, exchange_id=exchange_id, stored=False)
+            raise RefreshFailed(word_of(outcome), retry_after=int(BACKOFF_FIRST_SECONDS))
         fresh = replace(
             draft,
             access_token=outcome.access_token,
@@ -320,26 +359,34 @@ class Refresher:
             token_type=outcome.token_type,
             expires_at=outcome.expires_at,
         )
-        return await self._persist(None, lambda: self._tokens.put(fresh))
+        stored = await self._persist(None, lambda: self._tokens.put(fresh))
+        self._exchanges.ended(stored, outcome, exchange_id=exchange_id, stored=True)
+        return stored
 
-    async def _moved(self, row: StoredToken) -> Refreshed:
+    def _moved(self, row: StoredToken, now: StoredToken) -> Refreshed:
         """Return what another job has written meanwhile."""
-        now = await self._read_again(row)
         if now.version == row.version:
             raise RefreshFailed("lease_lost", retry_after=1)
         return Refreshed(now, is_exchanged=False)
 
-    async def _persist(self, row: StoredToken | None, write: Callable[[], Coroutine[Any, Any, T]]) -> T:
+    async def _persist(
+        self, token_id: str | None, write: Callable[[], Coroutine[Any, Any, T]], *, kept: KeptAnswer | None = None
+    ) -> T:
         """Return what *write* returns, repeated while the database fails: its content exists nowhere else."""
         delay, waited = PERSIST_FIRST_SECONDS, 0.0
         while True:
             try:
-                return await write()
+                written = await write()
             except (SQLAlchemyError, OSError) as exc:
-                name = row.id if row is not None else None
-                log.critical("refreshed_token_not_stored", token=name, error=type(exc).__name__, waited_seconds=waited)
+                log.critical("refreshed_token_not_stored", token=token_id, error=type(exc).__name__, waited=waited)
                 if waited >= PERSIST_SECONDS:
                     raise
+                if kept is not None and self._recovery is not None and not waited:
+                    await asyncio.to_thread(self._recovery.keep, kept)
+            else:
+                if kept is not None and self._recovery is not None and waited:
+                    await asyncio.to_thread(self._recovery.drop, kept.token_id)
+                return written
             await asyncio.sleep(delay)
             waited, delay = waited + delay, min(delay * 2, PERSIST_MAX_SECONDS)
 
@@ -349,21 +396,6 @@ class Refresher:
             raise TokenGone
         return now
 
-    # --- tasks of their own (rule 4) -------------------------------------------------------------------------------
-
-    def _spawn(self, job: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
-        task = asyncio.create_task(job, name="token-refresh")
-        self._tasks.add(task)
-        task.add_done_callback(self._ended)
-        return task
-
-    def _ended(self, task: asyncio.Task[Any]) -> None:
-        self._tasks.discard(task)
-        # Everybody who asked may have gone: an error is then told here, and nowhere twice as "never retrieved".
-        error = None if task.cancelled() else task.exception()
-        if error is not None and not isinstance(error, RefreshFailed | TokenGone | SealBroken):
-            log.error("refresh_job_broke", error=type(error).__name__)
-
     async def _wait(self, task: asyncio.Task[T], seconds: float) -> T:
         # asyncio.wait neither cancels the task when the caller is cancelled, nor when the time is over.
         done, _ = await asyncio.wait({task}, timeout=seconds)
@@ -372,9 +404,3 @@ class Refresher:
         if task.cancelled():
             raise RefreshFailed("shutting_down", retry_after=1)
         return task.result()
-
-
-def _word(outcome: Outcome) -> str:
-    if isinstance(outcome, ExchangeFailed):
-        return outcome.error
-    return "granted" if isinstance(outcome, Granted) else "invalid_grant"

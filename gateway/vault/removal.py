@@ -87,19 +87,19 @@ class Removal:
             where.append(table.c.connection_id == connection)
         return await self._remove(where)
 
-    async def connection(self, connection_id: str) -> Removed:
+    async def connection(self, connection_id: str, *, is_forced: bool = False) -> Removed:
         """
-        Delete the connection of this id and all its tokens.
+        Delete the connection of this id and all its tokens; *is_forced* also one that belongs to routes.yaml.
 
         Raises:
             ConnectionMissing, ConnectionReadOnly: nothing was done.
         """
         async with self._store.read() as db:
-            await self._connections.check_owned_in(db, connection_id)
+            await self._connections.check_owned_in(db, connection_id, is_forced=is_forced)
         where = [table.c.connection_id == connection_id]
         revoked, unrevoked = await self._revoke_all(where)
         async with self._store.write() as db:
-            await self._connections.check_owned_in(db, connection_id)
+            await self._connections.check_owned_in(db, connection_id, is_forced=is_forced)
             deleted = (await db.execute(delete(table).where(*where))).rowcount
             await self._connections.delete_in(db, connection_id)
         return Removed(deleted, revoked, unrevoked)

@@ -33,6 +33,8 @@ from gateway.vault.grants import can_exchange, may_mint
 from gateway.vault.holdings import Holdings
 from gateway.vault.key_census import check_keys
 from gateway.vault.lease import Timing
+from gateway.vault.record import Record, to_log
+from gateway.vault.recovery import Recovery
 from gateway.vault.refresh import Refresher, RefreshFailed, TokenGone
 from gateway.vault.removal import Removal
 from gateway.vault.sealing import SealBroken, Sealer
@@ -71,9 +73,12 @@ class Vault:
         monotonic: Callable[[], float] = time.monotonic,
         timing: Timing | None = None,
         discovery: Discovery | None = None,
+        record: Record = to_log,
+        recovery: Recovery | None = None,
     ) -> None:
         self._store = store
         self._sealer = sealer
+        self.record = record
         self._clock = clock
         self.connections = Connections(store, sealer, clock=clock, random_bytes=random_bytes)
         self.tokens = Tokens(store, sealer, clock=clock, random_bytes=random_bytes)
@@ -87,17 +92,21 @@ class Vault:
             monotonic=monotonic,
             timing=timing,
             discovery=discovery,
+            record=record,
+            recovery=recovery,
         )
         self._ahead = RefreshAhead(self._refresh_ahead, clock=clock, random_bytes=random_bytes)
 
     async def start(self) -> None:
         """
-        Make sure that this database was sealed with this key, and begin to refresh ahead of expiry in the background.
+        Make sure that this database was sealed with this key, store what an earlier process could not, and begin to
+        refresh ahead of expiry in the background.
 
         Raises:
             SealingKeyError: it was not; says which keys.
         """
         await check_sealing_key(self._store, self._sealer)
+        await self._refresher.recover()
         self._ahead.start()
 
     async def close(self) -> None:

@@ -212,6 +212,26 @@ class Tokens:
         An absent refresh token keeps the old one (RFC 6749 section 6), absent scopes the old scopes. False: the row is
         gone, or has moved since, or the lease is another's.
         """
+        return await self._swap(token, self._granted(token, granted), owner=owner, is_new_version=True)
+
+    async def rescue(self, token: StoredToken, granted: Granted) -> bool:
+        """
+        Write a late answer to the exchange of *token*'s refresh token over the row, dead or not, as it was just read.
+
+        False: it has moved, or somebody exchanges it again.
+        """
+        still = (
+            table.c.id == token.id,
+            table.c.version == token.version,
+            table.c.lease_beat == token.lease_beat,
+            table.c.lease_until.is_(None),
+        )
+        values = self._granted(token, granted) | {"dead": False}
+        if token.last_refresh_error == ANSWER_LOST:
+            values["last_refresh_error"] = ANSWER_LOST  # of another exchange, begun after this one
+        return await self._write(token, values | {"version": token.version + 1}, where=still)
+
+    def _granted(self, token: StoredToken, granted: Granted) -> dict[str, object]:
         now = self._clock()
         values: dict[str, object] = {
             "sealed_access_token": self._seal(token, "sealed_access_token", granted.access_token),
@@ -225,7 +245,7 @@ class Tokens:
             values["sealed_refresh_token"] = self._seal(token, "sealed_refresh_token", granted.refresh_token)
         if granted.scopes is not None:
             values["granted_scopes"] = sorted(set(granted.scopes))
-        return await self._swap(token, values, owner=owner, is_new_version=True)
+        return values
 
     async def mark_dead(self, token: StoredToken, *, error: str, owner: str) -> bool:
         """Write that the provider refused the grant for good, under the conditions of `store_granted`."""
@@ -236,13 +256,19 @@ class Tokens:
         return await self._swap(token, {"last_refresh_error": error}, owner=owner, is_new_version=False)
 
     async def _swap(self, token: StoredToken, values: dict[str, object], *, owner: str, is_new_version: bool) -> bool:
-        now = self._clock()
-        values |= {"updated_at": now, "lease_owner": None, "lease_until": None}
         if is_new_version:
             values["version"] = token.version + 1
         own = (table.c.id == token.id, table.c.version == token.version, table.c.lease_owner == owner)
+        return await self._write(token, values, where=own)
+
+    async def _write(
+        self, token: StoredToken, values: dict[str, object], *, where: tuple[ColumnElement[bool], ...]
+    ) -> bool:
+        """Write *values* where the row is as it must be, end its lease, and tell whether it was."""
+        now = self._clock()
+        values |= {"updated_at": now, "lease_owner": None, "lease_until": None}
         async with self._store.write() as db:
-            swapped = await db.execute(update(table).where(*own).values(values))
+            swapped = await db.execute(update(table).where(*where).values(values))
             if swapped.rowcount == 0:
                 return False
             await announce(db, "tokens", token_owner(token.connection, token.user, token.tenant), at=now)

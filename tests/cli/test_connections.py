@@ -190,3 +190,26 @@ def test_shows_and_removes_one(tmp_path: Path) -> None:
     assert 0 == run(tmp_path, "rm", "contacts").exit_code
     assert [] == json.loads(run(tmp_path, "ls", "--json").stdout)
     assert [4, 4] == [run(tmp_path, command, "contacts").exit_code for command in ("show", "rm")]
+
+
+def test_removes_what_has_left_the_file(tmp_path: Path) -> None:
+    """A connection of routes.yaml is removed by --force alone, and not while the file lists it."""
+    assert 0 == run(tmp_path, *ADD).exit_code
+    database = sqlite3.connect(tmp_path / "gateway.db")
+    with database:
+        database.execute("UPDATE connections SET owner = 'file'")
+    database.close()
+    listing, other = tmp_path / "listing.yaml", tmp_path / "other.yaml"
+    listing.write_text(
+        "version: 1\nproject: p\nconnections: [{id: contacts, client_id: c, token_auth: none, token_url: https://p.example/t}]\n"
+    )
+    other.write_text("version: 1\nproject: p\n")
+
+    plain = run(tmp_path, "rm", "contacts", "-c", str(other))
+    listed = run(tmp_path, "rm", "contacts", "--force", "-c", str(listing))
+    forced = run(tmp_path, "rm", "contacts", "--force", "-c", str(other))
+
+    assert (1, 1, 0) == (plain.exit_code, listed.exit_code, forced.exit_code), forced.output
+    assert "add --force" in plain.stderr
+    assert "Remove it there first" in listed.stderr
+    assert [] == json.loads(run(tmp_path, "ls", "--json").stdout)

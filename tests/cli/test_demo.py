@@ -73,7 +73,8 @@ async def test_printed_lines_work_and_nothing_is_left(tmp_path: Path, number: si
     assert first[1] != second[1]
     assert 'token;desc="refreshed"' in again[0]
     assert 'token;desc="refreshed"' not in first[0]
-    assert ["intent", "attempt", "outcome"] == [line["event"] for line in lines[-3:]]
+    told = ["intent", "exchange_intent", "exchange_outcome", "attempt", "outcome"]
+    assert told == [line["event"] for line in lines[-5:]]
     assert (401, 200) == (lines[-2]["status"], lines[-1]["status"])
     assert 0 == process.returncode
     assert is_empty(tmp_path)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import getpass
 import itertools
 import json
 import os
@@ -109,3 +110,31 @@ def test_refresh_needs_something_to_refresh(tmp_path: Path) -> None:
     results = [run(tmp_path, "refresh", token, "-c", none) for token in ("nothing", acme)]
     assert [4, 4] == [result.exit_code for result in results], results
     assert "CANARY" not in "".join(result.output for result in results)
+
+
+def test_reveals_and_removals_are_recorded(tmp_path: Path) -> None:
+    """Who on this machine saw a token or removed one stands in the record, before it was done; no token does."""
+    fill(tmp_path)
+    alice, _ = ids(tmp_path)
+    run(tmp_path, "show", alice)
+    run(tmp_path, "show", alice, "--reveal")
+    run(tmp_path, "rm", alice)
+
+    text = (tmp_path / "record" / "egress.jsonl").read_text(encoding="utf-8")
+    lines = [json.loads(line) for line in text.splitlines()]
+    assert ["tokens_revealed", "change_intent", "tokens_deleted"] == [line["event"] for line in lines]
+    assert {("command", getpass.getuser())} == {(line["caller"]["kind"], line["caller"]["user"]) for line in lines}
+    assert ([alice], 1) == (lines[2]["tokens"], lines[2]["deleted"])
+    assert "CANARY" not in text
+
+
+def test_nothing_is_revealed_without_its_line(tmp_path: Path) -> None:
+    """A record that cannot be opened ends the command before a token is shown."""
+    fill(tmp_path)
+    alice, _ = ids(tmp_path)
+    (tmp_path / "record").write_text("no directory")
+
+    result = run(tmp_path, "show", alice, "--reveal")
+
+    assert (1, True) == (result.exit_code, "the record cannot be written" in result.stderr)
+    assert "CANARY" not in result.output

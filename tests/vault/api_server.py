@@ -18,6 +18,7 @@ from gateway.access.identity import Identity
 from gateway.access.issuers import Issuer, Issuers
 from gateway.access.keys import KeyRing
 from gateway.access.policy import Policy, PolicySet
+from gateway.errors import RecordUnavailable
 from gateway.net.client import OutboundClient
 from gateway.store.changes import ChangeFeed
 from gateway.store.engine import Store, sqlite_url
@@ -48,6 +49,13 @@ class Api:
     identity: Identity = field(repr=False)
     keyring: KeyRing = field(repr=False)
     policies: PolicySet = field(repr=False)
+    is_record_full: bool = False
+
+    def note(self, event: str, /, **fields: object) -> None:
+        """The API's record."""
+        if self.is_record_full:
+            raise RecordUnavailable
+        self.recorded.append((event, fields))
 
     def access_token(self, **claims: object) -> str:
         """An access token of alice of the tenant acme, in sales, with the scope."""
@@ -90,7 +98,11 @@ async def serve(house: House, vault: Vault) -> AsyncIterator[Api]:
 
     issuer_app = web.Application()
     issuer_app.router.add_get("/keys", keys)
-    recorded: list[tuple[str, dict[str, Any]]] = []
+    served: list[Api] = []
+
+    def note(event: str, /, **fields: object) -> None:
+        served[0].note(event, **fields)
+
     store = await Store.open(sqlite_url(house.path))
     feed = ChangeFeed(store, clock=house.clock, monotonic=house.clock)
     keyring = KeyRing(store, feed, clock=house.clock, random_bytes=os.urandom)
@@ -104,11 +116,11 @@ async def serve(house: House, vault: Vault) -> AsyncIterator[Api]:
             keyring,
             PolicySet(POLICIES),
             project=PROJECT,
-            clock=house.clock,
-            record=lambda event, **fields: recorded.append((event, fields)),
+            record=note,
+            random_bytes=os.urandom,
         )
         async with running(ApiRunner(app, access_log=None, shutdown_timeout=0.1)) as url, ClientSession() as session:
-            yield Api(
+            api = Api(
                 url=url,
                 management_key=(await keyring.create_management("tests")).secret,
                 agent_key=(await keyring.create_agent("bot", user="alice")).secret,
@@ -116,11 +128,13 @@ async def serve(house: House, vault: Vault) -> AsyncIterator[Api]:
                 signing_key=signing_key,
                 session=session,
                 house=house,
-                recorded=recorded,
+                recorded=[],
                 identity=identity,
                 keyring=keyring,
                 policies=PolicySet(POLICIES),
             )
+            served.append(api)
+            yield api
     await store.close()
 
 

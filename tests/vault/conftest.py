@@ -19,11 +19,13 @@ import pytest
 from sqlalchemy import create_engine, text
 from sqlalchemy.pool import NullPool
 
+from gateway.errors import RecordUnavailable
 from gateway.models import Caller, Egress, TokenKey
 from gateway.net.client import OutboundClient
 from gateway.store.engine import Store, sqlite_url
 from gateway.vault.connection import Connection
 from gateway.vault.lease import Timing
+from gateway.vault.recovery import RECOVERY_DIRECTORY, Recovery
 from gateway.vault.sealing import Sealer, SealingKey
 from gateway.vault.service import Vault
 from gateway.vault.stored_token import StoredToken, TokenDraft
@@ -57,6 +59,18 @@ class House:
     provider: Provider
     secret: bytes = field(repr=False)
     database_url: str = ""
+    recorded: list[tuple[str, dict[str, object]]] = field(default_factory=list)
+    is_record_full: bool = False
+
+    def note(self, event: str, /, **fields: object) -> None:
+        """The record of every vault here."""
+        if self.is_record_full:
+            raise RecordUnavailable
+        self.recorded.append((event, fields))
+
+    def events(self) -> list[str]:
+        """The names of what was recorded, in order."""
+        return [event for event, _ in self.recorded]
 
     @asynccontextmanager
     async def vault(self, *, timing: Timing = QUICK) -> AsyncIterator[Vault]:
@@ -64,7 +78,16 @@ class House:
         store = await Store.open(self.database_url)
         client = OutboundClient(LOOPBACK)
         sealer = Sealer(SealingKey.from_bytes(self.secret), os.urandom)
-        vault = Vault(store, sealer, client, clock=self.clock, random_bytes=os.urandom, timing=timing)
+        vault = Vault(
+            store,
+            sealer,
+            client,
+            clock=self.clock,
+            random_bytes=os.urandom,
+            timing=timing,
+            record=self.note,
+            recovery=Recovery(self.path.parent / RECOVERY_DIRECTORY, sealer),
+        )
         try:
             yield vault
         finally:

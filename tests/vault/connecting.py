@@ -70,6 +70,7 @@ class Town:
     connecting: Connecting
     client: OutboundClient
     seen: list[str] = field(default_factory=list)  # every path that a browser asked of our pages, without query
+    recorded: list[tuple[str, dict[str, Any]]] = field(default_factory=list)
 
     async def link(self, connection: str = "contacts", user: str | None = ADA, **more: Any) -> ConnectLink:
         """Begin an attempt as an operator."""
@@ -106,10 +107,17 @@ async def town(tmp_path: Path, *, redirect_urls: Iterable[str] = (), **pages_opt
             response.headers.add(name, value)
         return response
 
+    recorded: list[tuple[str, dict[str, Any]]] = []
+
+    def note(event: str, /, **fields: object) -> None:
+        recorded.append((event, fields))
+
     runner, url = await serve(handle)
     async with OutboundClient(LOOPBACK) as client:
         discovery = Discovery(client, allow_http=True, monotonic=clock)
-        revocation = Revocation(client, discovery, connections=connections, clock=clock, random_bytes=os.urandom)
+        revocation = Revocation(
+            client, discovery, connections=connections, clock=clock, random_bytes=os.urandom, record=note
+        )
         connecting = Connecting(
             store,
             sealer,
@@ -123,10 +131,13 @@ async def town(tmp_path: Path, *, redirect_urls: Iterable[str] = (), **pages_opt
             allow_http=True,
             clock=clock,
             random_bytes=os.urandom,
+            record=note,
         )
         pages = Pages(connecting, base_url=lambda: url, random_bytes=os.urandom, **pages_options)
         try:
-            yield Town(path, url, clock, store, connections, tokens, discovery, revocation, connecting, client, seen)
+            yield Town(
+                path, url, clock, store, connections, tokens, discovery, revocation, connecting, client, seen, recorded
+            )
         finally:
             await connecting.close()
             await runner.cleanup()

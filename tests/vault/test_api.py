@@ -53,7 +53,7 @@ async def test_token_is_handed_out_and_recorded(api: Api) -> None:
     assert "refreshToken" not in body["token"]
     assert "no-store" == headers["Cache-Control"]
     event, fields = api.recorded[-1]
-    assert ("raw_token_fetched", "management", "alice") == (event, fields["caller_kind"], fields["user"])
+    assert ("raw_token_fetched", "management", "alice") == (event, fields["caller"]["kind"], fields["subject"]["user"])
     assert "AT-" not in str(api.recorded)
     assert api.management_key not in str(api.recorded)
 
@@ -200,3 +200,18 @@ async def test_secrets_do_not_come_back(api: Api) -> None:
 
     assert (200, body) == (status, loaded)
     assert "CANARY" not in str(body) + str(api.recorded)
+
+
+async def test_nothing_happens_without_its_line(api: Api, house: House) -> None:
+    """A record that takes nothing: no raw token is handed out, nothing is changed, and both are worth repeating."""
+    api.recorded.clear()
+    api.is_record_full = True
+    upload = {"appId": "contacts", "userId": "newcomer", "accessToken": "CANARY"}
+
+    fetched, answer, headers = await api.call("POST", LATEST, ALICE)
+    uploaded, _, _ = await api.call("POST", "/v1/mgmt/outbound/app/user/oauthtoken/upload", upload)
+
+    assert (503, 503, "E011013") == (fetched, uploaded, answer["errorCode"])
+    assert headers["Retry-After"].isdecimal()
+    assert "T-alice" not in str(answer)
+    assert [] == house.execute("SELECT id FROM tokens WHERE user_id = 'newcomer'")

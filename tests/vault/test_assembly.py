@@ -13,6 +13,7 @@ from gateway.net.client import OutboundClient
 from gateway.store.engine import Store, sqlite_url
 from gateway.vault.assembly import OpenVault, open_vault
 from gateway.vault.connection import Connection
+from gateway.vault.record import to_log
 from gateway.vault.sealing import SealingKeyError
 
 KEY = TokenKey("c", "ada", None)
@@ -30,6 +31,7 @@ async def opened(store: Store, client: OutboundClient, data: Path) -> OpenVault:
         clock=time.time,
         monotonic=time.monotonic,
         random_bytes=os.urandom,
+        record=to_log,
     )
 
 

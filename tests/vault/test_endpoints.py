@@ -78,5 +78,5 @@ async def test_every_row_takes_its_callers_only(api: Api, endpoint: Endpoint) ->
             assert status not in (401, 403), (caller, answer)
         assert status == 200 or {"errorCode", "errorDescription", "errorMessage"} == set(answer)
     if endpoint.is_fetch:
-        fetched = [fields["caller_kind"] for event, fields in api.recorded if event == "raw_token_fetched"]
+        fetched = [fields["caller"]["kind"] for event, fields in api.recorded if event == "raw_token_fetched"]
         assert ["management", "jwt"] == fetched

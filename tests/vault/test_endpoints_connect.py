@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from typing import Any
@@ -14,6 +15,7 @@ from gateway.vault.api import create_app
 from gateway.vault.connection import Connection
 from gateway.vault.links import ConnectInvalid
 from gateway.vault.listener import ApiRunner
+from gateway.vault.record import to_log
 from gateway.vault.service import Vault
 from tests.vault.api_server import PROJECT, Api, running, serve
 from tests.vault.conftest import House
@@ -120,8 +122,8 @@ def connecting(api: Api, vault: Vault, flow: Flow) -> Any:
         api.keyring,
         api.policies,
         project=PROJECT,
-        clock=api.house.clock,
-        record=lambda event, **fields: None,
+        record=to_log,
+        random_bytes=os.urandom,
         issuers=flow,
         connecting=flow,
     )

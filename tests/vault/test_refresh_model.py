@@ -235,7 +235,7 @@ class RefreshJob(RuleBasedStateMachine):
 
     async def kill(self, number: int) -> None:
         process = self.processes[number]
-        jobs = list(process.vault._refresher._tasks)  # whatever runs in that process, and nothing is tidied up
+        jobs = list(process.vault._refresher._jobs._tasks)  # whatever runs in that process, and nothing is tidied up
         for task in (*process.callers, *jobs):
             task.cancel()
         await asyncio.gather(*process.callers, *jobs, return_exceptions=True)
