@@ -16,16 +16,24 @@ Rules (threats.md R10, R12, R28, R44):
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from typing import NamedTuple
 
+import structlog
 from cachetools import LRUCache
+from sqlalchemy.exc import SQLAlchemyError
 
+from gateway.vault.jobs import Jobs
 from gateway.vault.stored_token import StoredToken
+from gateway.vault.tokens import Tokens
 
 MAX_LOOK_SECONDS = 0.5  # several times POLL_SECONDS: a busy machine, and not a stopped one
 MAX_WATCHED = 10_000
+
+log = structlog.get_logger()
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,3 +81,28 @@ class Watch:
     def forget(self, token_id: str) -> None:
         """The lease has ended."""
         self._looks.pop(token_id, None)
+
+
+@asynccontextmanager
+async def held(tokens: Tokens, row: StoredToken, *, owner: str, timing: Timing, jobs: Jobs) -> AsyncIterator[None]:
+    """Renew the lease of *owner* on *row* for as long as the body runs, by a job of its own."""
+    is_over = asyncio.Event()
+    jobs.spawn(_renew(tokens, row, owner=owner, timing=timing, is_over=is_over))
+    try:
+        yield
+    finally:
+        # A renewal under way is left to end: it changes nothing once the lease has ended.
+        is_over.set()
+
+
+async def _renew(tokens: Tokens, row: StoredToken, *, owner: str, timing: Timing, is_over: asyncio.Event) -> None:
+    while True:
+        with suppress(TimeoutError):
+            await asyncio.wait_for(is_over.wait(), timing.renew_seconds)
+        if is_over.is_set():
+            return
+        try:
+            if not await tokens.renew(row, owner=owner, seconds=timing.lease_seconds):
+                return
+        except (SQLAlchemyError, OSError) as exc:
+            log.warning("refresh_lease_not_renewed", token=row.id, error=type(exc).__name__)

@@ -30,8 +30,8 @@ import asyncio
 import math
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Coroutine
-from contextlib import asynccontextmanager, suppress
+from collections.abc import Callable, Coroutine
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
@@ -45,7 +45,7 @@ from gateway.vault.discovery import Discovery
 from gateway.vault.exchanges import Exchanges, word_of
 from gateway.vault.grants import can_exchange, settle
 from gateway.vault.jobs import Jobs
-from gateway.vault.lease import Timing, Watch
+from gateway.vault.lease import Timing, Watch, held
 from gateway.vault.oauth import ExchangeFailed, Granted, GrantRefused
 from gateway.vault.record import Record, conclude, to_log
 from gateway.vault.recovery import KeptAnswer, Recovery
@@ -176,7 +176,7 @@ class Refresher:
         row, is_mine = await self._lease(token, connection, owner=owner, is_usable=is_usable)
         if not is_mine:
             return Refreshed(row, is_exchanged=False)
-        async with self._held(row, owner=owner):
+        async with held(self._tokens, row, owner=owner, timing=self._timing, jobs=self._jobs):
             outcome = settle(connection, await self._exchanges.ask(connection, row, exchange_id=owner))
             if isinstance(outcome, Granted):
                 return await self._settle_granted(row, outcome, owner=owner)
@@ -228,29 +228,6 @@ class Refresher:
             self._record, "lease_ran_out", id=row.lease_owner, connection=row.connection, token=row.id, error=error
         )
         return True
-
-    @asynccontextmanager
-    async def _held(self, row: StoredToken, *, owner: str) -> AsyncIterator[None]:
-        """Renew the lease of *owner* for as long as the body runs."""
-        is_over = asyncio.Event()
-        self._jobs.spawn(self._renew(row, owner=owner, is_over=is_over))
-        try:
-            yield
-        finally:
-            # A renewal under way is left to end: it changes nothing once the lease has ended.
-            is_over.set()
-
-    async def _renew(self, row: StoredToken, *, owner: str, is_over: asyncio.Event) -> None:
-        while True:
-            with suppress(TimeoutError):
-                await asyncio.wait_for(is_over.wait(), self._timing.renew_seconds)
-            if is_over.is_set():
-                return
-            try:
-                if not await self._tokens.renew(row, owner=owner, seconds=self._timing.lease_seconds):
-                    return
-            except (SQLAlchemyError, OSError) as exc:
-                log.warning("refresh_lease_not_renewed", token=row.id, error=type(exc).__name__)
 
     async def _settle_granted(self, row: StoredToken, granted: Granted, *, owner: str) -> Refreshed:
         kept = None
