@@ -144,6 +144,8 @@ class Gateway:
         own.push_async_callback(tokens.close)
         feed.subscribe("tokens", tokens.forget_owner)
         feed.subscribe("connections", tokens.forget_connection)
+        if opened is not None:
+            feed.subscribe("connections", opened.vault.connection_changed)
         loop = asyncio.get_running_loop()
         lanes = {route.name: Lane(route, _pool(route, loop)) for route in configuration.routes}
         for lane in lanes.values():

@@ -101,7 +101,7 @@ def show_token(token_id: str, reveal: bool, as_json: bool, data: Path) -> None:
 @config_option
 @data_option
 def refresh_token(token_id: str, as_json: bool, config_file: Path, data: Path) -> None:
-    """Ask the provider for a newer token now."""
+    """Ask the provider for a newer token now, also of a grant that was called dead."""
 
     async def refresh() -> StoredToken:
         async with open_vault(data, egress_of(config_file)) as vault:
@@ -115,6 +115,7 @@ def refresh_token(token_id: str, as_json: bool, config_file: Path, data: Path) -
                 scopes=token.requested_scopes,
                 account=token.account or None,
             )
+            await vault.revive(token_id)
             refreshed, _ = await vault.fetch_stored(key, force_refresh=True)
             if refreshed.id != token_id:
                 raise click.ClickException("a newer token with these scopes is served instead; remove this one")

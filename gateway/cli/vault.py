@@ -119,6 +119,7 @@ async def open_vault(data: Path, egress: Egress) -> AsyncIterator[Vault]:
                 record=record,
             )
             vault.removal.revoke = revocation.revoke_stored
+            vault.give_back_with(revocation.revoke_of)
             try:
                 yield vault
             finally:

@@ -111,6 +111,7 @@ async def open_vault(
             record=record,
         )
         vault.removal.revoke = revocation.revoke_stored
+        vault.give_back_with(revocation.revoke_of)
         metrics = VaultMetrics(
             store,
             vault.connections,

@@ -6,6 +6,7 @@ Rules:
    so that replicas spread; never sooner than the provider asks (Retry-After), up to 300 s.
 2. Across processes: 5 s, by what the row says.
 3. A clock that jumped back holds nobody up for longer than a back-off can last.
+4. A connection whose settings were changed is tried anew: that may have been the cause.
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ class Wait(NamedTuple):
 
 
 class _Backoff(NamedTuple):
+    connection: str
     version: int
     failures: int
     not_before: float
@@ -67,8 +69,13 @@ class Backoffs:
         seconds = min(BACKOFF_FIRST_SECONDS * 2.0 ** min(failures - 1, 10), BACKOFF_MAX_SECONDS)
         seconds *= 1.0 + self._random_bytes(1)[0] / 1024  # up to a quarter more
         seconds = max(seconds, min(float(at_least or 0), BACKOFF_MAX_SECONDS))
-        self._known[token.id] = _Backoff(token.version, failures, self._clock() + seconds, error)
+        self._known[token.id] = _Backoff(token.connection, token.version, failures, self._clock() + seconds, error)
         return math.ceil(seconds)
+
+    def forget_connection(self, connection: str) -> None:
+        """The connection's settings have changed (rule 4)."""
+        for token_id in [token_id for token_id, known in self._known.items() if known.connection == connection]:
+            del self._known[token_id]
 
     def forget(self, token_id: str) -> None:
         """The token has been refreshed."""

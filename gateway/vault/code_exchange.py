@@ -23,12 +23,11 @@ from gateway.vault.attempts import Attempt
 from gateway.vault.client_auth import KeyUnusable
 from gateway.vault.connection import Connection
 from gateway.vault.discovery import Provider
-from gateway.vault.oauth import Granted, GrantRefused, code_request, read_token_answer
+from gateway.vault.oauth import MAX_ANSWER_BYTES, Granted, GrantRefused, code_request, read_token_answer
 from gateway.vault.record import Record, conclude
 
 EXCHANGE_SECONDS = 15.0
 USERINFO_SECONDS = 5.0
-MAX_ANSWER_BYTES = 262_144  # a token answer with an id token in it
 MAX_SUB_CHARS = 512  # store/schema.py
 
 

@@ -15,6 +15,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from gateway.vault import wire
+from gateway.vault.adoption import RefreshTokenStored
 from gateway.vault.calls import Call
 from gateway.vault.connection import Connection
 from gateway.vault.record import whose
@@ -89,8 +90,8 @@ async def _upload(call: Call, message: UploadUserToken | UploadTenantToken) -> J
         raise ApiError(wire.INVALID, "verifyRefresh: expected a refreshToken, and a connection with a tokenUrl")
     try:
         stored = await call.api.vault.upload(draft, verify_refresh=verify)
-    except RefreshFailed as exc:
-        raise ApiError(wire.INVALID, "The provider did not accept the refresh token; nothing was stored.") from exc
+    except (RefreshFailed, RefreshTokenStored) as exc:
+        raise _upload_error(exc) from exc
     _note_upload(call, "token_uploaded", draft, token=stored.id)
     return {}
 
@@ -136,10 +137,28 @@ async def _upload_batch(
             failures += [_failure(kind, draft, wrong) for draft in drafts if draft.connection == connection]
     if failures:
         return {"failures": failures}
-    stored = await call.api.vault.holdings.put_all(drafts)
+    try:
+        stored = await call.api.vault.upload_all(drafts)
+    except (RefreshFailed, RefreshTokenStored) as exc:
+        raise _upload_error(exc) from exc
     for draft, token_id in zip(drafts, stored, strict=True):
         _note_upload(call, "token_uploaded", draft, token=token_id)
     return {"failures": []}
+
+
+def _upload_error(exc: RefreshFailed | RefreshTokenStored) -> ApiError:
+    if isinstance(exc, RefreshTokenStored):
+        text = f"refreshToken: stored already, in the token {exc.token_id} of other scopes. Delete that one first"
+        return ApiError(wire.INVALID, text)
+    if exc.error == "invalid_grant":
+        return ApiError(wire.INVALID, "The provider did not accept the refresh token; nothing was stored.")
+    if exc.error == "answer_lost":
+        text = "The provider's answer was lost, and nothing was stored. It may have spent the refresh token."
+    elif exc.error == "in_progress":
+        text = "This refresh token is being verified at the moment. Repeat the upload later."
+    else:
+        text = "The provider cannot verify the refresh token for now; nothing was stored. Repeat the upload later."
+    return ApiError(wire.UNAVAILABLE, text, retry_after=exc.retry_after)
 
 
 def _failure(kind: type[BatchUserToken] | type[BatchTenantToken], draft: TokenDraft, error: ApiError) -> Failure:

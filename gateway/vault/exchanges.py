@@ -24,11 +24,9 @@ from gateway.vault.client_auth import KeyUnusable
 from gateway.vault.connection import Connection
 from gateway.vault.discovery import Discovery, DiscoveryFailed
 from gateway.vault.grants import exchange_request, grant_of, read_exchange_answer
-from gateway.vault.oauth import ExchangeFailed, Granted, Outcome
+from gateway.vault.oauth import MAX_ANSWER_BYTES, ExchangeFailed, Granted, Outcome
 from gateway.vault.record import Record, conclude, whose
 from gateway.vault.stored_token import StoredToken
-
-MAX_ANSWER_BYTES = 65_536
 
 log = structlog.get_logger()
 

@@ -4,10 +4,12 @@ What becomes of a fresh grant: it is stored as granted, or given back to its pro
 Rules:
 1. Asked and granted scopes are kept side by side (threats.md J7).
 2. A provider that names no refresh token to an account it has given one before (Google, unless asked for consent) has
-   not taken that one back: it stays.
+   not taken that one back: it stays. Where the provider does not say whose account it is, the old one goes: it may be
+   another's.
 3. The grant of another account that has lost its row is revoked. The same account's old one is left: at providers that
    keep one grant per user and client, revoking the old token would end the new grant.
-4. A write that fails is tried again: what it holds exists nowhere else. What cannot be written in the end is revoked.
+4. A write that fails is tried again: what it holds exists nowhere else. What cannot be written in the end is revoked,
+   but for an account whose older grant is still stored (rule 3).
 """
 
 from __future__ import annotations
@@ -17,12 +19,9 @@ from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar
 
 import structlog
-from sqlalchemy import update
 from sqlalchemy.exc import SQLAlchemyError
 
 from gateway.models import TokenKey
-from gateway.store.engine import Store
-from gateway.store.schema import tokens as tokens_table
 from gateway.vault.attempts import Attempt
 from gateway.vault.code_exchange import Held
 from gateway.vault.connection import Connection
@@ -41,8 +40,7 @@ log = structlog.get_logger()
 class GrantStore:
     """Stores and gives back."""
 
-    def __init__(self, store: Store, tokens: Tokens, revocation: Revocation) -> None:
-        self._store = store
+    def __init__(self, tokens: Tokens, revocation: Revocation) -> None:
         self._tokens = tokens
         self._revocation = revocation
 
@@ -76,11 +74,13 @@ class GrantStore:
             expires_at=held.expires_at,
             token_sub=held.token_sub,
             granted_by=attempt.granted_by,
+            granted_scopes=held.scopes,
         )
         try:
-            stored = await self._written(lambda: self._put(draft, held.scopes))
+            stored = await self._written(lambda: self._tokens.put(draft))
         except (SQLAlchemyError, OSError):
-            await self.give_back(held, connection, attempt)
+            if before is None or _differs(before, held):
+                await self.give_back(held, connection, attempt)
             raise
         log.info("connected", attempt=attempt.id, connection=attempt.connection, token=stored.id)
         if before is not None and _differs(before, held):
@@ -95,15 +95,6 @@ class GrantStore:
             refresh_token=token.refresh_token,
             about=attempt.for_the_record(),
         )
-
-    async def _put(self, draft: TokenDraft, granted: tuple[str, ...] | None) -> StoredToken:
-        stored = await self._tokens.put(draft)
-        scopes = list(stored.requested_scopes if granted is None else granted)
-        if scopes != list(stored.granted_scopes):
-            mine = (tokens_table.c.id == stored.id, tokens_table.c.version == stored.version)
-            async with self._store.write() as db:
-                await db.execute(update(tokens_table).where(*mine).values(granted_scopes=scopes))
-        return stored
 
     async def _written(self, write: Callable[[], Coroutine[Any, Any, T]]) -> T:
         """Return what *write* returns, tried again where the database fails: what it holds exists nowhere else."""

@@ -48,6 +48,7 @@ BEARER = "Bearer"
 # What a token that is sent as Bearer may be called: RFC 6750's name; Slack calls its bearer tokens by their holder.
 BEARER_TYPES = frozenset({"bearer", "bot", "user"})
 MAX_TOKEN_BYTES = 16 * 1024
+MAX_ANSWER_BYTES = 262_144  # of a token endpoint: two tokens and an id token with many groups in it
 MAX_LIFETIME_SECONDS = 10 * 365 * 86400.0  # a longer one is no promise that anybody keeps; it is cut to this
 VISIBLE = re.compile(r"[\x21-\x7e]+\Z")
 # RFC 6749 3.3 says space; GitHub and Slack write commas, which no scope of theirs has.
@@ -90,11 +91,17 @@ class GrantRefused:
 
 @dataclass(frozen=True, slots=True)
 class ExchangeFailed:
-    """No tokens, for a cause that may pass. *error* is a word of ours or of RFC 6749; *retry_after* in seconds."""
+    """
+    No access token, for a cause that may pass. *error* is a word of ours or of RFC 6749; *retry_after* in seconds.
+
+    *refresh_token* is there where the answer brought one beside an access token that cannot be used: it takes the place
+    of the exchanged one.
+    """
 
     error: str
     is_outcome_unknown: bool
     retry_after: int | None = None
+    refresh_token: str | None = field(default=None, repr=False)
 
 
 Outcome = Granted | GrantRefused | ExchangeFailed
@@ -215,6 +222,8 @@ def read_token_answer(
     granted = _at(answer, quirks.token_path)
     if is_success and not is_error and granted.get("access_token") is not None:
         return _granted(granted, answer, now=now, quirks=quirks)
+    if is_success and not is_error and error is None and is_token(granted.get("refresh_token")):
+        return _unreadable(granted)
     if status >= 500 or (is_success and error is None):
         return ExchangeFailed(_status_error(status), is_outcome_unknown=True, retry_after=wait)
     # Some providers answer errors with 200; what they say is what counts.
@@ -240,15 +249,14 @@ def _at(answer: dict[str, object], pointer: str) -> dict[str, object]:
 def _granted(answer: dict[str, object], whole: dict[str, object], *, now: float, quirks: Quirks) -> Outcome:
     access_token, refresh_token = answer["access_token"], answer.get("refresh_token")
     token_type = answer.get("token_type")
-    unreadable = ExchangeFailed("malformed_answer", is_outcome_unknown=True)
     if not isinstance(access_token, str) or not is_token(access_token):
-        return unreadable
+        return _unreadable(answer)
     if refresh_token == "":
         refresh_token = None
     if refresh_token is not None and (not isinstance(refresh_token, str) or not is_token(refresh_token)):
-        return unreadable
+        return _unreadable(answer)
     if token_type is not None and (not isinstance(token_type, str) or token_type.lower() not in BEARER_TYPES):
-        return unreadable  # RFC 6749 7.1: a type that the client does not understand must not be used
+        return _unreadable(answer)  # RFC 6749 7.1: a type that the client does not understand must not be used
     lifetime = _seconds(answer.get("expires_in"))
     if lifetime is None and quirks.default_expires_seconds is not None:
         lifetime = float(quirks.default_expires_seconds)
@@ -261,6 +269,14 @@ def _granted(answer: dict[str, object], whole: dict[str, object], *, now: float,
         scopes=_scopes(answer.get("scope"), quirks),
         id_token=id_token if isinstance(id_token, str) else None,
     )
+
+
+def _unreadable(answer: dict[str, object]) -> ExchangeFailed:
+    """Return that nothing of *answer* can be used, but the refresh token where that can be read."""
+    refresh_token = answer.get("refresh_token")
+    if isinstance(refresh_token, str) and is_token(refresh_token):
+        return ExchangeFailed("malformed_answer", is_outcome_unknown=False, refresh_token=refresh_token)
+    return ExchangeFailed("malformed_answer", is_outcome_unknown=True)
 
 
 def _scopes(value: object, quirks: Quirks) -> tuple[str, ...] | None:

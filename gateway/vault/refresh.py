@@ -30,9 +30,10 @@ import asyncio
 import math
 import time
 from collections import Counter
-from collections.abc import Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, TypeVar
 
 import structlog
@@ -42,7 +43,7 @@ from gateway.net.client import OutboundClient
 from gateway.vault.backoff import BACKOFF_FIRST_SECONDS, Backoffs
 from gateway.vault.connection import Connection
 from gateway.vault.discovery import Discovery
-from gateway.vault.exchanges import Exchanges, word_of
+from gateway.vault.exchanges import Exchanges
 from gateway.vault.grants import can_exchange, settle
 from gateway.vault.jobs import Jobs
 from gateway.vault.lease import Timing, Watch, held
@@ -50,7 +51,7 @@ from gateway.vault.oauth import ExchangeFailed, Granted, GrantRefused
 from gateway.vault.record import Record, conclude, to_log
 from gateway.vault.recovery import KeptAnswer, Recovery
 from gateway.vault.sealing import SealBroken
-from gateway.vault.stored_token import ANSWER_LOST, ROTATION_INTERRUPTED, StoredToken, TokenDraft, preview
+from gateway.vault.stored_token import ANSWER_LOST, ROTATION_INTERRUPTED, StoredToken
 from gateway.vault.tokens import Tokens
 
 PERSIST_SECONDS = 600.0  # how long an answer that cannot be written is kept and tried again
@@ -59,6 +60,8 @@ PERSIST_MAX_SECONDS = 5.0
 RECOVER_SECONDS = 5.0  # how long a start waits for answers of an earlier process to be stored
 
 T = TypeVar("T")
+
+GiveBack = Callable[[Connection, StoredToken], Awaitable[object]]  # revokes a grant that has no row any more
 
 log = structlog.get_logger()
 
@@ -108,7 +111,8 @@ class Refresher:
         self.counts: Counter[str] = Counter()  # of this process: exchanges by outcome, and what went wrong around them
         self._record = record
         self._recovery = recovery
-        self._exchanges = Exchanges(
+        self.give_back: GiveBack | None = None  # set once, by whoever can revoke
+        self.exchanges = Exchanges(
             client,
             discovery=discovery,
             record=record,
@@ -148,14 +152,14 @@ class Refresher:
         timing = self._timing
         return await self._wait(flight, timing.wait_seconds if is_patient else timing.usable_wait_seconds)
 
-    async def adopt(self, draft: TokenDraft, connection: Connection) -> StoredToken:
+    async def detached(self, job: Coroutine[Any, Any, T]) -> T:
         """
-        Exchange the refresh token of *draft* and store what comes of it, detached like every exchange.
+        Run *job* to its end, whatever becomes of the caller, and return what it returns.
 
         Raises:
-            RefreshFailed: the provider refused it or did not answer; nothing was written.
+            RefreshFailed: it takes longer than a caller waits, and goes on.
         """
-        return await self._wait(self._jobs.spawn(self._adopt(draft, connection)), self._timing.wait_seconds)
+        return await self._wait(self._jobs.spawn(job), self._timing.wait_seconds)
 
     async def recover(self) -> None:
         """Store the answers that an earlier process could not write (`recovery.py`), or begin to: RECOVER_SECONDS."""
@@ -165,9 +169,13 @@ class Refresher:
         if jobs:
             await asyncio.wait(jobs, timeout=RECOVER_SECONDS)
 
+    def forget_failures(self, connection_id: str) -> None:
+        """The connection was changed: what failed with the old settings may be tried again at once."""
+        self._backoffs.forget_connection(connection_id)
+
     async def close(self) -> None:
-        """Wait for the jobs under way, as long as an exchange takes; one cut short then counts as a lost answer."""
-        await self._jobs.close(grace_seconds=self._timing.exchange_seconds)
+        """Wait for the jobs under way, at most `close_seconds`; an exchange cut short then counts as a lost answer."""
+        await self._jobs.close(grace_seconds=self._timing.close_seconds)
 
     # --- the job ---------------------------------------------------------------------------------------------------
 
@@ -177,9 +185,9 @@ class Refresher:
         if not is_mine:
             return Refreshed(row, is_exchanged=False)
         async with held(self._tokens, row, owner=owner, timing=self._timing, jobs=self._jobs):
-            outcome = settle(connection, await self._exchanges.ask(connection, row, exchange_id=owner))
+            outcome = settle(connection, await self.exchanges.ask(connection, row, exchange_id=owner))
             if isinstance(outcome, Granted):
-                return await self._settle_granted(row, outcome, owner=owner)
+                return await self._settle_granted(row, outcome, connection, owner=owner)
             if isinstance(outcome, GrantRefused) and row.refresh_token is not None:
                 return await self._settle_refused(row, owner=owner)
             failed = (
@@ -187,7 +195,7 @@ class Refresher:
                 if isinstance(outcome, ExchangeFailed)
                 else ExchangeFailed("invalid_grant", is_outcome_unknown=False)
             )
-            return await self._settle_failed(row, failed, owner=owner)
+            return await self._settle_failed(row, failed, connection, owner=owner)
 
     async def _lease(
         self, seen: StoredToken, connection: Connection, *, owner: str, is_usable: bool
@@ -229,22 +237,33 @@ class Refresher:
         )
         return True
 
-    async def _settle_granted(self, row: StoredToken, granted: Granted, *, owner: str) -> Refreshed:
+    async def _settle_granted(
+        self, row: StoredToken, granted: Granted, connection: Connection | None, *, owner: str
+    ) -> Refreshed:
         kept = None
         if row.refresh_token is not None and granted.refresh_token is not None:
             kept = KeptAnswer(row.id, row.version, owner, row.refresh_token, granted)
-        is_written = await self._persist(
+        is_written = await self.persist(
             row.id, lambda: self._tokens.store_granted(row, granted, owner=owner), kept=kept
         )
         self._backoffs.forget(row.id)
         if is_written:
-            self._exchanges.ended(row, granted, exchange_id=owner, stored=True)
+            self.exchanges.ended(row, granted, exchange_id=owner, stored=True)
             return Refreshed(await self._read_again(row), is_exchanged=True)
         self.counts["late_answer"] += 1
         log.warning("refresh_answer_too_late", token=row.id, connection=row.connection)
-        refreshed = await self._rescue(row, granted)
+        try:
+            refreshed = await self._rescue(row, granted)
+        except TokenGone:
+            # Whoever deleted the token had it revoked by what was stored then: the provider has moved on since.
+            self.exchanges.ended(row, granted, exchange_id=owner, stored=False)
+            if self.give_back is not None and connection is not None:
+                await self.give_back(
+                    connection, replace(row, access_token=granted.access_token, refresh_token=granted.refresh_token)
+                )
+            raise
         is_stored = refreshed.token.refresh_token == granted.refresh_token is not None
-        self._exchanges.ended(
+        self.exchanges.ended(
             row, granted, exchange_id=owner, stored=is_stored, error=refreshed.token.last_refresh_error
         )
         return refreshed
@@ -269,7 +288,7 @@ class Refresher:
                 continue
             self._watch.forget(now.id)
             rescued = now
-            if await self._persist(row.id, lambda: self._tokens.rescue(rescued, granted)):  # noqa: B023  # awaited here
+            if await self.persist(row.id, lambda: self._tokens.rescue(rescued, granted)):  # noqa: B023  # awaited here
                 self.counts["answer_rescued"] += 1
                 log.warning("refresh_answer_rescued", token=row.id, connection=row.connection, was_dead=now.dead)
                 conclude(self._record, "answer_rescued", connection=row.connection, token=row.id, was_dead=now.dead)
@@ -279,11 +298,11 @@ class Refresher:
         now = await self._read_again(row)
         refused = GrantRefused()
         if now.version != row.version:
-            self._exchanges.ended(row, refused, exchange_id=owner, stored=False)
+            self.exchanges.ended(row, refused, exchange_id=owner, stored=False)
             return Refreshed(now, is_exchanged=False)
         error = ROTATION_INTERRUPTED if row.last_refresh_error == ANSWER_LOST else "invalid_grant"
-        is_dead = await self._persist(row.id, lambda: self._tokens.mark_dead(row, error=error, owner=owner))
-        self._exchanges.ended(row, refused, exchange_id=owner, stored=is_dead, error=error if is_dead else "")
+        is_dead = await self.persist(row.id, lambda: self._tokens.mark_dead(row, error=error, owner=owner))
+        self.exchanges.ended(row, refused, exchange_id=owner, stored=is_dead, error=error if is_dead else "")
         if is_dead:
             self.counts["grant_dead"] += 1
             log.warning("grant_dead", token=row.id, connection=row.connection, error=error)
@@ -296,13 +315,21 @@ class Refresher:
         if stored is not None:
             row = replace(stored, version=kept.version, refresh_token=kept.spent)
             with suppress(RefreshFailed, TokenGone):
-                await self._settle_granted(row, kept.granted, owner=kept.owner)
+                await self._settle_granted(row, kept.granted, None, owner=kept.owner)
         await asyncio.to_thread(self._recovery.drop, kept.token_id)
 
-    async def _settle_failed(self, row: StoredToken, failed: ExchangeFailed, *, owner: str) -> Refreshed:
+    async def _settle_failed(
+        self, row: StoredToken, failed: ExchangeFailed, connection: Connection, *, owner: str
+    ) -> Refreshed:
+        if failed.refresh_token is not None and row.refresh_token is not None:
+            store = partial(self._tokens.store_renewed, row, failed.refresh_token, error=failed.error, owner=owner)
+            await self.persist(row.id, store)
+            self.exchanges.ended(row, failed, exchange_id=owner, stored=True, error=failed.error)
+            raise RefreshFailed(failed.error, retry_after=int(BACKOFF_FIRST_SECONDS))
         # Once an answer was lost, no later failure makes the refresh token certain again: only a new one does.
         is_lost = failed.is_outcome_unknown or row.last_refresh_error == ANSWER_LOST
-        is_lost = is_lost and row.refresh_token is not None
+        # A refresh token that works for good is not spent by an answer that got lost.
+        is_lost = is_lost and row.refresh_token is not None and connection.quirks.refresh_token_rotates is not False
         error = ANSWER_LOST if is_lost else failed.error
         wait = self._backoffs.failed(row, error=error, at_least=failed.retry_after)
         is_noted = False
@@ -311,7 +338,7 @@ class Refresher:
         except (SQLAlchemyError, OSError) as exc:
             # The lease will run out instead, and that tells the same.
             log.warning("refresh_failure_not_noted", token=row.id, error=type(exc).__name__)
-        self._exchanges.ended(row, failed, exchange_id=owner, stored=is_noted, error=error)
+        self.exchanges.ended(row, failed, exchange_id=owner, stored=is_noted, error=error)
         if is_lost:
             self.counts[ANSWER_LOST] += 1
         log.warning(
@@ -323,30 +350,13 @@ class Refresher:
         )
         raise RefreshFailed(error, retry_after=wait)
 
-    async def _adopt(self, draft: TokenDraft, connection: Connection) -> StoredToken:
-        asked, exchange_id = preview(draft, now=self._clock()), self._random_bytes(16).hex()
-        outcome = await self._exchanges.ask(connection, asked, exchange_id=exchange_id)
-        if not isinstance(outcome, Granted):
-            self._exchanges.ended(asked, outcome, exchange_id=exchange_id, stored=False)
-            raise RefreshFailed(word_of(outcome), retry_after=int(BACKOFF_FIRST_SECONDS))
-        fresh = replace(
-            draft,
-            access_token=outcome.access_token,
-            refresh_token=outcome.refresh_token or draft.refresh_token,
-            token_type=outcome.token_type,
-            expires_at=outcome.expires_at,
-        )
-        stored = await self._persist(None, lambda: self._tokens.put(fresh))
-        self._exchanges.ended(stored, outcome, exchange_id=exchange_id, stored=True)
-        return stored
-
     def _moved(self, row: StoredToken, now: StoredToken) -> Refreshed:
         """Return what another job has written meanwhile."""
         if now.version == row.version:
             raise RefreshFailed("lease_lost", retry_after=1)
         return Refreshed(now, is_exchanged=False)
 
-    async def _persist(
+    async def persist(
         self, token_id: str | None, write: Callable[[], Coroutine[Any, Any, T]], *, kept: KeptAnswer | None = None
     ) -> T:
         """Return what *write* returns, repeated while the database fails: its content exists nowhere else."""

@@ -72,8 +72,10 @@ class Revocation:
     async def revoke_stored(self, token: StoredToken) -> bool:
         """Revoke the grant of a row, and tell whether the provider was told and took it."""
         connection = await self._connections.load(token.connection)
-        if connection is None:
-            return False
+        return connection is not None and await self.revoke_of(connection, token)
+
+    async def revoke_of(self, connection: Connection, token: StoredToken) -> bool:
+        """Do the same for a row and a connection that may both be gone."""
         outcome = await self.revoke(
             connection,
             access_token=token.access_token,

@@ -16,8 +16,9 @@ Rules (descope-contract.md section 11; DESIGN sections 2 and 7):
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import replace
 
 import structlog
 from sqlalchemy.exc import SQLAlchemyError
@@ -26,6 +27,7 @@ from gateway.errors import ConnectionRequired, ConnectionUnknown, TokenServiceUn
 from gateway.models import Caller, ConnectionToken, TokenKey
 from gateway.net.client import OutboundClient
 from gateway.store.engine import Store
+from gateway.vault.adoption import Adoption
 from gateway.vault.ahead import RefreshAhead
 from gateway.vault.connections import Connection, Connections
 from gateway.vault.discovery import Discovery
@@ -35,12 +37,13 @@ from gateway.vault.key_census import check_keys
 from gateway.vault.lease import Timing
 from gateway.vault.record import Record, to_log
 from gateway.vault.recovery import Recovery
-from gateway.vault.refresh import Refresher, RefreshFailed, TokenGone
+from gateway.vault.refresh import GiveBack, Refresher, RefreshFailed, TokenGone
 from gateway.vault.removal import Removal
 from gateway.vault.sealing import SealBroken, Sealer
 from gateway.vault.stored_token import ANSWER_LOST, StoredToken, TokenDraft
 from gateway.vault.tokens import Tokens
 
+DATABASE_FAILED = "database_failed"  # what an answer says whose token could not even be leased
 RETRY_SECONDS = 5  # how soon a token that could not be refreshed, or a database that failed, is worth another look
 
 log = structlog.get_logger()
@@ -95,6 +98,7 @@ class Vault:
             record=record,
             recovery=recovery,
         )
+        self._adoption = Adoption(store, self.tokens, self._refresher, clock=clock, random_bytes=random_bytes)
         self._ahead = RefreshAhead(self._refresh_ahead, clock=clock, random_bytes=random_bytes)
 
     async def start(self) -> None:
@@ -113,6 +117,10 @@ class Vault:
         """Begin no more refreshes ahead of expiry, and let the exchanges under way finish."""
         await self._ahead.close()
         await self._refresher.close()
+
+    def give_back_with(self, give_back: GiveBack) -> None:
+        """Have grants revoked with *give_back* that were refreshed while somebody deleted their token."""
+        self._refresher.give_back = give_back
 
     @property
     def refresh_counts(self) -> Mapping[str, int]:
@@ -178,7 +186,8 @@ class Vault:
 
         Raises:
             ConnectionUnknown: no such connection.
-            RefreshFailed: the verification failed.
+            RefreshFailed: the verification failed, or another one of the same refresh token is under way.
+            RefreshTokenStored: another token of the same user or tenant has this refresh token.
             TokenServiceUnavailable: the database failed.
         """
         async with _translated(draft.connection, is_refresh_told=True):
@@ -186,8 +195,32 @@ class Vault:
             if connection is None:
                 raise ConnectionUnknown(connection=draft.connection)
             if verify_refresh and draft.refresh_token is not None:
-                return await self._refresher.adopt(draft, connection)
+                return await self._adoption.adopt(draft, connection)
+            await self._adoption.check_unshared(draft, connection)
             return await self.tokens.put(draft)
+
+    async def upload_all(self, drafts: Sequence[TokenDraft]) -> tuple[str, ...]:
+        """
+        Store every draft, or none, and return their ids in order.
+
+        Raises:
+            RefreshTokenStored, RefreshFailed: as `upload`.
+        """
+        for draft in drafts:
+            connection = await self.connections.load(draft.connection)
+            if connection is not None:
+                await self._adoption.check_unshared(draft, connection)
+        return await self.holdings.put_all(drafts)
+
+    async def revive(self, token_id: str) -> None:
+        """Let a grant that was called dead be tried once more (an operator's `gateway tokens refresh`)."""
+        token = await self.tokens.get(token_id)
+        if token is not None and token.dead:
+            await self.tokens.revive(token)
+
+    def connection_changed(self, connection_id: str) -> None:
+        """The connection of this id was changed, here or in another process."""
+        self._refresher.forget_failures(connection_id)
 
     # --- deciding --------------------------------------------------------------------------------------------------
 
@@ -218,10 +251,17 @@ class Vault:
         self._refuse_hopeless(token, connection, is_usable=is_usable)
         if not can_exchange(connection, token) or (self._is_fresh(token) and not is_forced):
             return token, False
+        # Without a known expiry nothing but somebody's wish ever refreshes: it is then worth the risk of a lost answer.
+        is_risked = is_forced and token.expires_at is None
         try:
             refreshed = await self._refresher.refresh(
-                token, connection, is_usable=is_usable, is_patient=is_forced or not is_usable
+                token, connection, is_usable=is_usable and not is_risked, is_patient=is_forced or not is_usable
             )
+        except (SQLAlchemyError, OSError) as exc:
+            if not is_usable:
+                raise
+            log.warning("refresh_not_begun", token=token.id, connection=connection.id, error=type(exc).__name__)
+            return replace(token, last_refresh_error=DATABASE_FAILED), False
         except RefreshFailed:
             now = await self.tokens.get(token.id)
             if now is not None and not now.dead and now.is_valid(self._clock()):

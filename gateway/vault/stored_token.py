@@ -23,7 +23,11 @@ ROTATION_INTERRUPTED = "rotation_interrupted"
 
 @dataclass(frozen=True, slots=True)
 class TokenDraft:
-    """A connection token as somebody hands it in. *expires_at* None: unknown. One of the two secrets is there."""
+    """
+    A connection token as somebody hands it in. One of the two secrets is there.
+
+    *expires_at* None: unknown. *granted_scopes* None: those that were asked for.
+    """
 
     connection: str
     user: str = ""
@@ -36,6 +40,7 @@ class TokenDraft:
     expires_at: float | None = None
     token_sub: str = ""
     granted_by: str = ""
+    granted_scopes: tuple[str, ...] | None = None
 
 
 @dataclass(frozen=True, slots=True)

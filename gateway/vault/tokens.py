@@ -20,6 +20,7 @@ Rules:
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 from sqlalchemy import ColumnElement, Select, delete, func, insert, select, update
@@ -29,6 +30,7 @@ from gateway.models import TokenKey, token_owner
 from gateway.store.changes import announce
 from gateway.store.engine import Store
 from gateway.store.schema import tokens as table
+from gateway.vault import stored_token
 from gateway.vault.oauth import Granted
 from gateway.vault.sealing import Binding, SealBroken, Sealer
 from gateway.vault.stored_token import ANSWER_LOST, StoredToken, TokenDraft, scopes_key, token_of_row
@@ -66,7 +68,7 @@ class Tokens:
         row = (await db.execute(_same_identity(draft))).mappings().one_or_none()
         token_id = row["id"] if row is not None else self._random_bytes(16).hex()
         values: dict[str, Any] = self._sealed(token_id, draft) | {
-            "granted_scopes": scopes,
+            "granted_scopes": scopes if draft.granted_scopes is None else sorted(set(draft.granted_scopes)),
             "token_type": draft.token_type,
             "token_sub": draft.token_sub,
             "granted_by": draft.granted_by,
@@ -124,6 +126,18 @@ class Tokens:
             if row["requested_scopes_key"] == scopes_key(scopes) or row["granted_scopes"] == scopes:
                 return self._open_for(row, key)
         return None
+
+    async def of_subject(self, connection: str, user: str, tenant: str) -> list[StoredToken]:
+        """Return each token of one user, or of one tenant, in a connection, of all accounts and scopes, that opens."""
+        own = [table.c.connection_id == connection, table.c.user_id == user]
+        if not user:
+            own.append(table.c.tenant_id == tenant)
+        found: list[StoredToken] = []
+        async with self._store.read() as db:
+            for row in (await db.execute(select(table).where(*own))).mappings().all():
+                with suppress(SealBroken):
+                    found.append(self._open(row))
+        return found
 
     async def latest(self, key: TokenKey) -> StoredToken | None:
         """Return the newest token of the key's connection and subject, whatever its scopes."""
@@ -246,6 +260,22 @@ class Tokens:
         if granted.scopes is not None:
             values["granted_scopes"] = sorted(set(granted.scopes))
         return values
+
+    async def store_renewed(self, token: StoredToken, refresh_token: str, *, error: str, owner: str) -> bool:
+        """Write the refresh token that came without a usable access token, under the conditions of `store_granted`."""
+        sealed = self._seal(token, "sealed_refresh_token", refresh_token)
+        values: dict[str, object] = {"sealed_refresh_token": sealed, "last_refresh_error": error}
+        return await self._swap(token, values, owner=owner, is_new_version=True)
+
+    async def revive(self, token: StoredToken) -> bool:
+        """
+        Let a dead grant be tried once more, because an operator says so; tell whether it was still that grant.
+
+        A rotation that was interrupted counts as a lost answer again: what a refusal then means stays the same.
+        """
+        error = ANSWER_LOST if token.last_refresh_error == stored_token.ROTATION_INTERRUPTED else ""
+        still = (table.c.id == token.id, table.c.version == token.version, table.c.dead.is_(True))
+        return await self._write(token, {"dead": False, "last_refresh_error": error}, where=still)
 
     async def mark_dead(self, token: StoredToken, *, error: str, owner: str) -> bool:
         """Write that the provider refused the grant for good, under the conditions of `store_granted`."""

@@ -28,6 +28,8 @@ class Provider:
         self.fault: int | str | None = None
         self.expires_in: object = 3600
         self.rotates = True
+        self.scope: str | None = None  # what it says it granted
+        self.unusable: dict[str, object] = {}  # replaces members of the answer
         self.gate: asyncio.Event | None = None  # while set and not open, an exchange waits inside the provider
         self.entered = asyncio.Event()
         self._families: dict[str, int] = {}
@@ -60,6 +62,10 @@ class Provider:
     def revoke(self, family: str) -> None:
         """The user takes the grant back."""
         self._revoked.add(family)
+
+    def unrevoke(self, family: str) -> None:
+        """It was a mistake."""
+        self._revoked.discard(family)
 
     def rotate_unseen(self, family: str) -> None:
         """Somebody exchanged the newest refresh token and kept the answer to himself."""
@@ -118,7 +124,9 @@ class Provider:
             answer["expires_in"] = self.expires_in
         if self.rotates:
             answer["refresh_token"] = f"RT-{family}-{current + 1}"
-        return web.json_response(answer)
+        if self.scope is not None:
+            answer["scope"] = self.scope
+        return web.json_response(answer | self.unusable)
 
     def _note_client(self, request: web.Request, form: dict[str, str]) -> None:
         authorization = request.headers.get("Authorization", "")

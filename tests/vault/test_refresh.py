@@ -10,9 +10,10 @@ import pytest
 from gateway.errors import ConnectionRequired, TokenServiceUnavailable
 from gateway.models import ConnectionToken
 from gateway.vault.backoff import BACKOFF_FIRST_SECONDS
+from gateway.vault.connection import Connection
 from gateway.vault.recovery import RECOVERY_DIRECTORY
 from gateway.vault.service import Vault
-from gateway.vault.stored_token import TokenDraft
+from gateway.vault.stored_token import StoredToken, TokenDraft
 from tests.vault.conftest import ANYBODY, ENGINES, KEY, QUICK, House
 
 
@@ -538,3 +539,131 @@ async def test_answer_that_was_never_written_is_stored_at_the_next_start(
         assert "AT-alice-2" == (await replace(restarted, await fetch(restarted))).access_token
     assert [] == list(kept.iterdir())
     assert house.provider.is_alive("alice")
+
+
+UNUSABLE: dict[str, dict[str, object]] = {
+    "another type of token": {"token_type": "mac"},
+    "no access token": {"access_token": None},
+    "an access token with a line break": {"access_token": "a\r\nb"},
+    "an enormous access token": {"access_token": "a" * 20_000},
+}
+
+
+@pytest.mark.parametrize("unusable", UNUSABLE.values(), ids=UNUSABLE.keys())
+async def test_refresh_token_beside_an_unusable_access_token_is_kept(
+    house: House, vault: Vault, unusable: dict[str, object]
+) -> None:
+    """The provider has rotated: what it says for the next time is stored, although this time brought nothing."""
+    await house.grant(vault, seconds=100.0)
+    house.clock.now += 101.0
+    house.provider.unusable = unusable
+    with pytest.raises(TokenServiceUnavailable):
+        await fetch(vault)
+
+    house.provider.unusable = {}
+    house.clock.now += 10.0
+    assert "AT-alice-2" == (await fetch(vault)).access_token
+    assert ["RT-alice-0", "RT-alice-1"] == house.provider.exchanges
+
+
+async def test_answer_with_a_large_id_token_is_read(house: House, vault: Vault) -> None:
+    """What a connect flow reads, a refresh reads as well: 70 KB of groups cost no grant."""
+    await house.grant(vault)
+    house.provider.unusable = {"id_token": "x" * 70_000}
+
+    assert "AT-alice-1" == (await replace(vault, await fetch(vault))).access_token
+
+
+async def test_operator_can_try_a_dead_grant_again(house: House, vault: Vault) -> None:
+    """A grant that was called dead by mistake lives again when an operator has it tried; a dead one dies again."""
+    token = await house.grant(vault)
+    rejected = await fetch(vault)
+    house.provider.revoke("alice")
+    for _ in range(2):
+        with pytest.raises(ConnectionRequired):
+            await replace(vault, rejected)
+    await vault.revive(token.id)
+    with pytest.raises(ConnectionRequired):
+        await vault.fetch_stored(KEY, force_refresh=True)
+
+    house.provider.unrevoke("alice")
+    await vault.revive(token.id)
+    stored, _ = await vault.fetch_stored(KEY, force_refresh=True)
+    assert ("AT-alice-1", False) == (stored.access_token, stored.dead)
+
+
+async def test_grant_whose_token_is_deleted_in_mid_refresh_is_revoked(house: House, vault: Vault) -> None:
+    """Whoever deleted knew the old refresh token; the one that the provider has just issued is given back."""
+    token = await house.grant(vault)
+    rejected = await fetch(vault)
+    given_back: list[str | None] = []
+
+    async def give_back(connection: Connection, orphan: StoredToken) -> None:
+        given_back.append(orphan.refresh_token)
+
+    vault.give_back_with(give_back)
+    house.provider.gate = asyncio.Event()
+    caller = asyncio.create_task(replace(vault, rejected))
+    await house.provider.entered.wait()
+    await vault.removal.one(token.id)
+    house.provider.gate.set()
+
+    with pytest.raises(ConnectionRequired):
+        await caller
+    assert ["RT-alice-1"] == given_back
+
+
+async def test_valid_token_is_served_although_the_lease_cannot_be_written(
+    house: House, vault: Vault, engine: str
+) -> None:
+    """A database that reads and does not write keeps nobody from a token that is valid: only the refresh waits."""
+    await house.grant(vault, seconds=100.0)
+    house.clock.now += 95.0
+    for statement in NO_LEASES[engine]:
+        house.execute(statement)
+
+    stored, _ = await vault.fetch_stored(KEY, force_refresh=True)
+    assert ("AT-alice-0", "database_failed") == (stored.access_token, stored.last_refresh_error)
+    assert "AT-alice-0" == (await fetch(vault)).access_token
+    house.clock.now += 10.0
+    with pytest.raises(TokenServiceUnavailable):
+        await fetch(vault)
+
+
+NO_LEASES = {
+    "sqlite": ["CREATE TRIGGER no_leases BEFORE UPDATE ON tokens BEGIN SELECT RAISE(ABORT, 'disk full'); END"],
+    "postgresql": [
+        "CREATE FUNCTION no_leases() RETURNS trigger LANGUAGE plpgsql AS $$BEGIN RAISE 'disk full'; END$$",
+        "CREATE TRIGGER no_leases BEFORE UPDATE ON tokens FOR EACH ROW EXECUTE FUNCTION no_leases()",
+    ],
+}
+
+
+async def test_wish_refreshes_what_never_expires_although_an_answer_was_lost(house: House, vault: Vault) -> None:
+    """With an unknown expiry nothing else would ever ask again: forceRefresh does."""
+    await house.grant(vault, seconds=None)
+    house.provider.fault = 503
+    stored, _ = await vault.fetch_stored(KEY, force_refresh=True)
+    assert ("AT-alice-0", "answer_lost") == (stored.access_token, stored.last_refresh_error)
+
+    house.provider.fault = None
+    house.clock.now += 10.0
+    stored, _ = await vault.fetch_stored(KEY, force_refresh=True)
+    assert ("AT-alice-1", "") == (stored.access_token, stored.last_refresh_error)
+
+
+async def test_changed_connection_is_tried_at_once(house: House, vault: Vault) -> None:
+    """An operator who has corrected the connection does not wait for the back-off of the wrong one."""
+    await house.grant(vault, seconds=100.0)
+    house.clock.now += 101.0
+    house.provider.fault = 400
+    for _ in range(2):
+        with pytest.raises(TokenServiceUnavailable):
+            await fetch(vault)
+        house.clock.now += 8.0  # past the first back-off, and within the second
+    house.provider.fault = None
+    with pytest.raises(TokenServiceUnavailable):
+        await fetch(vault)
+    vault.connection_changed("contacts")
+
+    assert "AT-alice-1" == (await fetch(vault)).access_token
