@@ -17,12 +17,9 @@ from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar
 
 import structlog
-from sqlalchemy import update
 from sqlalchemy.exc import SQLAlchemyError
 
 from gateway.models import TokenKey
-from gateway.store.engine import Store
-from gateway.store.schema import tokens as tokens_table
 from gateway.vault.attempts import Attempt
 from gateway.vault.code_exchange import Held
 from gateway.vault.connection import Connection
@@ -40,8 +37,7 @@ log = structlog.get_logger()
 class GrantStore:
     """Stores and gives back."""
 
-    def __init__(self, store: Store, tokens: Tokens, revocation: Revocation) -> None:
-        self._store = store
+    def __init__(self, tokens: Tokens, revocation: Revocation) -> None:
         self._tokens = tokens
         self._revocation = revocation
 
@@ -77,7 +73,7 @@ class GrantStore:
             granted_by=attempt.granted_by,
         )
         try:
-            stored = await self._written(lambda: self._put(draft, held.scopes))
+            stored = await self._written(lambda: self._tokens.put_consented(draft, granted_scopes=held.scopes))
         except (SQLAlchemyError, OSError):
             await self.give_back(held, connection)
             raise
@@ -89,15 +85,6 @@ class GrantStore:
     async def give_back(self, token: Held | StoredToken, connection: Connection) -> None:
         """Revoke *token* at its provider, as far as that listens."""
         await self._revocation.revoke(connection, access_token=token.access_token, refresh_token=token.refresh_token)
-
-    async def _put(self, draft: TokenDraft, granted: tuple[str, ...] | None) -> StoredToken:
-        stored = await self._tokens.put(draft)
-        scopes = list(stored.requested_scopes if granted is None else granted)
-        if scopes != list(stored.granted_scopes):
-            mine = (tokens_table.c.id == stored.id, tokens_table.c.version == stored.version)
-            async with self._store.write() as db:
-                await db.execute(update(tokens_table).where(*mine).values(granted_scopes=scopes))
-        return stored
 
     async def _written(self, write: Callable[[], Coroutine[Any, Any, T]]) -> T:
         """Return what *write* returns, tried again where the database fails: what it holds exists nowhere else."""
