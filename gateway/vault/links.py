@@ -99,7 +99,7 @@ class Links:
         Raises:
             ConnectionUnknown: no such connection.
             ConnectInvalid: it cannot be connected in a browser, or an argument is not valid.
-            SubjectNotAllowed: rule 6.
+            SubjectNotAllowed: rule 1.
             RateLimited: too many attempts are under way.
         """
         _check_starter(started_by, user=user, tenant=tenant, tenant_level=tenant_level)
@@ -209,7 +209,7 @@ class Links:
 
     def _redirect_target(self, connection: Connection, wanted: str | None) -> str:
         """
-        Return where the browser goes in the end, "" for our own page (rule 5).
+        Return where the browser goes in the end, "" for our own page (rule 2).
 
         Raises:
             ConnectInvalid: *wanted* is not on the list.
@@ -226,7 +226,7 @@ class Links:
 
 
 def _check_starter(caller: Caller, *, user: str | None, tenant: str | None, tenant_level: bool) -> None:
-    """Raise SubjectNotAllowed where *caller* may not begin this (rule 6)."""
+    """Raise SubjectNotAllowed where *caller* may not begin this (rule 1)."""
     if caller.kind == "management":
         return
     if tenant is not None and tenant not in caller.tenants:

@@ -13,7 +13,7 @@ import pytest
 
 from tests.vault.authority import Authority, authority
 from tests.vault.connecting import Browser
-from tests.world import Issuer, Received, Running, Upstream, answer, running, settings
+from tests.world import PROJECT, Issuer, Received, Running, Upstream, answer, running, settings
 
 ROUTE = {"name": "api", "prefix": "/api", "connection": "api"}
 
@@ -68,6 +68,40 @@ async def test_refused_call_leads_to_a_connection(
     assert "connected" == waited["status"]
     assert (200, ["Bearer AT-1"]) == (again, upstream.authorizations)
     assert "code=" not in done.url
+
+
+async def test_session_jwt_connects_and_gets_nothing_else(
+    gateway: Running, provider: Authority, upstream: Upstream, issuer: Issuer
+) -> None:
+    """
+    A JWT without the issuer's required scope begins to connect its user's account by both rows; it fetches no token,
+    calls no route, and has connected nobody else's.
+    """
+    session = issuer.token("ada", scope=None)
+    headers = {"Authorization": f"Bearer {PROJECT}:{session}"}
+
+    async def post(path: str, **body: Any) -> tuple[int, dict[str, Any]]:
+        url = f"{gateway.gateway.token_api_url}{path}"
+        async with gateway.session.post(url, json={"appId": "api", **body}, headers=headers) as response:
+            return response.status, await response.json()
+
+    links = [await post(path) for path in ("/v1/mgmt/outbound/app/connect", "/v1/outbound/oauth/connect")]
+    connected = [await connect(gateway, link["url"]) for _, link in links]
+    fetched = [
+        await post(f"/v1/mgmt/outbound/app/{path}", userId="ada", tenantId="acme", scopes=["mail.read"])
+        for path in ("user/token/latest", "user/token", "tenant/token/latest", "tenant/token")
+    ]
+    async with gateway.session.get(f"{gateway.url}/api/me", headers=headers) as response:
+        called = (response.status, (await response.json(content_type=None))["code"])
+    async with gateway.session.get(f"{gateway.gateway.token_api_url}/nowhere", headers=headers) as response:
+        elsewhere = response.status
+    with_scope, _ = await call(gateway, issuer)
+
+    assert ([200, 200], ["connected", "connected"]) == ([status for status, _ in links], connected)
+    assert [(403, "E011006")] * 4 == [(status, error["errorCode"]) for status, error in fetched]
+    assert (403, "caller_scope_missing") == called
+    assert 403 == elsewhere
+    assert (200, ["Bearer AT-2"]) == (with_scope, upstream.authorizations)
 
 
 async def test_discovered_endpoint_refreshes(
