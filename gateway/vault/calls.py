@@ -67,7 +67,12 @@ class Connecting(Protocol):
         """Return a link for one use and a short while."""
 
     async def register(self, connection: Connection) -> Connection:
-        """Return *connection* with the client that its provider registers, where it says `useDcr`."""
+        """
+        Return *connection* with the client that its provider registers, where it says `useDcr`.
+
+        Raises:
+            ConnectionInvalid, RegistrationFailed
+        """
 
 
 @dataclass(frozen=True, slots=True)

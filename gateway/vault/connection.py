@@ -87,6 +87,11 @@ class Connection:
         return (self.quirks.token_auth or "client_secret_basic") if self.client_secret else "none"
 
     @property
+    def awaits_registration(self) -> bool:
+        """Whether its provider shall register its client (`useDcr`, RFC 7591), and has not yet."""
+        return self.kind == "oauth" and self.extra.get("useDcr") is True and not self.client_id
+
+    @property
     def quirks(self) -> Quirks:
         """
         How the connection's provider deviates from the standards; what the connection itself says wins over it.
@@ -122,7 +127,8 @@ def check(connection: Connection) -> None:
         raise ConnectionInvalid("type: expected oauth or apikey")
     if connection.token_auth is not None and connection.token_auth not in TOKEN_AUTHS:
         raise ConnectionInvalid(f"token auth: expected one of {', '.join(sorted(TOKEN_AUTHS))}")
-    if connection.client_authentication != "none" and connection.kind == "oauth" and not connection.client_secret:
+    needs_secret = connection.client_authentication != "none" and not connection.awaits_registration
+    if needs_secret and connection.kind == "oauth" and not connection.client_secret:
         raise ConnectionInvalid("client secret: missing, and the connection's client authenticates with one")
     secret = connection.client_secret or ""
     if secret.startswith("-----BEGIN "):  # a private key (PEM, RFC 7468), whose lines are its own

@@ -92,6 +92,18 @@ class Connections:
             raise ConnectionExists(f"connection {connection.id} exists") from exc
         return connection
 
+    async def check_free(self, connection: Connection) -> None:
+        """
+        Do nothing where no other connection has the id or the name of *connection*.
+
+        Raises:
+            ConnectionExists
+        """
+        async with self._store.read() as db:
+            found = await db.execute(select(table.c.id).where(table.c.id == connection.id))
+            if found.one_or_none() is not None or await _is_name_taken(db, connection):
+                raise ConnectionExists(f"connection {connection.id} exists, or another one of this name")
+
     async def update(self, connection_id: str, change: Callable[[Connection], Connection]) -> Connection:
         """
         Make the stored connection what *change* returns for it, in one transaction, and return it. Its id stays.

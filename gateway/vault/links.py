@@ -192,6 +192,8 @@ class Links:
             return
         if grant_of(connection) != "authorization_code":
             raise ConnectInvalid("This connection gets its tokens without a browser.")
+        if connection.awaits_registration:
+            raise ConnectInvalid("The provider has not registered this connection's client yet: the log says why.")
         if not connection.client_id:
             raise ConnectInvalid("This connection has no client id yet.")
         if not text_of(connection, "discoveryUrl") and not (connection.authorization_url and connection.token_url):

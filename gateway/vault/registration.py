@@ -6,7 +6,9 @@ Rules:
 2. What is asked: the callback as the only redirect URI, authorization code with refresh, PKCE, the scopes, a name.
 3. The client authentication is the strongest that both sides have: basic, post, none (a public client with PKCE).
 4. The answer is believed only where it is a client that can be used: an id, a secret where one is needed, and the
-   redirect URI that was asked for.
+   redirect URI that was asked for. A secret that expires is refused, instead of a day on which every grant of the
+   connection stops refreshing: renewing it is the provider's own protocol where it has one (RFC 7592).
+5. What is refused says what an operator can do. Nothing that the provider wrote is in it.
 """
 
 from __future__ import annotations
@@ -15,7 +17,7 @@ from dataclasses import replace
 
 import orjson
 
-from gateway.net.client import OutboundClient, OutboundError
+from gateway.net.client import NOT_SENT, OutboundClient, OutboundError
 from gateway.providers.quirks import TokenAuth
 from gateway.vault.client_auth import text_of
 from gateway.vault.connection import MAX_VALUE_LENGTH, Connection
@@ -26,12 +28,35 @@ MAX_ANSWER_BYTES = 65_536
 PREFERRED: tuple[TokenAuth, ...] = ("client_secret_basic", "client_secret_post", "none")
 
 
-class RegistrationFailed(Exception):
-    """The provider registered no client. *reason* is a word of ours; holds nothing that the provider wrote."""
+OWN_CLIENT = "register a client there yourself, and give its id and secret"
+MEANINGS = {
+    "no_registration_endpoint": f"nobody says where; set dcrUrl to its registration endpoint, or {OWN_CLIENT}",
+    "private_key": f"a client that signs brings its key; {OWN_CLIENT} (the private key)",
+    "status_401": f"it registers nobody whom it does not know; {OWN_CLIENT}",
+    "status_403": f"it registers nobody whom it does not know; {OWN_CLIENT}",
+    "malformed_answer": f"its answer is no client that can be used; {OWN_CLIENT}",
+    "other_redirect_uri": f"it registered another redirect URI than this gateway's; {OWN_CLIENT}",
+    "no_client_secret": "it gave no secret; set tokenEndpointAuthMethod (token_auth) to none where clients are public",
+    "client_secret_expires": (
+        "the client's secret expires (client_secret_expires_at), and the gateway does not renew it; either register a "
+        "client there yourself whose secret stays, and give its id and secret, or set tokenEndpointAuthMethod "
+        "(token_auth) to none if it takes public clients. The client that was just made stays there, unused"
+    ),
+}
 
-    def __init__(self, reason: str) -> None:
+
+class RegistrationFailed(Exception):
+    """
+    The provider registered no client. *reason* is a word of ours, the message a sentence with what can be done.
+
+    *is_passing*: nothing was registered for sure, and the same may succeed later.
+    """
+
+    def __init__(self, reason: str, meaning: str | None = None, *, is_passing: bool = False) -> None:
         self.reason = reason
-        super().__init__(reason)
+        self.is_passing = is_passing
+        meaning = meaning or MEANINGS.get(reason) or f"it answered {reason.replace('_', ' ')}"
+        super().__init__(f"The provider registered no client: {meaning}.")
 
 
 async def register(
@@ -43,17 +68,21 @@ async def register(
     A connection that has a client id already is unchanged as well: an update must not make a second client.
 
     Raises:
-        RegistrationFailed, DiscoveryFailed
+        RegistrationFailed
     """
-    if connection.extra.get("useDcr") is not True or connection.client_id:
+    if not connection.awaits_registration:
         return connection
-    metadata = None
-    if text_of(connection, "discoveryUrl"):
+    try:
         metadata = (await discovery.resolve(connection)).metadata
+    except DiscoveryFailed as exc:
+        text = f"its metadata cannot be used ({exc.reason})"
+        raise RegistrationFailed(exc.reason, text, is_passing=True) from exc
     url = text_of(connection, "dcrUrl") or (metadata.registration_url if metadata is not None else "")
     if not url or not is_endpoint(url, allow_http=allow_http):
         raise RegistrationFailed("no_registration_endpoint")
     auth = _auth(connection, metadata)
+    if auth not in PREFERRED:
+        raise RegistrationFailed("private_key")
     try:
         answer = await client.request(
             "POST",
@@ -65,9 +94,11 @@ async def register(
         )
         document = answer.json() if answer.status in (200, 201) else None
     except OutboundError as exc:
-        raise RegistrationFailed(exc.reason) from exc
+        raise RegistrationFailed(exc.reason, str(exc), is_passing=exc.reason in NOT_SENT) from exc
+    if answer.status not in (200, 201):
+        raise RegistrationFailed(f"status_{answer.status}", is_passing=answer.status in (429, 503))
     if not isinstance(document, dict):
-        raise RegistrationFailed(f"status_{answer.status}")
+        raise RegistrationFailed("malformed_answer")
     return _registered(connection, document, auth=auth, callback_url=callback_url)
 
 
@@ -110,8 +141,5 @@ def _registered(
     if not isinstance(secret, str) or not 0 < len(secret) <= MAX_VALUE_LENGTH:
         raise RegistrationFailed("no_client_secret")
     if document.get("client_secret_expires_at") not in (None, 0):
-        raise RegistrationFailed("client_secret_expires")  # nobody would renew it, and every grant would die with it
+        raise RegistrationFailed("client_secret_expires")
     return replace(connection, client_id=client_id, client_secret=secret, token_auth=chosen)
-
-
-__all__ = ["DiscoveryFailed", "RegistrationFailed", "register"]

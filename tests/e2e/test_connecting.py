@@ -70,6 +70,25 @@ async def test_refused_call_leads_to_a_connection(
     assert "code=" not in done.url
 
 
+async def test_client_that_cannot_be_kept_is_told_of(gateway: Running, provider: Authority) -> None:
+    """
+    A client secret that expires is refused with what an operator can do; an id that is taken costs no second client.
+    """
+    provider.registration = {"client_secret_expires_at": int(time.time()) + 86_400}
+    answers = []
+    for body in ({"id": "api", "name": "Another"}, {"id": "other", "name": "The API"}, {"id": "new", "name": "New"}):
+        async with gateway.session.post(
+            f"{gateway.gateway.token_api_url}/v1/mgmt/outbound/app/create",
+            json=body | {"useDcr": True, "discoveryUrl": provider.url},
+            headers={"Authorization": f"Bearer {PROJECT}:{gateway.management_key}"},
+        ) as response:
+            answers.append((response.status, (await response.json())["errorMessage"]))
+
+    assert [409, 409, 400] == [status for status, _ in answers]
+    assert "set tokenEndpointAuthMethod (token_auth) to none" in answers[2][1]
+    assert 2 == len(provider.registered)
+
+
 async def test_session_jwt_connects_and_gets_nothing_else(
     gateway: Running, provider: Authority, upstream: Upstream, issuer: Issuer
 ) -> None:
