@@ -23,6 +23,7 @@ from gateway.vault.grants import is_minted
 from gateway.vault.key_ring import SealingRing
 from gateway.vault.metrics import VaultMetrics
 from gateway.vault.pages import Pages
+from gateway.vault.registration import Registrar
 from gateway.vault.revocation import Revocation
 from gateway.vault.sealing import Sealer
 from gateway.vault.service import Vault
@@ -44,13 +45,18 @@ class Offers:
 
 @dataclass(frozen=True, slots=True)
 class OpenVault:
-    """A vault that serves, the flow by which users connect, and its pages. Made by `open_vault`."""
+    """
+    A vault that serves, the flow by which users connect, and its pages. Made by `open_vault`.
+
+    Its *registrar* is started by whoever knows that the public URL is right.
+    """
 
     vault: Vault
     connecting: Connecting
     discovery: Discovery
     pages: Pages
     offers: Offers
+    registrar: Registrar
     metrics: VaultMetrics
     _owned: AsyncExitStack
 
@@ -123,5 +129,7 @@ async def open_vault(
         )
         opening.push_async_callback(connecting.close)
         pages = Pages(connecting, base_url=base_url, random_bytes=random_bytes)
+        registrar = Registrar(vault.connections, connecting.register)
+        opening.push_async_callback(registrar.close)
         owned = opening.pop_all()
-        return OpenVault(vault, connecting, discovery, pages, Offers(connecting), metrics, owned)
+        return OpenVault(vault, connecting, discovery, pages, Offers(connecting), registrar, metrics, owned)

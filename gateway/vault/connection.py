@@ -11,6 +11,8 @@ Rules:
    `none` without.
 5. A connection made from a template keeps copies of its URLs, scopes and origins, so that nothing but a person changes
    where tokens go; the provider's quirks it has by reference, so that a corrected catalogue reaches it.
+6. A client that a provider registers (`useDcr`) is registered once. Who says the same connection again without a client
+   (routes.yaml, at every start) means the one that there is, as long as it is registered at the same place.
 
 Source: descope-contract.md section 2, App; DESIGN section 7, "Where tokens may go".
 """
@@ -19,7 +21,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal, get_args
 from urllib.parse import urlsplit
 
@@ -105,6 +107,15 @@ class Connection:
             return resolve(self.template, self.variables).quirks
         except (ProviderUnknown, VariableInvalid):
             return Quirks()
+
+
+def with_client_of(wanted: Connection, stored: Connection | None) -> Connection:
+    """Return *wanted* with the client registered for *stored*, where it wants one at the same place (rule 6)."""
+    if stored is None or not wanted.awaits_registration or not stored.client_id:
+        return wanted
+    if any(wanted.extra.get(name) != stored.extra.get(name) for name in ("useDcr", "discoveryUrl", "dcrUrl")):
+        return wanted
+    return replace(wanted, client_id=stored.client_id, client_secret=stored.client_secret, token_auth=stored.token_auth)
 
 
 def is_connection_id(text: str) -> bool:

@@ -205,9 +205,7 @@ class Links:
 
         It is at the connection's `callbackDomain`, else at our public URL.
         """
-        domain = text_of(connection, "callbackDomain").rstrip("/")
-        base = self._base_url() if not domain else domain if "://" in domain else f"https://{domain}"
-        return f"{base}{CALLBACK_PATH}"
+        return callback_url(connection, self._base_url())
 
     def _redirect_target(self, connection: Connection, wanted: str | None) -> str:
         """
@@ -225,6 +223,13 @@ class Links:
         if not is_endpoint(target.partition("#")[0], allow_http=self._allow_http):
             raise ConnectInvalid("redirectUrl: expected an absolute https URL")
         return target
+
+
+def callback_url(connection: Connection, base_url: str) -> str:
+    """Return the connection's redirect URI where the traffic listener's public URL is *base_url*."""
+    domain = text_of(connection, "callbackDomain").rstrip("/")
+    base = base_url if not domain else domain if "://" in domain else f"https://{domain}"
+    return f"{base}{CALLBACK_PATH}"
 
 
 def _check_starter(caller: Caller, *, user: str | None, tenant: str | None, tenant_level: bool) -> None:

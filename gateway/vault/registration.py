@@ -8,25 +8,39 @@ Rules:
 4. The answer is believed only where it is a client that can be used: an id, a secret where one is needed, and the
    redirect URI that was asked for. A secret that expires is refused, instead of a day on which every grant of the
    connection stops refreshing: renewing it is the provider's own protocol where it has one (RFC 7592).
-5. What is refused says what an operator can do. Nothing that the provider wrote is in it.
+5. Connections of routes.yaml are registered in the background once the gateway serves, and only if they have no client
+   yet: a start waits for no provider. Where nothing was sent, it is tried again; where the provider may have made a
+   client, not before the next start.
+6. What is refused says what an operator can do. Nothing that the provider wrote is in it.
 """
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from dataclasses import replace
 
 import orjson
+import structlog
+from sqlalchemy.exc import SQLAlchemyError
 
 from gateway.net.client import NOT_SENT, OutboundClient, OutboundError
 from gateway.providers.quirks import TokenAuth
+from gateway.telemetry import place_of
 from gateway.vault.client_auth import text_of
 from gateway.vault.connection import MAX_VALUE_LENGTH, Connection
+from gateway.vault.connections import Connections
 from gateway.vault.discovery import Discovery, DiscoveryFailed, Metadata, is_endpoint
 
 ANSWER_SECONDS = 15.0
 MAX_ANSWER_BYTES = 65_536
+PAUSES_SECONDS = (5.0, 30.0, 120.0, 600.0)  # between tries; the last one again and again
+WRITE_PAUSES_SECONDS = (0.2, 0.4, 0.8, 1.6, 3.2)  # what was registered exists nowhere else
 PREFERRED: tuple[TokenAuth, ...] = ("client_secret_basic", "client_secret_post", "none")
 
+
+log = structlog.get_logger()
 
 OWN_CLIENT = "register a client there yourself, and give its id and secret"
 MEANINGS = {
@@ -143,3 +157,82 @@ def _registered(
     if document.get("client_secret_expires_at") not in (None, 0):
         raise RegistrationFailed("client_secret_expires")
     return replace(connection, client_id=client_id, client_secret=secret, token_auth=chosen)
+
+
+class Registrar:
+    """Registers the clients of connections that wait for theirs (rule 5). Owns one task between start and close."""
+
+    def __init__(
+        self,
+        connections: Connections,
+        register: Callable[[Connection], Awaitable[Connection]],
+        *,
+        pauses_seconds: tuple[float, ...] = PAUSES_SECONDS,
+    ) -> None:
+        self._connections = connections
+        self._register = register
+        self._pauses_seconds = pauses_seconds
+        self._task: asyncio.Task[None] | None = None
+        self._under_way: asyncio.Task[RegistrationFailed | None] | None = None
+
+    def start(self) -> None:
+        """Begin in the background."""
+        self._task = asyncio.create_task(self._run(), name="register-clients")
+
+    async def close(self) -> None:
+        """Begin no more; one under way gets ANSWER_SECONDS: nobody else knows of the client that it may have made."""
+        if self._task is None:
+            return
+        self._task.cancel()
+        with suppress(asyncio.CancelledError):
+            await self._task
+        if self._under_way is not None:
+            await asyncio.wait((self._under_way,), timeout=ANSWER_SECONDS)
+            self._under_way.cancel()
+
+    async def run_once(self, given_up: set[str]) -> bool:
+        """
+        Register every connection that waits, and tell whether one of them is worth another try.
+
+        Those in *given_up* are left out; added to it are those that are not to be tried again.
+        """
+        is_worth_it = False
+        for connection in await self._connections.list():
+            if not connection.awaits_registration or connection.id in given_up:
+                continue
+            self._under_way = asyncio.create_task(self._one(connection))
+            error = await asyncio.shield(self._under_way)
+            if error is not None and error.is_passing:
+                is_worth_it = True
+            else:
+                given_up.add(connection.id)
+        return is_worth_it
+
+    async def _one(self, connection: Connection) -> RegistrationFailed | None:
+        try:
+            registered = await self._register(connection)
+        except RegistrationFailed as exc:
+            log.warning("client_not_registered", connection=connection.id, reason=exc.reason, hint=str(exc))
+            return exc
+        for pause in WRITE_PAUSES_SECONDS:
+            try:
+                is_used = await self._connections.store_client(registered)
+            except (SQLAlchemyError, OSError) as exc:
+                log.critical("client_not_stored", connection=connection.id, error=type(exc).__name__)
+                await asyncio.sleep(pause)
+                continue
+            log.info("client_registered", connection=connection.id, is_used=is_used)
+            break
+        return None
+
+    async def _run(self) -> None:
+        given_up: set[str] = set()
+        tries = 0
+        while True:
+            try:
+                if not await self.run_once(given_up):
+                    return
+            except Exception as exc:  # the gateway serves all the same, and the next try may succeed
+                log.error("clients_not_registered", error=type(exc).__name__, place=place_of(exc))
+            await asyncio.sleep(self._pauses_seconds[min(tries, len(self._pauses_seconds) - 1)])
+            tries += 1

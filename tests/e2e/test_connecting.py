@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import socket
 import time
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -68,6 +69,44 @@ async def test_refused_call_leads_to_a_connection(
     assert "connected" == waited["status"]
     assert (200, ["Bearer AT-1"]) == (again, upstream.authorizations)
     assert "code=" not in done.url
+
+
+async def test_connection_of_the_file_is_registered_once(
+    tmp_path: Path, provider: Authority, upstream: Upstream, issuer: Issuer
+) -> None:
+    """
+    A connection of routes.yaml without a client gets one from its provider once the gateway serves; after a restart
+    the same client connects a user, and nothing more was registered.
+    """
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    entry = {"id": "api", "discovery_url": provider.url, "use_dcr": True, "scopes": ["mail.read"]}
+    configuration = settings(ROUTE | {"upstream": upstream.url}, issuers=(issuer,), connections=[entry])
+    configuration["listeners"]["traffic"] = {"bind": f"127.0.0.1:{port}", "public_url": f"http://127.0.0.1:{port}"}
+
+    async with running(configuration, tmp_path / "data") as gateway:
+        first = await linked(gateway, issuer)
+    async with running(configuration, tmp_path / "data") as gateway:
+        again = await linked(gateway, issuer)
+        connected = await connect(gateway, again)
+        status, _ = await call(gateway, issuer)
+
+    assert first != again
+    assert ("connected", 200) == (connected, status)
+    assert [[f"http://127.0.0.1:{port}/v1/outbound/oauth/callback"]] == [
+        registered["redirect_uris"] for registered in provider.registered
+    ]
+
+
+async def linked(gateway: Running, issuer: Issuer) -> str:
+    """Call until the refusal has a link: the connection's client has been registered."""
+    for _ in range(500):
+        _, refused = await call(gateway, issuer)
+        if "connect_url" in refused:
+            return str(refused["connect_url"])
+        await asyncio.sleep(0.01)
+    raise AssertionError(refused)
 
 
 async def test_client_that_cannot_be_kept_is_told_of(gateway: Running, provider: Authority) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -9,9 +11,10 @@ from typing import Any
 import pytest
 
 from gateway.vault.connection import Connection, ConnectionInvalid
-from gateway.vault.registration import RegistrationFailed, register
+from gateway.vault.links import ConnectInvalid
+from gateway.vault.registration import Registrar, RegistrationFailed, register
 from tests.vault.authority import Authority, authority
-from tests.vault.connecting import Browser, Town, town
+from tests.vault.connecting import Browser, Town, contacts, town
 
 
 def wanting(provider: Authority, **changes: Any) -> Connection:
@@ -120,6 +123,109 @@ async def test_provider_that_is_away_may_be_asked_again(tmp_path: Path, extra: d
             await made(place, wanting(provider, extra=extra))
 
     assert ("unreachable", True) == (refused.value.reason, refused.value.is_passing)
+
+
+def registrar_of(place: Town, *pauses: float) -> Registrar:
+    """What registers the clients of the place's connections, with these pauses between tries."""
+    return Registrar(place.connections, place.connecting.register, pauses_seconds=pauses or (0.01,))
+
+
+async def eventually(holds: Callable[[], Awaitable[bool]]) -> bool:
+    """Wait until *holds*, at most five seconds; return whether it does."""
+    for _ in range(500):
+        if await holds():
+            return True
+        await asyncio.sleep(0.01)
+    return False
+
+
+async def test_waiting_connections_are_registered_once(tmp_path: Path) -> None:
+    """
+    What the file says without a client gets one in the background; a restart finds it, and registers nothing.
+    """
+    async with town(tmp_path) as place, authority() as provider:
+        said = wanting(provider)
+        for _ in range(2):
+            await place.connections.upsert_from_file([said, contacts(provider.url, id="own", name="Own")])
+            registrar = registrar_of(place)
+            registrar.start()
+            assert await eventually(lambda: has_client(place))
+            await registrar.close()
+        stored = await place.connections.load("contacts")
+
+    assert 1 == len(provider.registered)
+    assert stored is not None
+    assert ("made-id", "made-secret", "file") == (stored.client_id, stored.client_secret, stored.owner)
+
+
+async def has_client(place: Town) -> bool:
+    """Whether the connection of the file has its client."""
+    stored = await place.connections.load("contacts")
+    return stored is not None and stored.client_id == "made-id"
+
+
+async def test_provider_that_is_away_is_asked_until_it_is_there(tmp_path: Path) -> None:
+    """
+    A start waits for no provider: one that cannot be reached is asked again.
+    """
+    async with town(tmp_path) as place, authority() as provider:
+        provider.registration_status = 503
+        await place.connections.upsert_from_file([wanting(provider)])
+        registrar = registrar_of(place)
+        registrar.start()
+        assert await eventually(lambda: registered(provider, 3))
+        with pytest.raises(ConnectInvalid, match="not registered"):
+            await place.link()
+        provider.registration_status = 201
+        assert await eventually(lambda: has_client(place))
+        await registrar.close()
+
+
+async def registered(provider: Authority, times: int) -> bool:
+    """Whether the provider was asked *times* times for a client."""
+    return len(provider.registered) >= times
+
+
+@pytest.mark.parametrize("answer", [{"client_secret_expires_at": 1_900_000_000}, {"client_id": None}])
+async def test_client_that_may_have_been_made_is_not_asked_for_again(tmp_path: Path, answer: dict[str, Any]) -> None:
+    """
+    A provider that has perhaps made a client makes no second one before the next start; the others get theirs.
+    """
+    async with town(tmp_path) as place, authority(registration=answer) as bad, authority() as good:
+        wanted = [replace(wanting(bad), id="bad", name="Bad"), replace(wanting(good), id="good", name="Good")]
+        await place.connections.upsert_from_file(wanted)
+        registrar, given_up = registrar_of(place), set[str]()
+        again = [await registrar.run_once(given_up) for _ in range(3)]
+        stored = [(connection.id, connection.client_id) for connection in await place.connections.list()]
+
+    assert [False] * 3 == again
+    assert (1, 1) == (len(bad.registered), len(good.registered))
+    assert [("bad", ""), ("good", "made-id")] == stored
+
+
+async def test_registration_under_way_is_stored_when_the_gateway_stops(tmp_path: Path) -> None:
+    """
+    Between the provider's answer and the row nothing is cut.
+    """
+    async with town(tmp_path) as place, authority() as provider:
+        await place.connections.upsert_from_file([wanting(provider)])
+        entered, leave = asyncio.Event(), asyncio.Event()
+
+        async def slowly(connection: Connection) -> Connection:
+            made = await place.connecting.register(connection)
+            entered.set()
+            await leave.wait()
+            return made
+
+        registrar = Registrar(place.connections, slowly)
+        registrar.start()
+        await entered.wait()
+        closing = asyncio.create_task(registrar.close())
+        await asyncio.sleep(0.01)
+        leave.set()
+        await closing
+
+        assert await has_client(place)
 
 
 async def test_invalid_connection_makes_no_client(tmp_path: Path) -> None:
