@@ -187,6 +187,8 @@ class Gateway:
             )
             self.token_api_url = await self._serve_app(app, configuration.listeners.token_api)
         await self._listen_for_traffic(exchange, loop)
+        if opened is not None:
+            opened.registrar.start()
 
     async def _open_vault(
         self, store: Store, client: OutboundClient, record: EventLog, data: Path, environ: Mapping[str, str]

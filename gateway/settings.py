@@ -78,8 +78,19 @@ def connection(settings: ConnectionSettings) -> Connection:
         token_auth=settings.token_auth,
         template=settings.template,
         variables=settings.variables,
+        extra=_extra(settings),
         owner="file",
     )
+
+
+def _extra(settings: ConnectionSettings) -> dict[str, object]:
+    """Return the fields that the vault keeps under their names on the wire."""
+    said = {
+        "discoveryUrl": settings.discovery_url,
+        "useDcr": settings.use_dcr or None,
+        "dcrUrl": settings.dcr_url,
+    }
+    return {name: value for name, value in said.items() if value is not None}
 
 
 def descope(settings: DescopeSettings, client: OutboundClient) -> Descope:

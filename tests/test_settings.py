@@ -45,6 +45,28 @@ def test_policy_key_that_was_not_given_matches_everything() -> None:
     assert made.methods is None
 
 
+def test_registration_of_a_connection_reaches_the_vault() -> None:
+    """
+    Where a provider is discovered and registers the client stands under the names that the vault reads.
+    """
+    said = ConnectionSettings(
+        id="c",
+        name="C",
+        discovery_url="https://p.example",
+        use_dcr=True,
+        dcr_url="https://p.example/r",
+        token_auth=None,
+    )
+
+    made, other = settings.connection(said), settings.connection(ConnectionSettings(id="d", name="D"))
+
+    assert {
+        "discoveryUrl": "https://p.example", "useDcr": True, "dcrUrl": "https://p.example/r"
+    } == made.extra  # fmt: skip
+    assert made.awaits_registration
+    assert {} == other.extra
+
+
 def test_connection_of_the_file_is_the_files() -> None:
     """
     A connection of routes.yaml is owned by the file, with its secret and its template.

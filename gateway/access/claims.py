@@ -93,17 +93,20 @@ def check_claims(token: UnverifiedToken, issuer: Issuer, *, now: float) -> None:
     _check_kind(token)
 
 
-def read_caller(token: UnverifiedToken, issuer: Issuer, *, foreign_prefixes: tuple[str, ...]) -> Caller:
+def read_caller(
+    token: UnverifiedToken, issuer: Issuer, *, foreign_prefixes: tuple[str, ...], requires_scope: bool = True
+) -> Caller:
     """
     Return whom the verified *token* of *issuer* names. *foreign_prefixes* are the other issuers' user prefixes.
 
     Raises:
         TokenRefused: a claim has the wrong type, or the user would be another issuer's.
-        CallerScopeMissing: the token lacks the issuer's `required_scope`.
+        CallerScopeMissing: its scopes cannot be read, or (where *requires_scope*) lack the issuer's `required_scope`.
     """
     claims, names = token.claims, issuer.claims
     scopes = _scopes(claims.get(names.scopes))
-    if scopes is None or (issuer.required_scope is not None and issuer.required_scope not in scopes):
+    required = issuer.required_scope if requires_scope else None
+    if scopes is None or (required is not None and required not in scopes):
         raise CallerScopeMissing
     client = _optional_name(claims, names.client)
     user = _optional_name(claims, names.user)

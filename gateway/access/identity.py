@@ -5,7 +5,8 @@ Rules:
 1. A credential is a JWT of a configured issuer, an agent key, or a management key; it stands where the route says, and
    nowhere else (DESIGN section 9, "On the wire").
 2. Each door has an `Identity` of its own, since not every door takes management keys. They share issuers and keys.
-3. A verified caller is remembered until min(exp, CACHE_SECONDS); failures are not, so strangers fill nothing.
+3. A verified caller is remembered until min(exp, CACHE_SECONDS); failures are not, so strangers fill nothing. Nor is a
+   caller who was not asked for the required scope: whom this remembers has it.
 4. A key's caller is believed only while the change feed is live, and forgotten when the feed names the key: a revoked
    key is refused within a second, in every process. Where the feed is behind, the database is asked each time.
 5. Only a management key names its user and tenant. Others act for themselves, and may choose one of their own tenants.
@@ -111,9 +112,11 @@ class Identity:
             return None
         return caller
 
-    async def identify(self, credential: str) -> Caller:
+    async def identify(self, credential: str, *, requires_scope: bool = True) -> Caller:
         """
         Return who *credential* says is calling.
+
+        *requires_scope* False: a JWT need not have its issuer's required scope, for what no scope is needed for.
 
         Raises:
             CallerUnauthenticated: nobody, or a management key at a door that takes none.
@@ -124,8 +127,9 @@ class Identity:
         if caller is not None:
             return caller
         if not looks_like_key(credential):
-            caller = await self._issuers.verify(credential)
-            self._remember(credential, caller)
+            caller = await self._issuers.verify(credential, requires_scope=requires_scope)
+            if requires_scope:
+                self._remember(credential, caller)
             return caller
         if credential.startswith(_MANAGEMENT) and not self._accepts_management:
             raise CallerUnauthenticated

@@ -69,17 +69,17 @@ class Issuers:
             for entry in entries
         }
 
-    async def verify(self, token: str) -> Caller:
+    async def verify(self, token: str, *, requires_scope: bool = True) -> Caller:
         """
         Return the caller whom *token* names.
 
         Raises:
             CallerUnauthenticated: it is not a valid access token of a configured issuer for this gateway.
-            CallerScopeMissing: it is, and lacks the issuer's required scope.
+            CallerScopeMissing: it is, and lacks the issuer's required scope, where *requires_scope*.
             KeysUnavailable: the issuer's keys cannot be had at the moment.
         """
         try:
-            return await self._verify(token)
+            return await self._verify(token, requires_scope=requires_scope)
         except TokenRefused as exc:
             log.debug("token_refused", reason=str(exc))
         # Outside of the handler, so that no traceback can carry the reason along.
@@ -100,7 +100,7 @@ class Issuers:
         for key_set in self._key_sets.values():
             await key_set.close()
 
-    async def _verify(self, token: str) -> Caller:
+    async def _verify(self, token: str, *, requires_scope: bool) -> Caller:
         parts = take_apart(token)
         name = parts.claims.get("iss")
         issuer = self._issuers.get(name) if isinstance(name, str) else None
@@ -114,7 +114,8 @@ class Issuers:
             raise TokenRefused("no such key")
         if not _is_signed(parts, key):
             raise TokenRefused("wrong signature")
-        return read_caller(parts, issuer, foreign_prefixes=self._foreign_prefixes[issuer.issuer])
+        foreign_prefixes = self._foreign_prefixes[issuer.issuer]
+        return read_caller(parts, issuer, foreign_prefixes=foreign_prefixes, requires_scope=requires_scope)
 
 
 def _is_signed(token: UnverifiedToken, key: VerificationKey) -> bool:

@@ -10,9 +10,10 @@ Rules:
    its methods in any letter case, and GET covers HEAD, because HEAD's answer tells what GET's would (RFC 9110 section
    9.3.2).
 4. A management key bypasses policies (DESIGN section 7).
-5. A raw connection token, once handed out, can be used beyond every condition of a route. So a raw fetch needs an
-   allow without `routes`, `methods` and `paths`; a deny that has them denies it whatever they say; without policies
-   there is no such allow; agent keys never get one.
+5. A raw connection token, once handed out, can be used beyond every condition of a route, and whoever connects a tenant
+   decides whose account all routes use. So a raw fetch, and connecting a tenant, need an allow without `routes`,
+   `methods` and `paths`; a deny that has them denies it whatever they say; without policies there is no such allow;
+   agent keys never get one.
 
 Pure: no I/O, no clock. Leaves the routes' own `allow` to `proxy/routing.py`.
 """
@@ -190,7 +191,7 @@ class PolicySet:
         return NO_ALLOW
 
     def decide_raw(self, caller: Caller, subject: Subject, *, connection: str) -> Decision:
-        """Return whether *caller* may be handed *subject*'s token of *connection* itself (token API, rule 5)."""
+        """Return whether *caller* may be handed *subject*'s token of *connection* itself, or connect that (rule 5)."""
         if caller.kind == "management":
             return MANAGEMENT
         if caller.kind != "jwt":

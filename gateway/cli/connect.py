@@ -72,7 +72,7 @@ def connect(
     data: Path,
 ) -> None:
     """Print the link with which user U connects an account, and wait until it is done."""
-    base_url = _base_url(url)
+    base_url = checked_base_url(url)
 
     async def begin_and_wait() -> Status | None:
         async with _open(data, base_url) as connecting:
@@ -144,7 +144,7 @@ async def _open(data: Path, base_url: str) -> AsyncIterator[Connecting]:
             await connecting.close()
 
 
-def _base_url(url: str) -> str:
+def checked_base_url(url: str) -> str:
     """Return *url* without a trailing slash; plain http only for this machine, where browsers keep the cookie."""
     parts = urlsplit(url)
     if parts.scheme not in ("http", "https") or not parts.hostname or parts.query or parts.fragment or parts.username:

@@ -6,7 +6,9 @@ Rules:
    the machine can read.
 2. What routes.yaml lists under `connections:` belongs to the file and is loaded when the gateway starts; this command
    makes the others.
-3. Exit codes: 0 done, 1 failure, 2 usage or an invalid field, 4 no such connection.
+3. With --use-dcr the provider is asked for a client (RFC 7591) before anything is stored, once: it is registered with
+   the callback of the gateway's public URL.
+4. Exit codes: 0 done, 1 failure, 2 usage or an invalid field, 4 no such connection, 6 no client was registered.
 """
 
 from __future__ import annotations
@@ -23,11 +25,13 @@ from typing import Any
 import click
 
 from gateway.cli.config import config_option, load_or_exit
+from gateway.cli.connect import checked_base_url
 from gateway.cli.data import EXIT_NOT_FOUND, data_option, run
-from gateway.cli.vault import changing, egress_of, open_sealed, open_vault
+from gateway.cli.vault import EXIT_UPSTREAM, changing, egress_of, open_sealed, open_vault
 from gateway.models import Egress
+from gateway.net.client import OutboundClient
 from gateway.providers.catalogue import Provider, ProviderUnknown, catalogue
-from gateway.vault.connection import TOKEN_AUTHS, Connection, canonical_origin
+from gateway.vault.connection import TOKEN_AUTHS, Connection, canonical_origin, check
 from gateway.vault.connections import (
     ConnectionExists,
     ConnectionInvalid,
@@ -35,7 +39,10 @@ from gateway.vault.connections import (
     ConnectionReadOnly,
     Connections,
 )
+from gateway.vault.discovery import Discovery
+from gateway.vault.links import callback_url
 from gateway.vault.record import conclude
+from gateway.vault.registration import RegistrationFailed, register
 from gateway.vault.removal import Removed
 from gateway.vault.templates import from_template
 
@@ -63,6 +70,17 @@ def connections() -> None:
 )
 @click.option("--authorization-url", metavar="URL", help="Where users consent.")
 @click.option("--token-url", metavar="URL", help="Where tokens are refreshed.")
+@click.option("--discovery-url", metavar="URL", help="The issuer, or its metadata's URL: fills in what is left out.")
+@click.option("--use-dcr", is_flag=True, help="Let the provider register the client (RFC 7591).")
+@click.option("--dcr-url", metavar="URL", help="Where it does so.  [default: as its metadata says]")
+@click.option(
+    "--url",
+    "public_url",
+    metavar="URL",
+    envvar="GATEWAY_PUBLIC_URL",
+    show_envvar=True,
+    help="The traffic listener, as browsers reach it: the client is registered with it.  [default: routes.yaml's]",
+)
 @click.option("--scope", "scopes", metavar="S", multiple=True, help="A scope to ask for by default.")
 @click.option(
     "--origin",
@@ -78,6 +96,7 @@ def connections() -> None:
     "[default: with a secret as the template has it, else client_secret_basic; without one none]",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print the connection as JSON.")
+@config_option
 @data_option
 def add(
     connection_id: str,
@@ -89,10 +108,15 @@ def add(
     client_secret_file: str | None,
     authorization_url: str | None,
     token_url: str | None,
+    discovery_url: str | None,
+    use_dcr: bool,
+    dcr_url: str | None,
+    public_url: str | None,
     scopes: tuple[str, ...],
     origins: tuple[str, ...],
     token_auth: Any,
     as_json: bool,
+    config_file: Path,
     data: Path,
 ) -> None:
     """Make a connection: from a template, or from what the options say."""
@@ -104,6 +128,11 @@ def add(
             "default_scopes": tuple(dict.fromkeys(scopes)) or None,
             "origins": tuple(dict.fromkeys(canonical_origin(origin) for origin in origins)) or None,
             "token_auth": token_auth,
+            "extra": {
+                key: value
+                for key, value in (("discoveryUrl", discovery_url), ("useDcr", use_dcr), ("dcrUrl", dcr_url))
+                if value
+            },
         }
         fields: dict[str, Any] = {"name": name or connection_id} | {k: v for k, v in said.items() if v is not None}
         if template is not None:
@@ -114,13 +143,20 @@ def add(
             raise click.UsageError("--variable: expected only with --template")
         else:
             connection = Connection(id=connection_id, kind=kind or "oauth", **client, **fields)
-        run(_create(connection, data))
+        if use_dcr and (client_id or client["client_secret"]):
+            raise click.UsageError("--use-dcr: the provider gives client id and secret")
+        if use_dcr:
+            connection = run(_register_and_create(connection, data, config_file, public_url))
+        else:
+            run(_create(connection, data))
     except ProviderUnknown as exc:
         raise click.UsageError(f"--template: {exc} (gateway connections templates lists them)") from exc
     except ConnectionInvalid as exc:
         raise click.UsageError(str(exc)) from exc
     except ConnectionExists as exc:
         raise click.ClickException(str(exc)) from exc
+    except RegistrationFailed as exc:
+        raise _NotRegistered(str(exc)) from exc
     click.echo(f"Connection {connection.id} made.", err=True)
     if as_json:
         click.echo(json.dumps(_shown(connection)))
@@ -244,7 +280,9 @@ def _check_of_template(connection: Connection, *, kind: str | None) -> None:
     """Refuse what a template makes possible and nobody means: another type, a client without its secret."""
     if kind not in (None, connection.kind):
         raise click.UsageError(f"--type: expected {connection.kind}, as the template has it")
-    if connection.kind == "oauth" and connection.client_secret is None and connection.token_auth != "none":  # noqa: S105
+    if connection.awaits_registration or connection.kind != "oauth":
+        return
+    if connection.client_secret is None and connection.token_auth != "none":  # noqa: S105
         raise click.UsageError("client secret: missing; a public client says --token-auth none")
 
 
@@ -253,6 +291,42 @@ async def _create(connection: Connection, data: Path) -> None:
         with changing(vault, "connections add", connection=connection.id) as fields:
             await vault.connections.create(connection)
         conclude(vault.record, "connection_created", **fields)
+
+
+async def _register_and_create(
+    connection: Connection, data: Path, config_file: Path, public_url: str | None
+) -> Connection:
+    """Return *connection*, stored with the client that its provider has registered."""
+    egress, base_url = egress_of(config_file), _base_url(config_file, public_url)
+    async with open_vault(data, egress) as vault, OutboundClient(egress) as client:
+        with changing(vault, "connections add", connection=connection.id) as fields:
+            check(connection)
+            await vault.connections.check_free(connection)
+            registered = await register(
+                connection,
+                discovery=Discovery(client, allow_http=egress.allow_http, monotonic=time.monotonic),
+                client=client,
+                callback_url=callback_url(connection, base_url),
+                allow_http=egress.allow_http,
+            )
+            created = await vault.connections.create(registered)
+        conclude(vault.record, "connection_created", **fields)
+        return created
+
+
+def _base_url(config_file: Path, public_url: str | None) -> str:
+    """Return the public URL that is given, else the one of *config_file*, without a trailing slash."""
+    if public_url is None and config_file.exists():
+        public_url = load_or_exit(config_file).listeners.traffic.public_url
+    if public_url is None:
+        raise click.UsageError("--url: required with --use-dcr, where routes.yaml has no public_url")
+    return checked_base_url(public_url)
+
+
+class _NotRegistered(click.ClickException):
+    """The provider registered no client."""
+
+    exit_code = EXIT_UPSTREAM
 
 
 @asynccontextmanager
@@ -289,6 +363,7 @@ def _shown(connection: Connection) -> dict[str, object]:
         "client_id": connection.client_id,
         "authorization_url": connection.authorization_url,
         "token_url": connection.token_url,
+        "discovery_url": connection.extra.get("discoveryUrl", ""),
         "scopes": list(connection.default_scopes),
         "origins": None if connection.origins is None else list(connection.origins),
         "token_auth": connection.token_auth,

@@ -118,6 +118,9 @@ def _connection(file: ConnectionFile) -> ConnectionSettings:
         authorization_url=file.authorization_url,
         token_url=file.token_url,
         revocation_url=file.revocation_url,
+        discovery_url=file.discovery_url,
+        use_dcr=file.use_dcr,
+        dcr_url=file.dcr_url,
         scopes=tuple(file.scopes),
         origins=None if file.origins is None else tuple(str(parse_origin(origin)) for origin in file.origins),
         pkce=file.pkce,
@@ -128,6 +131,8 @@ def _connection(file: ConnectionFile) -> ConnectionSettings:
 
 
 def _token_auth(file: ConnectionFile) -> TokenAuth | None:
+    if file.use_dcr:
+        return file.token_auth
     if file.client_secret is None:
         # This passes `checks.py` only where none is needed: nothing is exchanged, or the client is public.
         return "none"

@@ -90,7 +90,8 @@ def _connections(document: Document) -> list[Problem]:
         if document.get(*base, "origins") is None:
             text = "no origins: any route may send this connection's tokens to its upstream"
             found.append(document.problem((*base, "origins"), text))
-        if document.get(*base, "type") != "apikey" and document.get(*base, "token_url") is None:
+        is_found = document.get(*base, "token_url") is not None or document.get(*base, "discovery_url") is not None
+        if document.get(*base, "type") != "apikey" and not is_found:
             found.append(document.problem((*base, "token_url"), "no token_url: tokens are never refreshed"))
         if document.get(*base, "client_secret") is not None:
             found += _literal_secret(document, (*base, "client_secret"))

@@ -26,6 +26,9 @@ _OAUTH_KEYS = (
     "authorization_url",
     "token_url",
     "revocation_url",
+    "discovery_url",
+    "use_dcr",
+    "dcr_url",
     "scopes",
     "pkce",
     "token_auth",
@@ -41,8 +44,12 @@ def check(document: Document) -> None:
     _unique_binds(document)
     _issuers(document)
     _references(document)
-    for index in range(len(document.entries("connections"))):
+    connections = range(len(document.entries("connections")))
+    for index in connections:
         _connection(document, index)
+    if any(_says_dcr(document, i) for i in connections) and document.get("listeners", "traffic", "public_url") is None:
+        # The client is registered once, with the callback there: not with an address that happens to be listened on.
+        document.refuse(("listeners", "traffic", "public_url"), "required with use_dcr of a connection, and missing")
     for index in range(len(document.entries("routes"))):
         _injection(document, index)
     if document.get("token_service", "kind") == "descope" and document.get("connections"):
@@ -163,17 +170,40 @@ def _connection(document: Document, index: int) -> None:
             if has(key):
                 document.refuse((*base, key), "expected only with type oauth, found it with type apikey", at_key=True)
         return
-    exchanging = "this template" if has("template") else "token_url"
-    if has("token_url") and not has("client_id"):
-        document.refuse((*base, "client_id"), f"required with {exchanging}, and missing")
-    if has("authorization_url") and not has("token_url"):
+    if has("authorization_url") and not has("token_url") and not has("discovery_url"):
         document.refuse((*base, "token_url"), "required with authorization_url, and missing")
+    if _says_dcr(document, index):
+        _registered(document, base)
+        return
+    if has("dcr_url"):
+        document.refuse((*base, "dcr_url"), "expected only with use_dcr: true, found it without", at_key=True)
+    exchanging = "this template" if has("template") else "token_url" if has("token_url") else "discovery_url"
+    is_exchanging = has("token_url") or has("discovery_url")
+    if is_exchanging and not has("client_id"):
+        document.refuse((*base, "client_id"), f"required with {exchanging}, and missing")
     if document.get(*base, "token_auth") == "none":
         if has("client_secret"):
             document.refuse((*base, "client_secret"), "expected none with token_auth none, found one", at_key=True)
-    elif not has("client_secret") and (has("token_url") or has("token_auth")):
-        needing = f"{exchanging} (or say token_auth: none)" if has("token_url") else "this token_auth"
+    elif not has("client_secret") and (is_exchanging or has("token_auth")):
+        needing = f"{exchanging} (or say token_auth: none)" if is_exchanging else "this token_auth"
         document.refuse((*base, "client_secret"), f"required with {needing}, and missing")
+
+
+def _says_dcr(document: Document, index: int) -> bool:
+    base: Path = ("connections", index)
+    # A template that was filled in is text here.
+    return document.get(*base, "type") != "apikey" and document.get(*base, "use_dcr") in (True, "true")
+
+
+def _registered(document: Document, base: Path) -> None:
+    """Note what is wrong with a connection whose client the provider registers."""
+    for key in ("client_id", "client_secret"):
+        if document.get(*base, key) is not None:
+            document.refuse((*base, key), "expected none with use_dcr, the provider gives it, found one", at_key=True)
+    if document.get(*base, "discovery_url") is None and document.get(*base, "dcr_url") is None:
+        document.refuse((*base, "discovery_url"), "required with use_dcr (or dcr_url), and missing")
+    if document.get(*base, "token_auth") == "private_key_jwt":
+        document.refuse((*base, "token_auth"), "expected another with use_dcr: it registers no keys, found this")
 
 
 def _injection(document: Document, index: int) -> None:

@@ -58,7 +58,7 @@ def _urls(document: Document) -> list[tuple[Path, bool]]:
     for index in range(len(document.entries("connections"))):
         base = ("connections", index)
         places.append(((*base, "authorization_url"), False))
-        places += [((*base, key), True) for key in ("token_url", "revocation_url")]
+        places += [((*base, key), True) for key in ("token_url", "revocation_url", "discovery_url", "dcr_url")]
     return places
 
 

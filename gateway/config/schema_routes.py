@@ -45,6 +45,13 @@ class ConnectionFile(Model):
     )
     token_url: g.Endpoint | None = Field(None, description="Its token endpoint; absent: tokens are never refreshed.")
     revocation_url: g.Endpoint | None = Field(None, description="Its revocation endpoint (RFC 7009).")
+    discovery_url: g.Endpoint | None = Field(
+        None, description="The issuer, or its metadata's URL (RFC 8414): fills in the URLs that are left out."
+    )
+    use_dcr: g.Truth = Field(
+        False, description="Let the provider register the client when the gateway starts, once (RFC 7591)."
+    )
+    dcr_url: g.Endpoint | None = Field(None, description="Its registration endpoint; absent: as its metadata says.")
     scopes: Annotated[list[g.Scope], Field(max_length=200)] = Field(
         [], description="Scopes asked for where a connect request names none."
     )

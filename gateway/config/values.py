@@ -118,7 +118,8 @@ class ConnectionSettings:
     A connection that the file owns. *origins* are as `str(Origin)` writes them; None: not restricted.
 
     *token_url* None: tokens are uploaded, and never refreshed. *template* is a provider of the catalogue, which has
-    filled in the other fields; *variables*, by name, are what it was filled in with. *token_auth* None: the template's.
+    filled in the other fields; *variables*, by name, are what it was filled in with. *token_auth* None: the template's,
+    or the one that is registered. *use_dcr*: the provider registers the client, at *dcr_url* or as its metadata says.
     """
 
     id: str
@@ -130,6 +131,9 @@ class ConnectionSettings:
     authorization_url: str | None = None
     token_url: str | None = None
     revocation_url: str | None = None
+    discovery_url: str | None = None
+    use_dcr: bool = False
+    dcr_url: str | None = None
     scopes: tuple[str, ...] = ()
     origins: tuple[str, ...] | None = None
     pkce: bool = True

@@ -22,7 +22,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
 
 from gateway.providers.provider import Provider
-from gateway.providers.quirks import Grant, Quirks, Rejected, RevocationAuth, TokenAuth
+from gateway.providers.quirks import TENANT, Grant, Quirks, Rejected, RevocationAuth, TokenAuth
 from gateway.providers.variables import Form, Variable, VariableInvalid, names_in
 
 MAX_BYTES = 65_536
@@ -85,6 +85,7 @@ class _QuirksFile(_Model):
     accept_header: Annotated[str, Field(pattern=r"^[a-z]+/[a-z0-9.+-]+$")] = "application/json"
     refresh_token_rotates: bool | None = None
     issues_refresh_tokens: bool = True
+    issuer: str = ""
     rejected: Annotated[list[_RejectedFile], Field(max_length=10)] = []
     grants: Annotated[list[Grant], Field(min_length=1)] | None = None
 
@@ -272,6 +273,8 @@ def _place_problems(place: str, form: Form, url: str) -> Iterator[str]:
 
 
 def _quirk_problems(quirks: _QuirksFile) -> Iterator[Problem]:
+    if quirks.issuer:
+        yield from ((("quirks", "issuer"), problem) for problem in _issuer_problems(quirks.issuer))
     if _POINTER.fullmatch(quirks.token_path) is None:
         yield ("quirks", "token_path"), "expected a JSON pointer, like /authed_user"
     for index, rejected in enumerate(quirks.rejected):
@@ -282,6 +285,16 @@ def _quirk_problems(quirks: _QuirksFile) -> Iterator[Problem]:
             yield path, "expected pointer and values together"
         if rejected.status < 400 and not rejected.pointer:
             yield path, "expected a pointer: not every answer of this status rejects the token"
+
+
+def _issuer_problems(issuer: str) -> Iterator[str]:
+    if f"/{TENANT}/" not in f"{issuer.partition('://')[2].removeprefix('/')}/":
+        yield f"expected {TENANT} as a whole segment of the path; without one, metadata says it"
+    # It is no variable of a connection: what stands for it comes with each id token.
+    rest = issuer.replace(TENANT, "tenant", 1)
+    if "{" in rest:
+        yield f"expected no variables, and {TENANT} once"
+    yield from _url_problems(rest)
 
 
 def _variable(name: str, file: _VariableFile) -> Variable:
@@ -334,6 +347,7 @@ def _quirks(entry: _ProviderFile) -> Quirks:
         accept_header=file.accept_header,
         refresh_token_rotates=file.refresh_token_rotates,
         issues_refresh_tokens=file.issues_refresh_tokens,
+        issuer=file.issuer,
         rejected=tuple(Rejected(each.status, each.pointer, tuple(each.values)) for each in file.rejected),
         grants=tuple(file.grants or (("authorization_code",) if entry.kind == "oauth" else ("api_key",))),
     )

@@ -16,6 +16,7 @@ from typing import Literal
 TokenAuth = Literal["client_secret_basic", "client_secret_post", "private_key_jwt", "none"]
 RevocationAuth = Literal["client_secret_basic", "client_secret_post", "private_key_jwt", "none", "bearer"]
 Grant = Literal["authorization_code", "client_credentials", "jwt_bearer", "github_app", "api_key"]
+TENANT = "{tenantid}"  # as the metadata of such a provider spells it
 Params = tuple[tuple[str, str], ...]
 
 
@@ -54,6 +55,9 @@ class Quirks:
     knows. *refresh_token_rotates*: each refresh token works once (True), for good (False), or unknown (None).
     *issues_refresh_tokens* False: there is nothing to refresh with.
 
+    *issuer*, where tenants have issuers of their own and metadata names none of them: `{tenantid}` in it stands for an
+    id token's claim `tid`. "": metadata names the issuer exactly, as RFC 8414 says.
+
     *revocation_auth*: how a revocation is authenticated; None: as a token request; "bearer": with the token itself.
     *rejected* are the API answers that reject a token, beside a plain 401. *grants* are what the provider offers.
     """
@@ -76,5 +80,6 @@ class Quirks:
     accept_header: str = "application/json"
     refresh_token_rotates: bool | None = None
     issues_refresh_tokens: bool = True
+    issuer: str = ""
     rejected: tuple[Rejected, ...] = ()
     grants: tuple[Grant, ...] = ("authorization_code",)

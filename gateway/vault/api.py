@@ -4,7 +4,8 @@ The token API: Descope's outbound-application endpoints, answered from the vault
 Rules (descope-contract.md):
 1. Strangers learn nothing: without a valid credential every path answers 401, but the two that are public: the issuers'
    keys (row 24), and the OpenAPI document, which is the same for every gateway.
-2. A key is verified afresh, not from memory, for whatever changes something.
+2. A key is verified afresh, not from memory, for whatever changes something. An issuer's required scope is asked for
+   everywhere but where a user connects: a session JWT has none, and gets nothing but a link there.
 3. Every answer on every status is a JSON object, and not to be stored. Doubled slashes are collapsed; nothing is ever
    redirected.
 
@@ -100,7 +101,8 @@ async def _handle(api: TokenApi, request: web.Request, path: str) -> Mapping[str
         found, refused = None, exc
     if found is not None and found[0].credential == "public":
         return await found[0].handle(Call(api, NOBODY, {}, found[1]))
-    caller, credential = await _authenticate(api, request)
+    requires_scope = found is None or found[0].credential != "caller"
+    caller, credential = await _authenticate(api, request, requires_scope=requires_scope)
     if found is None:
         raise refused or ApiError(wire.NOT_FOUND)  # not before: strangers do not learn which paths there are
     endpoint, params = found
@@ -138,7 +140,7 @@ def _refuse_kind(endpoint: Endpoint, caller: Caller) -> None:
         raise ApiError(wire.FORBIDDEN, "This endpoint takes the access token or session JWT of whoever connects.")
 
 
-async def _authenticate(api: TokenApi, request: web.Request) -> tuple[Caller, str]:
+async def _authenticate(api: TokenApi, request: web.Request, *, requires_scope: bool) -> tuple[Caller, str]:
     """Return the caller of `Authorization: Bearer <project>:<credential>`, and the credential."""
     values = request.headers.getall("Authorization", [])
     scheme, _, value = (values[0] if len(values) == 1 else "").partition(" ")
@@ -147,7 +149,7 @@ async def _authenticate(api: TokenApi, request: web.Request) -> tuple[Caller, st
     credential = rest.partition(":")[0]
     if scheme.lower() != "bearer" or project != api.project or not credential:
         raise ApiError(wire.UNAUTHORIZED, "Send Authorization: Bearer <project id>:<management key or access token>.")
-    return await api.identity.identify(credential), credential
+    return await api.identity.identify(credential, requires_scope=requires_scope), credential
 
 
 def _route(method: str, path: str) -> tuple[Endpoint, Mapping[str, str]]:

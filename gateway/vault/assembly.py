@@ -25,6 +25,7 @@ from gateway.vault.metrics import VaultMetrics
 from gateway.vault.pages import Pages
 from gateway.vault.record import Record
 from gateway.vault.recovery import RECOVERY_DIRECTORY, Recovery
+from gateway.vault.registration import Registrar
 from gateway.vault.revocation import Revocation
 from gateway.vault.sealing import Sealer
 from gateway.vault.service import Vault
@@ -32,25 +33,32 @@ from gateway.vault.service import Vault
 
 @dataclass(frozen=True, slots=True)
 class Offers:
-    """Offers a link to whoever was refused for want of a connection."""
+    """Offers a link to whoever was refused for want of a connection, or of its scopes."""
 
     connecting: Connecting
 
-    async def offer(self, key: TokenKey, caller: Caller) -> ConnectOffer | None:
+    async def offer(
+        self, key: TokenKey, caller: Caller, *, missing_scopes: tuple[str, ...] | None = None
+    ) -> ConnectOffer | None:
         """Return a link for the user of *key*, or None where a browser cannot help *caller*."""
-        link = await self.connecting.link_for(key, caller)
+        link = await self.connecting.link_for(key, caller, missing_scopes=missing_scopes)
         return None if link is None else ConnectOffer(link.url, link.wait_url)
 
 
 @dataclass(frozen=True, slots=True)
 class OpenVault:
-    """A vault that serves, the flow by which users connect, and its pages. Made by `open_vault`."""
+    """
+    A vault that serves, the flow by which users connect, and its pages. Made by `open_vault`.
+
+    Its *registrar* is started by whoever knows that the public URL is right.
+    """
 
     vault: Vault
     connecting: Connecting
     discovery: Discovery
     pages: Pages
     offers: Offers
+    registrar: Registrar
     metrics: VaultMetrics
     _owned: AsyncExitStack
 
@@ -139,5 +147,7 @@ async def open_vault(
         )
         opening.push_async_callback(connecting.close)
         pages = Pages(connecting, base_url=base_url, random_bytes=random_bytes)
+        registrar = Registrar(vault.connections, connecting.register)
+        opening.push_async_callback(registrar.close)
         owned = opening.pop_all()
-        return OpenVault(vault, connecting, discovery, pages, Offers(connecting), metrics, owned)
+        return OpenVault(vault, connecting, discovery, pages, Offers(connecting), registrar, metrics, owned)

@@ -7,7 +7,8 @@ Rules (RFC 6749 section 4.1, RFC 7636, RFC 9207, RFC 9700):
 2. What the gateway sets in the request, no other parameter replaces: not the URL's own query, not the connection's.
 3. An answer is read once, strictly: a parameter that came twice, or with odd bytes, is no answer.
 4. `iss` is compared exactly with the issuer that is known: where the provider says that it sends it, it must be there
-   (RFC 9207 section 2.4). Where no issuer is known, it must at least be of the authorization endpoint's own origin.
+   (RFC 9207 section 2.4), and the metadata's to the letter. Where it does not, and each tenant has an issuer of its
+   own, it is some tenant's. Where no issuer is known, it must at least be of the authorization endpoint's own origin.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from urllib.parse import parse_qsl, quote, urlencode, urlsplit, urlunsplit
 
 from gateway.vault.client_auth import text_of
 from gateway.vault.connection import RESERVED_PARAMS, Connection
-from gateway.vault.discovery import Provider
+from gateway.vault.discovery import Provider, is_issuer
 
 CODE = re.compile(r"[\x20-\x7e]{1,4096}\Z")  # RFC 6749 appendix A.11: VSCHAR; the length is ours
 SECRET = re.compile(r"[A-Za-z0-9_-]{43}\Z")  # 256 bits, as `attempts.new_secret` writes them
@@ -103,12 +104,13 @@ def read_answer(query: str) -> AuthorizationAnswer:
 
 def is_issuer_right(provider: Provider, *, asked_issuer: str, said: str | None) -> bool:
     """Tell whether the answer's `iss` is the issuer's that was asked (rule 4)."""
+    is_promised = provider.metadata is not None and provider.metadata.sends_issuer
     if said is None:
-        return not (provider.metadata is not None and provider.metadata.sends_issuer)
+        return not is_promised
     if len(said) > MAX_ISSUER_LENGTH:
         return False
     if asked_issuer:
-        return said == asked_issuer
+        return said == asked_issuer or (not is_promised and is_issuer(asked_issuer, said))
     try:
         told, asked = urlsplit(said), urlsplit(provider.connection.authorization_url)
     except ValueError:

@@ -29,8 +29,11 @@ Credential = Literal["management", "either", "caller", "public"]
 class Identifies(Protocol):
     """Tells who holds an access token (`access/identity.py`)."""
 
-    async def identify(self, credential: str) -> Caller:
-        """Return the caller, or raise CallerUnauthenticated, KeysUnavailable or CallerScopeMissing."""
+    async def identify(self, credential: str, *, requires_scope: bool = True) -> Caller:
+        """
+        Return the caller, or raise CallerUnauthenticated, KeysUnavailable or (where *requires_scope*)
+        CallerScopeMissing.
+        """
 
 
 class PublishesKeys(Protocol):
@@ -65,7 +68,12 @@ class Connecting(Protocol):
         """Return a link for one use and a short while."""
 
     async def register(self, connection: Connection) -> Connection:
-        """Return *connection* with the client that its provider registers, where it says `useDcr`."""
+        """
+        Return *connection* with the client that its provider registers, where it says `useDcr`.
+
+        Raises:
+            ConnectionInvalid, RegistrationFailed
+        """
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,9 +120,9 @@ class Endpoint:
     """
     A row of the contract's table.
 
-    *credential* "either": a management key or an access token; "caller": an access token or a session JWT. *query* is
-    what its query holds, *request* its body, *answer* the type of its answer; *errors* are those of its own, beside
-    what every endpoint may answer.
+    *credential* "either": a management key or an access token; "caller": an access token or a session JWT, which need
+    not have its issuer's required scope. *query* is what its query holds, *request* its body, *answer* the type of its
+    answer; *errors* are those of its own, beside what every endpoint may answer.
     """
 
     row: int

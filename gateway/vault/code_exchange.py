@@ -4,7 +4,8 @@ What an authorization code is worth: tokens, and whose account they are for.
 Rules:
 1. A code is sent once, with its redirect URI and verifier (RFC 6749 section 4.1.3, RFC 7636 section 4.5).
 2. Whose account it is, the provider says: the id token's `sub`, else the user info's. Where it says neither, it is "".
-3. An id token of another issuer or for another client makes the whole answer unusable.
+3. An id token of another issuer or for another client makes the whole answer unusable. Where each tenant has an issuer
+   of its own, it is the one of the tenant that the token itself names (`tid`).
 4. The record has a line before the code leaves, and one with what came of it.
 """
 
@@ -19,16 +20,17 @@ import orjson
 from gateway.access.names import is_name
 from gateway.errors import RecordUnavailable
 from gateway.net.client import OutboundClient, OutboundError
+from gateway.providers.quirks import TENANT
 from gateway.vault.attempts import Attempt
 from gateway.vault.client_auth import KeyUnusable
 from gateway.vault.connection import Connection
-from gateway.vault.discovery import Provider
+from gateway.vault.discovery import Provider, is_issuer
 from gateway.vault.oauth import MAX_ANSWER_BYTES, Granted, GrantRefused, code_request, read_token_answer
 from gateway.vault.record import Record, conclude
 
 EXCHANGE_SECONDS = 15.0
 USERINFO_SECONDS = 5.0
-MAX_SUB_CHARS = 512  # store/schema.py
+MAX_SUB_CHARS = 440  # store/schema.py has 512; a tenant's id may come before it
 
 
 class GrantUnusable(Exception):
@@ -145,10 +147,11 @@ class CodeExchange:
         if claims is not None:
             audience = claims.get("aud")
             audiences = audience if isinstance(audience, list) else [audience]
-            is_issuer = not provider.issuer or claims.get("iss") == provider.issuer
-            if not is_issuer or provider.connection.client_id not in audiences:
+            if not _is_issued_by(provider.issuer, claims) or provider.connection.client_id not in audiences:
                 raise _SubjectMismatch
-            return _sub(claims)
+            sub = _sub(claims)
+            # Where tenants have issuers of their own, a `sub` tells accounts apart within one of them only.
+            return f"{claims['tid']}:{sub}" if sub and TENANT in provider.issuer else sub
         url = provider.metadata.userinfo_url if provider.metadata is not None else ""
         if not url or "openid" not in (granted.scopes or ()):
             return ""
@@ -185,6 +188,14 @@ def _claims(id_token: str | None) -> dict[str, object] | None:
     except ValueError:
         return None
     return claims if isinstance(claims, dict) else None
+
+
+def _is_issued_by(known: str, claims: dict[str, object]) -> bool:
+    """Tell whether *claims* are of the issuer *known*; "" is nobody's, and anybody's."""
+    if not known:
+        return True
+    said, tenant = claims.get("iss"), claims.get("tid")
+    return is_issuer(known, said) and said == known.replace(TENANT, tenant if isinstance(tenant, str) else "")
 
 
 def _sub(said: dict[str, object]) -> str:

@@ -37,15 +37,15 @@ from gateway.vault.authorization import (
     uses_pkce,
 )
 from gateway.vault.code_exchange import EXCHANGE_SECONDS, CodeExchange, CodeRefused, GrantUnusable, Held
-from gateway.vault.connection import Connection
+from gateway.vault.connection import Connection, check
 from gateway.vault.connections import Connections
 from gateway.vault.discovery import Discovery, DiscoveryFailed, Provider, is_endpoint
 from gateway.vault.grant_store import GrantStore
 from gateway.vault.jobs import Jobs
-from gateway.vault.links import ConnectInvalid, Links
+from gateway.vault.links import Links
 from gateway.vault.oauth import is_token
 from gateway.vault.record import Record, conclude
-from gateway.vault.registration import RegistrationFailed, register
+from gateway.vault.registration import register
 from gateway.vault.revocation import Revocation
 from gateway.vault.sealing import Sealer
 from gateway.vault.tokens import Tokens
@@ -112,6 +112,7 @@ class Connecting:
         self.links = Links(
             self._attempts,
             connections,
+            tokens,
             base_url=base_url,
             redirect_urls=redirect_urls,
             allow_http=allow_http,
@@ -126,18 +127,17 @@ class Connecting:
         Return *connection* with the client that its provider registers where it says `useDcr`; else as it is.
 
         Raises:
-            ConnectInvalid: the provider registers none; says why.
+            ConnectionInvalid: a field is not valid; the provider is not asked.
+            RegistrationFailed: the provider registers none; says why, and what to do.
         """
-        try:
-            return await register(
-                connection,
-                discovery=self._discovery,
-                client=self._client,
-                callback_url=self.links.callback_url(connection),
-                allow_http=self._allow_http,
-            )
-        except (RegistrationFailed, DiscoveryFailed) as exc:
-            raise ConnectInvalid(f"The provider registered no client: {exc.reason}.") from exc
+        check(connection)
+        return await register(
+            connection,
+            discovery=self._discovery,
+            client=self._client,
+            callback_url=self.links.callback_url(connection),
+            allow_http=self._allow_http,
+        )
 
     async def close(self, *, grace_seconds: float = EXCHANGE_SECONDS) -> None:
         """Wait for the exchanges under way, at most *grace_seconds*."""

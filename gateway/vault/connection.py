@@ -11,6 +11,8 @@ Rules:
    `none` without.
 5. A connection made from a template keeps copies of its URLs, scopes and origins, so that nothing but a person changes
    where tokens go; the provider's quirks it has by reference, so that a corrected catalogue reaches it.
+6. A client that a provider registers (`useDcr`) is registered once. Who says the same connection again without a client
+   (routes.yaml, at every start) means the one that there is, as long as it is registered at the same place.
 
 Source: descope-contract.md section 2, App; DESIGN section 7, "Where tokens may go".
 """
@@ -19,7 +21,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal, get_args
 from urllib.parse import urlsplit
 
@@ -87,6 +89,11 @@ class Connection:
         return (self.quirks.token_auth or "client_secret_basic") if self.client_secret else "none"
 
     @property
+    def awaits_registration(self) -> bool:
+        """Whether its provider shall register its client (`useDcr`, RFC 7591), and has not yet."""
+        return self.kind == "oauth" and self.extra.get("useDcr") is True and not self.client_id
+
+    @property
     def quirks(self) -> Quirks:
         """
         How the connection's provider deviates from the standards; what the connection itself says wins over it.
@@ -100,6 +107,15 @@ class Connection:
             return resolve(self.template, self.variables).quirks
         except (ProviderUnknown, VariableInvalid):
             return Quirks()
+
+
+def with_client_of(wanted: Connection, stored: Connection | None) -> Connection:
+    """Return *wanted* with the client registered for *stored*, where it wants one at the same place (rule 6)."""
+    if stored is None or not wanted.awaits_registration or not stored.client_id:
+        return wanted
+    if any(wanted.extra.get(name) != stored.extra.get(name) for name in ("useDcr", "discoveryUrl", "dcrUrl")):
+        return wanted
+    return replace(wanted, client_id=stored.client_id, client_secret=stored.client_secret, token_auth=stored.token_auth)
 
 
 def is_connection_id(text: str) -> bool:
@@ -122,7 +138,8 @@ def check(connection: Connection) -> None:
         raise ConnectionInvalid("type: expected oauth or apikey")
     if connection.token_auth is not None and connection.token_auth not in TOKEN_AUTHS:
         raise ConnectionInvalid(f"token auth: expected one of {', '.join(sorted(TOKEN_AUTHS))}")
-    if connection.client_authentication != "none" and connection.kind == "oauth" and not connection.client_secret:
+    needs_secret = connection.client_authentication != "none" and not connection.awaits_registration
+    if needs_secret and connection.kind == "oauth" and not connection.client_secret:
         raise ConnectionInvalid("client secret: missing, and the connection's client authenticates with one")
     secret = connection.client_secret or ""
     if secret.startswith("-----BEGIN "):  # a private key (PEM, RFC 7468), whose lines are its own

@@ -6,7 +6,8 @@ Rules:
 2. Ids and names are unique (contract section 2).
 3. What routes.yaml lists is owned by the file: the file is the truth on every start, and wins over a connection of the
    same id that was made by the API. A connection that has left the file stays, read-only, with its tokens, and is
-   reported: deleting it would destroy grants that users gave, for a line that somebody commented out.
+   reported: deleting it would destroy grants that users gave, for a line that somebody commented out. A client that a
+   provider registered is no part of the file, and stays (connection.py, rule 6).
 4. Every write announces the connection in the same transaction: caches hold its origins beside its tokens.
 """
 
@@ -23,7 +24,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from gateway.store.changes import announce
 from gateway.store.engine import Store
 from gateway.store.schema import connections as table
-from gateway.vault.connection import Connection, ConnectionInvalid, check
+from gateway.vault.connection import Connection, ConnectionInvalid, check, with_client_of
 from gateway.vault.sealing import Binding, Sealer
 
 __all__ = [
@@ -92,6 +93,18 @@ class Connections:
             raise ConnectionExists(f"connection {connection.id} exists") from exc
         return connection
 
+    async def check_free(self, connection: Connection) -> None:
+        """
+        Do nothing where no other connection has the id or the name of *connection*.
+
+        Raises:
+            ConnectionExists
+        """
+        async with self._store.read() as db:
+            found = await db.execute(select(table.c.id).where(table.c.id == connection.id))
+            if found.one_or_none() is not None or await _is_name_taken(db, connection):
+                raise ConnectionExists(f"connection {connection.id} exists, or another one of this name")
+
     async def update(self, connection_id: str, change: Callable[[Connection], Connection]) -> Connection:
         """
         Make the stored connection what *change* returns for it, in one transaction, and return it. Its id stays.
@@ -113,6 +126,23 @@ class Connections:
             if changed != stored:
                 await self._update(db, changed)
         return changed
+
+    async def store_client(self, registered: Connection) -> bool:
+        """
+        Store the client of *registered* for its connection, whoever owns that, and tell whether it still waited for it.
+
+        False: it is gone, has a client by now, or is to be registered elsewhere.
+        """
+        async with self._store.write() as db:
+            stored = await self.load_in(db, registered.id)
+            if stored is None or not stored.awaits_registration:
+                return False
+            changed = with_client_of(stored, registered)
+            if changed.awaits_registration:
+                return False
+            check(changed)
+            await self._update(db, changed)
+        return True
 
     async def check_owned_in(self, db: AsyncConnection, connection_id: str, *, is_forced: bool = False) -> None:
         """
@@ -172,6 +202,7 @@ class Connections:
         async with self._store.write() as db:
             for connection in wanted:
                 stored = await self.load_in(db, connection.id)
+                connection = with_client_of(connection, stored)
                 if stored == connection:
                     continue
                 written.append(connection.id)

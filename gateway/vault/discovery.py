@@ -4,7 +4,10 @@ What a provider says about itself: authorization server metadata (RFC 8414, Open
 Rules:
 1. A connection's own URLs win; metadata fills in those that it leaves empty. Without `discoveryUrl` nothing is asked.
 2. `discoveryUrl` is the metadata's URL, or the issuer: then the two well-known places are tried, RFC 8414's first.
-3. The document's `issuer` is exactly the one that was asked (RFC 8414 section 3.3), else nothing of it is used.
+3. The document's `issuer` is exactly the one that was asked (RFC 8414 section 3.3), else nothing of it is used; or it
+   is the one that the connection (field `issuer`) or its provider's entry declares, where each tenant may have its own:
+   `{tenantid}` in a declared issuer stands for one segment, and an id token must name the one of its own `tid`.
+   An entry's counts for endpoints of its own origin only.
 4. Its endpoints are https URLs without credentials and fragment; plain http only where the gateway may dial it.
 5. A document is kept for an hour, and in use for a day where the provider does not answer meanwhile.
 
@@ -13,6 +16,7 @@ Leaves dialling, and which addresses may be dialled, to `net/client.py`.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from urllib.parse import urlsplit
@@ -21,6 +25,7 @@ import structlog
 from cachetools import LRUCache
 
 from gateway.net.client import OutboundClient, OutboundError
+from gateway.providers.quirks import TENANT
 from gateway.vault.client_auth import text_of
 from gateway.vault.connection import MAX_URL_LENGTH, Connection
 
@@ -31,6 +36,7 @@ STALE_SECONDS = 86_400.0
 ANSWER_SECONDS = 10.0
 MAX_DOCUMENT_BYTES = 262_144
 MAX_DOCUMENTS = 1000
+TENANT_ID = "[A-Za-z0-9-]{1,64}"  # a GUID, in practice
 
 log = structlog.get_logger()
 
@@ -67,8 +73,8 @@ class Provider:
 
     @property
     def issuer(self) -> str:
-        """The issuer that answers must come from, "" where none is known (RFC 9207 section 2.4)."""
-        return self.metadata.issuer if self.metadata is not None else text_of(self.connection, "issuer")
+        """The issuer that answers must come from, as `is_issuer` reads it; "" where none is known (RFC 9207 2.4)."""
+        return self.metadata.issuer if self.metadata is not None else declared_issuer(self.connection)
 
 
 class Discovery:
@@ -78,7 +84,7 @@ class Discovery:
         self._client = client
         self._allow_http = allow_http
         self._monotonic = monotonic
-        self._known: LRUCache[str, tuple[float, Metadata]] = LRUCache(maxsize=MAX_DOCUMENTS)
+        self._known: LRUCache[tuple[str, str], tuple[float, Metadata]] = LRUCache(maxsize=MAX_DOCUMENTS)
 
     async def resolve(self, connection: Connection) -> Provider:
         """
@@ -90,7 +96,7 @@ class Discovery:
         url = text_of(connection, "discoveryUrl")
         if not url:
             return Provider(connection)
-        metadata = await self.metadata(url)
+        metadata = await self.metadata(url, declared=declared_issuer(connection))
         filled = replace(
             connection,
             authorization_url=connection.authorization_url or metadata.authorization_url,
@@ -99,28 +105,30 @@ class Discovery:
         )
         return Provider(filled, metadata)
 
-    async def metadata(self, discovery_url: str) -> Metadata:
+    async def metadata(self, discovery_url: str, *, declared: str = "") -> Metadata:
         """
         Return the metadata that *discovery_url* leads to, from memory where it is fresh.
+
+        *declared* is the issuer that it may name instead of the one that is asked (rule 3).
 
         Raises:
             DiscoveryFailed: as `resolve`.
         """
         now = self._monotonic()
-        known = self._known.get(discovery_url)
+        known = self._known.get((discovery_url, declared))
         if known is not None and now - known[0] < FRESH_SECONDS:
             return known[1]
         try:
-            metadata = await self._fetch(discovery_url)
+            metadata = await self._fetch(discovery_url, declared)
         except DiscoveryFailed as exc:
             if known is not None and now - known[0] < STALE_SECONDS:
                 log.warning("discovery_failed", reason=exc.reason, in_use="the last good document")
                 return known[1]
             raise
-        self._known[discovery_url] = (now, metadata)
+        self._known[discovery_url, declared] = (now, metadata)
         return metadata
 
-    async def _fetch(self, discovery_url: str) -> Metadata:
+    async def _fetch(self, discovery_url: str, declared: str) -> Metadata:
         failed = DiscoveryFailed("invalid_discovery_url")
         for url, issuer in candidates(discovery_url):
             try:
@@ -136,7 +144,7 @@ class Discovery:
                 failed = DiscoveryFailed(exc.reason)
                 continue
             if isinstance(document, dict):
-                return read_metadata(document, issuer=issuer, allow_http=self._allow_http)
+                return read_metadata(document, issuer=issuer, declared=declared, allow_http=self._allow_http)
             failed = DiscoveryFailed("no_document" if answer.status == 200 else f"status_{answer.status}")
         raise failed
 
@@ -157,9 +165,9 @@ def candidates(discovery_url: str) -> list[tuple[str, str]]:
     return [(inserted, issuer), (appended, issuer)]
 
 
-def read_metadata(document: dict[str, object], *, issuer: str, allow_http: bool) -> Metadata:
+def read_metadata(document: dict[str, object], *, issuer: str, allow_http: bool, declared: str = "") -> Metadata:
     """
-    Return what is used of *document*, which must be *issuer*'s.
+    Return what is used of *document*, which must be *issuer*'s, or that of *declared* (rule 3).
 
     An issuer that was cut out of a well-known URL may end in "/": that one slash cannot be seen there.
 
@@ -167,7 +175,8 @@ def read_metadata(document: dict[str, object], *, issuer: str, allow_http: bool)
         DiscoveryFailed: another issuer, or an endpoint that is no https URL.
     """
     said = document.get("issuer")
-    if not isinstance(said, str) or said not in (issuer, f"{issuer}/"):
+    is_declared = bool(declared) and (said == declared or is_issuer(declared, said))
+    if not isinstance(said, str) or not (said in (issuer, f"{issuer}/") or is_declared):
         raise DiscoveryFailed("issuer_mismatch")
 
     def url(name: str) -> str:
@@ -189,6 +198,28 @@ def read_metadata(document: dict[str, object], *, issuer: str, allow_http: bool)
         pkce_methods=_texts(document.get("code_challenge_methods_supported")),
         token_auths=_texts(document.get("token_endpoint_auth_methods_supported")),
     )
+
+
+def declared_issuer(connection: Connection) -> str:
+    """Return the issuer that the connection declares, else its provider's entry for these endpoints; "" for neither."""
+    own, entry = text_of(connection, "issuer"), connection.quirks.issuer
+    if own or not entry:
+        return own
+    endpoints = filter(None, (connection.token_url, text_of(connection, "discoveryUrl")))
+    return entry if {_origin(url) for url in endpoints} == {_origin(entry)} else ""
+
+
+def _origin(url: str) -> tuple[str, str]:
+    parts = urlsplit(url)
+    return parts.scheme, parts.netloc.lower()
+
+
+def is_issuer(known: str, said: object) -> bool:
+    """Tell whether *said* is the issuer *known*; where that holds `{tenantid}`, whether it is some tenant's."""
+    before, place, after = known.partition(TENANT)
+    if not isinstance(said, str) or not place:
+        return said == known
+    return re.fullmatch(re.escape(before) + TENANT_ID + re.escape(after), said) is not None
 
 
 def is_endpoint(url: str, *, allow_http: bool) -> bool:

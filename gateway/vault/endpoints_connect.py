@@ -2,12 +2,14 @@
 Connecting by way of the API, and what needs no connection (contract rows 20, 21, 23, 24).
 
 Rules (descope-contract.md section 6; DESIGN section 7, Levels):
-1. A link to connect is bound to somebody: it takes an access token or a session JWT. A management key stands for
-   nobody, an agent key gets its link from a route's refusal.
-2. A user connects for themselves, in one of their own tenants; a tenant is connected by a client of that tenant
-   (`links.py` says so, and where a browser may be sent in the end).
-3. The link leads to a page of ours, which shows user, connection and scopes, and asks (`connect.py`).
-4. The keys are public: those of every configured issuer, each once.
+1. A link to connect is bound to somebody: it takes an access token or a session JWT, with or without its issuer's
+   required scope. A management key stands for nobody, an agent key gets its link from a route's refusal.
+2. A user connects for themselves, in one of their own tenants (`links.py` says so, and where a browser may be sent in
+   the end). No policy is asked: policies decide what is done with the token.
+3. Whoever connects a tenant decides whose account everybody in it uses. So that takes an allow policy as a raw fetch of
+   the tenant's token does: without routes, methods and paths (`access/policy.py`, rule 5).
+4. The link leads to a page of ours, which shows user, connection and scopes, and asks (`connect.py`).
+5. The keys are public: those of every configured issuer, each once.
 """
 
 from __future__ import annotations
@@ -15,6 +17,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from gateway.errors import SubjectNotAllowed
+from gateway.models import Subject
 from gateway.vault import wire
 from gateway.vault.calls import Call
 from gateway.vault.links import ConnectInvalid
@@ -39,6 +42,11 @@ async def connect(call: Call) -> Json:
     about = {"connection": message.appId} | whose(None if is_tenant_level else call.caller.user, tenant, account)
     if not await call.api.vault.connections.known(message.appId):
         raise ApiError(wire.APP_NOT_FOUND, "There is no connection of this appId.")
+    if is_tenant_level and tenant is not None:
+        decision = call.api.policies.decide_raw(call.caller, Subject(None, tenant, account), connection=message.appId)
+        if not decision.allowed:
+            call.note("connect_refused", reason=decision.reason, **about)
+            raise ApiError(wire.FORBIDDEN, "No policy of this gateway allows you to connect this tenant's account.")
     try:
         link = await call.api.connecting.start(
             message.appId,

@@ -17,7 +17,7 @@ from gateway.vault import wire
 from gateway.vault.calls import Call
 from gateway.vault.connection import Connection, ConnectionInvalid
 from gateway.vault.connections import ConnectionExists, ConnectionMissing, ConnectionReadOnly
-from gateway.vault.links import ConnectInvalid
+from gateway.vault.registration import RegistrationFailed
 from gateway.vault.templates import from_template
 from gateway.vault.wire import ApiError
 from gateway.vault.wire_apps import (
@@ -65,10 +65,11 @@ async def create_app_by_template(call: Call) -> Json:
 
 async def _create(call: Call, wanted: Connection) -> Json:
     try:
+        await call.api.vault.connections.check_free(wanted)  # a provider makes no client for what cannot be stored
         if call.api.connecting is not None:
             wanted = await call.api.connecting.register(wanted)
         created = await call.api.vault.connections.create(wanted)
-    except (ConnectionInvalid, ConnectInvalid) as exc:
+    except (ConnectionInvalid, RegistrationFailed) as exc:
         raise ApiError(wire.INVALID, str(exc)) from exc
     except ConnectionExists as exc:
         raise ApiError(wire.APP_EXISTS, "Another connection has this id or this name.") from exc

@@ -77,7 +77,7 @@ class GrantStore:
             granted_scopes=held.scopes,
         )
         try:
-            stored = await self._written(lambda: self._tokens.put(draft))
+            stored = await self._written(lambda: self._tokens.put_consented(draft))
         except (SQLAlchemyError, OSError):
             if before is None or _differs(before, held):
                 await self.give_back(held, connection, attempt)

@@ -8,6 +8,9 @@ Rules (threats.md J5, J12):
 2. After it, the browser goes only where an operator said: the connection's `defaultRedirectUrl`, or one of the list,
    compared exactly. Without either it stays on our own page.
 3. Addresses are made of the configured public URL, or of the connection's `callbackDomain`; never of a request's Host.
+4. Where a token lacks scopes, the link asks for those of a grant by which the same call finds a better token: on a
+   route with `scopes` exactly these (no wider grant is ever found there, so without them no link helps), else what the
+   token in use was asked for, and the missing ones. The newest grant is the one in use then (`tokens.py`, rule 2).
 """
 
 from __future__ import annotations
@@ -27,6 +30,7 @@ from gateway.vault.connection import Connection, is_scope
 from gateway.vault.connections import Connections
 from gateway.vault.discovery import is_endpoint
 from gateway.vault.grants import grant_of
+from gateway.vault.tokens import Tokens
 
 CALLBACK_PATH = "/v1/outbound/oauth/callback"
 CONNECT_PATH = "/connect/"
@@ -58,6 +62,7 @@ class Links:
         self,
         attempts: Attempts,
         connections: Connections,
+        tokens: Tokens,
         *,
         base_url: Callable[[], str],
         redirect_urls: Iterable[str],
@@ -66,11 +71,12 @@ class Links:
     ) -> None:
         self._attempts = attempts
         self._connections = connections
+        self._tokens = tokens
         self._base_url = base_url
         self._redirect_urls = frozenset(redirect_urls)
         self._allow_http = allow_http
         self._clock = clock
-        self._links: LRUCache[tuple[TokenKey, str], ConnectLink] = LRUCache(maxsize=1000)
+        self._links: LRUCache[tuple[TokenKey, tuple[str, ...], str], ConnectLink] = LRUCache(maxsize=1000)
 
     async def start(
         self,
@@ -93,7 +99,7 @@ class Links:
         Raises:
             ConnectionUnknown: no such connection.
             ConnectInvalid: it cannot be connected in a browser, or an argument is not valid.
-            SubjectNotAllowed: rule 6.
+            SubjectNotAllowed: rule 1.
             RateLimited: too many attempts are under way.
         """
         _check_starter(started_by, user=user, tenant=tenant, tenant_level=tenant_level)
@@ -119,16 +125,25 @@ class Links:
         url = f"{_origin_of(self.callback_url(connection))}{CONNECT_PATH}{secret}"
         return ConnectLink(attempt.id, url, f"{url}/wait", attempt.expires_at)
 
-    async def link_for(self, key: TokenKey, caller: Caller) -> ConnectLink | None:
+    async def link_for(
+        self, key: TokenKey, caller: Caller, *, missing_scopes: tuple[str, ...] | None = None
+    ) -> ConnectLink | None:
         """
-        Return a link for whoever met `connection_required` for *key*; None where a browser cannot help.
+        Return a link for whoever met a refusal for want of the token of *key*; None where a browser cannot help.
 
-        The same link for the same key and caller while nobody has begun with it: a caller that tries again and again
-        makes no new ones.
+        *missing_scopes* are those that the token lacks (rule 4), empty where it was not said which; None: there is no
+        token. The same link for the same wish and caller while nobody has begun with it: a caller that tries again and
+        again makes no new ones.
         """
         if key.user is None and caller.kind != "management":
             return None
-        who = (key, f"{caller.kind}:{caller.user}:{caller.client}:{caller.key_id}")
+        scopes = key.scopes or ()
+        if missing_scopes is not None:
+            wider = await self._wider(key, missing_scopes)
+            if wider is None:
+                return None
+            scopes = wider
+        who = (key, scopes, f"{caller.kind}:{caller.user}:{caller.client}:{caller.key_id}")
         known = self._links.get(who)
         if known is not None and known.expires_at - self._clock() > REUSE_SECONDS:
             attempt = await self._attempts.get(known.id)
@@ -141,13 +156,25 @@ class Links:
                 tenant=key.tenant,
                 tenant_level=key.user is None,
                 account=key.account,
-                scopes=key.scopes or (),
+                scopes=scopes,
                 started_by=caller,
             )
         except (ConnectInvalid, ConnectionUnknown, SubjectNotAllowed, RateLimited):
             return None
         self._links[who] = link
         return link
+
+    async def _wider(self, key: TokenKey, missing: tuple[str, ...]) -> tuple[str, ...] | None:
+        """Return the scopes to ask for where the token of *key* lacks *missing* (rule 4); None: asking helps nobody."""
+        stored = await self._tokens.find(key)
+        connection = await self._connections.load(key.connection)
+        if connection is None or (key.scopes is not None and not set(missing) <= set(key.scopes)):
+            return None
+        asked = key.scopes or (stored.requested_scopes if stored is not None else ()) or connection.default_scopes
+        # An API key has the rights that it was made with: another one is entered in the place of this one.
+        wanted = set(asked) if connection.kind == "apikey" else {*asked, *missing}
+        is_granted = stored is not None and wanted <= set(stored.granted_scopes)
+        return None if is_granted and not missing else tuple(sorted(wanted))
 
     async def status(self, attempt_id: str) -> Status:
         """Return where the attempt of this public id stands; "expired" where it is not known any more."""
@@ -165,6 +192,8 @@ class Links:
             return
         if grant_of(connection) != "authorization_code":
             raise ConnectInvalid("This connection gets its tokens without a browser.")
+        if connection.awaits_registration:
+            raise ConnectInvalid("The provider has not registered this connection's client yet: the log says why.")
         if not connection.client_id:
             raise ConnectInvalid("This connection has no client id yet.")
         if not text_of(connection, "discoveryUrl") and not (connection.authorization_url and connection.token_url):
@@ -176,13 +205,11 @@ class Links:
 
         It is at the connection's `callbackDomain`, else at our public URL.
         """
-        domain = text_of(connection, "callbackDomain").rstrip("/")
-        base = self._base_url() if not domain else domain if "://" in domain else f"https://{domain}"
-        return f"{base}{CALLBACK_PATH}"
+        return callback_url(connection, self._base_url())
 
     def _redirect_target(self, connection: Connection, wanted: str | None) -> str:
         """
-        Return where the browser goes in the end, "" for our own page (rule 5).
+        Return where the browser goes in the end, "" for our own page (rule 2).
 
         Raises:
             ConnectInvalid: *wanted* is not on the list.
@@ -198,8 +225,15 @@ class Links:
         return target
 
 
+def callback_url(connection: Connection, base_url: str) -> str:
+    """Return the connection's redirect URI where the traffic listener's public URL is *base_url*."""
+    domain = text_of(connection, "callbackDomain").rstrip("/")
+    base = base_url if not domain else domain if "://" in domain else f"https://{domain}"
+    return f"{base}{CALLBACK_PATH}"
+
+
 def _check_starter(caller: Caller, *, user: str | None, tenant: str | None, tenant_level: bool) -> None:
-    """Raise SubjectNotAllowed where *caller* may not begin this (rule 6)."""
+    """Raise SubjectNotAllowed where *caller* may not begin this (rule 1)."""
     if caller.kind == "management":
         return
     if tenant is not None and tenant not in caller.tenants:

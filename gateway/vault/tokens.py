@@ -2,10 +2,11 @@
 The connection tokens that the vault keeps: whose they are, which one is meant, and how they change.
 
 Rules:
-1. A token's identity is (connection, user, tenant, account, requested scopes). Uploading it again keeps its id and its
-   creation time; a user's, a user's within a tenant and a tenant's token are never looked up in each other's place.
-2. "Latest" is the newest by creation; a refresh or a re-upload does not count as creation. "By scopes" is set equality
-   with the requested or the granted set, the newest wins (contract section 11).
+1. A token's identity is (connection, user, tenant, account, requested scopes). Storing it again keeps its id; a user's,
+   a user's within a tenant and a tenant's token are never looked up in each other's place.
+2. "Latest" is the newest by creation; a refresh or a re-upload does not count as creation (contract section 11), a
+   user's consent does: who has just connected an account means that one. "By scopes" is set equality with the
+   requested or the granted set, the newest wins.
 3. `version` counts writes of the grant. What follows an exchange is written only where the version is the one that was
    exchanged, and `lease_owner` still names that exchange (compare-and-swap). `lease_owner` is the exchange that was
    begun last, `lease_until` is set while it is under way: one that was given up may still report, unless another began.
@@ -21,6 +22,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import replace
 from typing import Any
 
 from sqlalchemy import ColumnElement, Select, delete, func, insert, select, update
@@ -60,6 +62,14 @@ class Tokens:
         """
         async with self._store.write() as db:
             return await self.put_in(db, draft)
+
+    async def put_consented(self, draft: TokenDraft) -> StoredToken:
+        """Do the same as `put` for what a user has just consented to: it is the newest of its subject from now on."""
+        async with self._store.write() as db:
+            stored = await self.put_in(db, draft)
+            created_at = await _next_creation(db, draft, self._clock())
+            await db.execute(update(table).where(table.c.id == stored.id).values(created_at=created_at))
+        return replace(stored, created_at=created_at)
 
     async def put_in(self, db: AsyncConnection, draft: TokenDraft) -> StoredToken:
         """Do the same as `put`, in the write transaction of *db*."""

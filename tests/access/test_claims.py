@@ -96,8 +96,9 @@ def test_unreadable_scopes_are_missing_scopes() -> None:
     """
     Scopes of the wrong type are no scopes, even where none is required: a deny by scope must not be slipped.
     """
-    with pytest.raises(CallerScopeMissing):
-        read({"scope": {"a": 1}})
+    for requires_scope in (True, False):
+        with pytest.raises(CallerScopeMissing):
+            read_caller(token(scope={"a": 1}), ISSUER, foreign_prefixes=(), requires_scope=requires_scope)
 
 
 def test_checks_times_at_their_edges() -> None:

@@ -173,6 +173,22 @@ async def test_remembers_no_failure(identity: Identity, idp: Idp, keyring: KeyRi
     assert 0 == len(identity._callers)
 
 
+async def test_caller_without_the_scope_is_known_only_where_none_is_required(identity: Identity, idp: Idp) -> None:
+    """
+    A session JWT is somebody where no scope is needed, and is not remembered as somebody elsewhere.
+    """
+    session = token(idp, scope="openid")
+    caller = await identity.identify(session, requires_scope=False)
+
+    assert ("jwt", frozenset({"openid"})) == (caller.kind, caller.scopes)
+    assert identity.cached(session) is None
+    with pytest.raises(CallerScopeMissing):
+        await identity.identify(session)
+    for bad in (token(idp, scope="x", aud="x"), token(idp, scope="x", exp=1), "x"):
+        with pytest.raises(CallerUnauthenticated):
+            await identity.identify(bad, requires_scope=False)
+
+
 async def test_remembers_a_bounded_number(identity: Identity, monotonic: Clock) -> None:
     """
     The oldest caller makes room for the newest.

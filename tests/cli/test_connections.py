@@ -18,6 +18,7 @@ from gateway.store.engine import Store, sqlite_url
 from gateway.vault.connections import Connection, Connections
 from gateway.vault.key_ring import SealingRing
 from gateway.vault.sealing import Sealer
+from tests.vault.authority import authority
 
 ADD = ["add", "--id", "contacts", "--client-id", "me", "--token-url", "https://p.example/t"]
 
@@ -81,6 +82,7 @@ def test_every_option_is_stored(tmp_path: Path) -> None:
         "client_id": "me",
         "authorization_url": "https://p.example/a",
         "token_url": "https://p.example/t",
+        "discovery_url": "",
         "scopes": ["a", "b"],
         "origins": ["https://people.example"],
         "token_auth": "none",
@@ -133,6 +135,49 @@ def test_templates_are_listed(tmp_path: Path) -> None:
     assert any(line.startswith("shopify\toauth\tShopify\tshop\t") for line in lines)
     shopify = next(each for each in listed if "shopify" == each["id"])
     assert ["shop"] == [variable["name"] for variable in shopify["variables"]]
+
+
+def configured(data: Path, **traffic: str) -> list[str]:
+    """The options that name a routes.yaml which lets loopback be dialled."""
+    listeners = {"traffic": {"bind": "127.0.0.1:0", **traffic}}
+    egress = {"allow_private": ["127.0.0.0/8"], "allow_http": True}
+    (data / "routes.yaml").write_text(
+        json.dumps({"version": 1, "project": "acme", "listeners": listeners, "egress": egress})
+    )
+    return ["-c", str(data / "routes.yaml")]
+
+
+async def test_provider_registers_the_client(tmp_path: Path) -> None:
+    """The client is registered with the gateway's callback before the connection is stored; a second try makes none."""
+    async with authority() as provider:
+        options = ["add", "--id", "contacts", "--use-dcr", "--discovery-url", provider.url, "--json"]
+        where = configured(tmp_path, public_url="https://gw.example")
+        first = await asyncio.to_thread(run, tmp_path, *options, *where)
+        second = await asyncio.to_thread(run, tmp_path, *options, *where)
+        elsewhere = await asyncio.to_thread(run, tmp_path, *options, "--url", "https://other.example/", *where)
+        stored = await asyncio.to_thread(load, tmp_path, "contacts")
+
+    assert ([0, 1, 1], 1) == ([each.exit_code for each in (first, second, elsewhere)], len(provider.registered)), first
+    assert ["https://gw.example/v1/outbound/oauth/callback"] == provider.registered[0]["redirect_uris"]
+    assert "made-id" == json.loads(first.stdout)["client_id"]
+    assert "made-secret" not in first.output
+    assert stored is not None
+    assert ("made-secret", provider.url) == (stored.client_secret, stored.extra["discoveryUrl"])
+
+
+async def test_client_that_is_not_registered_stores_nothing(tmp_path: Path) -> None:
+    """The provider's refusal is one sentence with what to do, and exit code 6."""
+    async with authority(registration={"client_secret_expires_at": 1_900_000_000}) as provider:
+        options = ["add", "--id", "contacts", "--use-dcr", "--discovery-url", provider.url]
+        where = configured(tmp_path)
+        refused = await asyncio.to_thread(run, tmp_path, *options, "--url", "https://gw.example", *where)
+        homeless = await asyncio.to_thread(run, tmp_path, *options, *where)
+        owned = await asyncio.to_thread(run, tmp_path, *options, "--client-id", "me", *where)
+        listed = await asyncio.to_thread(run, tmp_path, "ls", "--json")
+
+    assert [6, 2, 2] == [refused.exit_code, homeless.exit_code, owned.exit_code], refused.output
+    assert "register a client there yourself" in refused.stderr
+    assert ("--url" in homeless.stderr, "--use-dcr" in owned.stderr, "[]") == (True, True, listed.stdout.strip())
 
 
 REFUSED: dict[str, tuple[list[str], int]] = {

@@ -88,7 +88,7 @@ def test_connections() -> None:
     """
     A connection has its secret, and its origins in their one spelling.
     """
-    first, second = example("everything").connections
+    first, second, third = example("everything").connections
 
     assert (
         ConnectionSettings(
@@ -112,6 +112,18 @@ def test_connections() -> None:
             id="weather", name="weather", type="apikey", origins=("https://weather.example",), token_auth="none"
         )
         == second
+    )
+    assert (
+        ConnectionSettings(
+            id="registered",
+            name="registered",
+            discovery_url="https://p.example",
+            use_dcr=True,
+            dcr_url="https://p.example/register",
+            origins=("https://api.example",),
+            token_auth=None,
+        )
+        == third
     )
 
 

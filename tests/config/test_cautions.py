@@ -51,6 +51,11 @@ def test_caution(case: str, text: str, expected: str) -> None:
         ("policies", "policies: [{id: a, effect: deny}]", "policies"),
         ("the caller's own token", DESCOPE % "caller", "token_service"),
         ("an API key is never refreshed", "connections: [{id: a, type: apikey}]", "token_url"),
+        (
+            "metadata says where to refresh",
+            "connections: [{id: a, discovery_url: 'https://p.example', client_id: x, token_auth: none}]",
+            "token_url",
+        ),
         ("a secret from elsewhere", "connections: [{id: a, client_secret: '${SECRET}'}]", "client_secret"),
         ("connections that come by the API", ROUTE, "routes"),
         ("a known connection", "connections: [{id: people}]\n" + ROUTE, "routes"),

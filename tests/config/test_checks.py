@@ -7,6 +7,7 @@ import pytest
 from tests.config.samples import problems
 
 ROUTE = "{name: a, prefix: /a, upstream: https://a.example, connection: a}"
+DISCOVERED = "discovery_url: https://p.example, client_id: x, token_auth: none"
 
 
 @pytest.mark.parametrize(
@@ -82,6 +83,15 @@ def test_user_prefixes(case: str, prefixes: list[str], expected: int) -> None:
         ("a secret is missing without an exchange", "token_auth: client_secret_post", ["client_secret"]),
         ("all is missing", "authorization_url: https://p.example", ["token_url"]),
         ("a key has no client", "type: apikey, client_id: x, pkce: true", ["client_id", "pkce"]),
+        ("metadata, and a client", "discovery_url: https://p.example, client_id: x, client_secret: y", []),
+        ("metadata instead of the token URL", f"{DISCOVERED}, authorization_url: https://p.example/a", []),
+        ("metadata without a client", "discovery_url: https://p.example", ["client_id", "client_secret"]),
+        ("a place to register without the wish", f"{DISCOVERED}, dcr_url: https://p.example", ["dcr_url"]),
+        (
+            "a key is not registered",
+            "type: apikey, use_dcr: true, discovery_url: https://p.example",
+            ["use_dcr", "discovery_url"],
+        ),
     ],
 )
 def test_keys_of_a_connection_need_one_another(case: str, connection: str, expected: list[str]) -> None:
@@ -91,6 +101,32 @@ def test_keys_of_a_connection_need_one_another(case: str, connection: str, expec
     found = problems(f"connections: [{{id: a, {connection}}}]")
 
     assert [f"connections[0].{key}" for key in expected] == [problem.partition(":")[0] for problem in found], case
+
+
+@pytest.mark.parametrize(
+    ("case", "connection", "expected"),
+    [
+        ("where metadata says", "discovery_url: https://p.example", []),
+        ("where it is said", "dcr_url: https://p.example, token_auth: client_secret_post", []),
+        ("with a template", "template: google, dcr_url: https://p.example, token_auth: none", []),
+        ("nobody says where", "token_auth: none", ["discovery_url"]),
+        (
+            "a client beside it",
+            "discovery_url: https://p.example, client_id: x, client_secret: y",
+            ["client_id", "client_secret"],
+        ),
+        ("a key that nobody registers", "dcr_url: https://p.example, token_auth: private_key_jwt", ["token_auth"]),
+    ],
+)
+def test_client_that_is_registered_comes_from_the_provider(case: str, connection: str, expected: list[str]) -> None:
+    """
+    `use_dcr` says where, brings no client of its own, and needs the address that is registered as the callback's.
+    """
+    text = f"connections: [{{id: a, use_dcr: true, {connection}}}]"
+    found = problems(f"listeners: {{traffic: {{public_url: https://gw.example}}}}\n{text}")
+
+    assert [f"connections[0].{key}" for key in expected] == [problem.partition(":")[0] for problem in found], case
+    assert any("listeners.traffic.public_url: required with use_dcr" in problem for problem in problems(text))
 
 
 def test_policy_may_name_a_connection_of_a_route() -> None:

@@ -65,6 +65,12 @@ def route(upstream: str, *, more: str = "") -> str:
             [PRIVATE],
         ),
         (
+            "metadata and registration of a provider",
+            "listeners: {traffic: {public_url: 'https://gw.example'}}\n"
+            "connections: [{id: a, use_dcr: true, discovery_url: 'http://p.example', dcr_url: 'https://10.0.0.1/r'}]",
+            [PLAIN, PRIVATE],
+        ),
+        (
             "an authorization endpoint is the browser's to reach",
             "connections: [{id: a, authorization_url: 'https://10.0.0.1/a', token_url: 'https://p.example', "
             "client_id: x, token_auth: none}]",

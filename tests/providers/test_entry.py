@@ -31,7 +31,10 @@ quirks:
   default_expires_seconds: 7200
   rejected: [{status: 200, pointer: /error, values: [token_expired]}, {status: 498}]
   grants: [authorization_code, client_credentials]
+  issuer: https://shop.example/{tenantid}/v2
 """
+TENANTS = "https://shop.example/{tenantid}/v2"
+ISSUER_AT = "shop.yaml:23: quirks.issuer: "
 KEY = "name: Shop\ndescription: A key.\ndocs_url: https://s.example/docs\nkind: apikey\norigins: [https://s.example]\n"
 
 
@@ -64,6 +67,7 @@ def test_every_key_arrives() -> None:
             default_expires_seconds=7200,
             rejected=(Rejected(200, "/error", ("token_expired",)), Rejected(498)),
             grants=("authorization_code", "client_credentials"),
+            issuer=TENANTS,
         )
         == found.quirks
     )
@@ -107,6 +111,12 @@ CHANGES: dict[str, tuple[str, str, str]] = {
     "a variable above one label": ("{shop}.shop.example/token", "{shop}.com/token", "shop.yaml:8: variables.shop: "),
     "a variable as a port": ("shop.example/token", "shop.example:{shop}/token", "shop.yaml:5: token_url: "),
     "a host within a host": ("form: label", "form: host", "shop.yaml:8: variables.shop: "),
+    "an issuer without tenants": (TENANTS, "https://shop.example/v2", f"{ISSUER_AT}expected {{tenantid}} as a whole"),
+    "an issuer with a part of a segment": (TENANTS, "https://shop.example/t-{tenantid}", f"{ISSUER_AT}expected {{"),
+    "an issuer whose host is the tenant's": (TENANTS, "https://{tenantid}/v2", f"{ISSUER_AT}expected {{tenantid}}"),
+    "an issuer with two of it": (TENANTS, "https://shop.example/{tenantid}/{tenantid}", f"{ISSUER_AT}expected no var"),
+    "an issuer with a variable": (TENANTS, "https://{shop}.shop.example/{tenantid}", f"{ISSUER_AT}expected no var"),
+    "an issuer that is no https": (TENANTS, "http://shop.example/{tenantid}", f"{ISSUER_AT}expected a URL that begins"),
     "a segment within a host": ("form: label", "form: segment", "shop.yaml:8: variables.shop: expected form label"),
     "an unknown form": ("form: label", "form: any", "shop.yaml:8: variables.shop.form: "),
     "a broken pattern": ('"[a-z]+"', '"[a-z"', "shop.yaml:8: variables.shop.pattern: expected a regular expression"),

@@ -99,6 +99,7 @@ def test_answers() -> None:
     assert "unknown_error" == read_answer(f"state={STATE}&error=%3Cscript%3E").error
 
 
+TENANTS = f"{ISSUER}/{{tenantid}}/v2"
 ISSUERS: dict[str, tuple[Metadata | None, str, str | None, bool]] = {
     "the same": (Metadata(ISSUER, sends_issuer=True), ISSUER, ISSUER, True),
     "another": (Metadata(ISSUER), ISSUER, "https://evil.example", False),
@@ -109,6 +110,17 @@ ISSUERS: dict[str, tuple[Metadata | None, str, str | None, bool]] = {
     "unknown, of another origin": (None, "", "https://evil.example", False),
     "unknown and unreadable": (None, "", "https://[", False),
     "empty": (Metadata(ISSUER), ISSUER, "", False),
+    "some tenant's": (Metadata(TENANTS), TENANTS, f"{ISSUER}/t-1/v2", True),
+    "some tenant's, without metadata": (None, TENANTS, f"{ISSUER}/t-1/v2", True),
+    "some tenant's, where the exact one is promised": (
+        Metadata(TENANTS, sends_issuer=True),
+        TENANTS,
+        f"{ISSUER}/t-1/v2",
+        False,
+    ),
+    "the placeholder, where that is promised": (Metadata(TENANTS, sends_issuer=True), TENANTS, TENANTS, True),
+    "a tenant's of another issuer": (Metadata(TENANTS), TENANTS, "https://evil.example/t-1/v2", False),
+    "another tenant's than the only one": (Metadata(f"{ISSUER}/t-1/v2"), f"{ISSUER}/t-1/v2", f"{ISSUER}/t-2/v2", False),
 }
 
 

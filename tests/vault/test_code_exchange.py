@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from gateway.vault.connection import Connection
+from gateway.vault.discovery import OIDC_WELL_KNOWN
 from tests.vault.authority import authority
 from tests.vault.connecting import Browser, town
 
@@ -38,6 +39,52 @@ async def test_id_token_for_somebody_else_is_refused(tmp_path: Path, claims: dic
     assert "did not match" in text
     assert stored is None
     assert ["RT-1"] == [form["token"] for form in provider.revoked]
+
+
+GUID = "9188040d-6c67-4c5b-b112-36a304b66dad"
+OTHER = "72f988bf-86f1-41af-91ab-2d7cd011db47"
+TENANTS: dict[str, tuple[dict[str, Any], bool]] = {
+    "its own tenant's": ({"iss": "{url}/" + GUID + "/v2.0", "tid": GUID}, True),
+    "another tenant's": ({"iss": "{url}/" + OTHER + "/v2.0", "tid": GUID}, False),
+    "a tenant's that is not named": ({"iss": "{url}/" + GUID + "/v2.0"}, False),
+    "a tenant's that is no text": ({"iss": "{url}/" + GUID + "/v2.0", "tid": [GUID]}, False),
+    "the placeholder": ({"iss": "{url}/{tenantid}/v2.0", "tid": "{tenantid}"}, False),
+    "the placeholder alone": ({"iss": "{url}/{tenantid}/v2.0"}, False),
+    "the place that was asked": ({"iss": "{url}/common/v2.0", "tid": GUID}, False),
+    "a tenant that is a path": ({"iss": "{url}/a/b/v2.0", "tid": "a/b"}, False),
+    "another host's": ({"iss": f"https://evil.example/{GUID}/v2.0", "tid": GUID}, False),
+    "another client's": ({"iss": "{url}/" + GUID + "/v2.0", "tid": GUID, "aud": "other"}, False),
+}
+
+
+@pytest.mark.parametrize("is_discovered", [True, False])
+@pytest.mark.parametrize(("claims", "is_taken"), TENANTS.values(), ids=TENANTS.keys())
+async def test_id_token_is_of_the_tenant_that_it_names(
+    tmp_path: Path, claims: dict[str, Any], is_taken: bool, is_discovered: bool
+) -> None:
+    """
+    A provider whose tenants have issuers of their own names one in each id token; its metadata has a placeholder there.
+    """
+    settings = {"well_known": f"/common/v2.0{OIDC_WELL_KNOWN}", "iss": None}
+    async with town(tmp_path) as place, authority(**settings) as provider:
+        issuer = f"{provider.url}/{{tenantid}}/v2.0"
+        provider.metadata = {"issuer": issuer, "authorization_response_iss_parameter_supported": None}
+        provider.id_token = {
+            name: value.replace("{url}", provider.url) if isinstance(value, str) else value
+            for name, value in claims.items()
+        }
+        urls = {"authorization_url": f"{provider.url}/authorize", "token_url": f"{provider.url}/token"}
+        found = {"extra": {"issuer": issuer, "discoveryUrl": f"{provider.url}/common/v2.0"}}
+        fields: dict[str, Any] = found if is_discovered else urls | {"extra": {"issuer": issuer}}
+        await place.connections.create(
+            Connection("contacts", "Contacts", client_id="client", client_secret="s3cret", **fields)
+        )
+        async with Browser() as browser:
+            page = await browser.answer(await browser.get((await place.link()).url))
+        stored = await place.token()
+
+    assert ("Connected" if is_taken else "did not match") in page.text
+    assert (f"{GUID}:account-1" if is_taken else None) == (stored.token_sub if stored else None)
 
 
 SUBS: dict[str, tuple[dict[str, Any], str]] = {

@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import pytest
 
+from gateway.vault.connection import Connection
 from gateway.vault.connections import ConnectionExists, ConnectionInvalid
 from gateway.vault.service import Vault
 from tests.vault.conftest import House
@@ -49,6 +50,40 @@ async def test_file_is_the_truth(house: House, vault: Vault) -> None:
     assert ("another", "file") == (changed.client_secret, changed.owner)
     assert left is not None
     assert left.owner == "file"
+
+
+DCR = {"useDcr": True, "discoveryUrl": "https://p.example"}
+
+
+async def test_registered_client_outlives_the_file(house: House, vault: Vault) -> None:
+    """
+    A client is registered once: the file, read again, keeps it; said to be registered elsewhere, it waits for another.
+    """
+    said = Connection("dcr", "Registered", extra=DCR, token_auth="client_secret_basic")
+    made = replace(said, client_id="made", client_secret="s3cret", token_auth="client_secret_post")
+
+    await vault.connections.upsert_from_file([said])
+    stored = [await vault.connections.store_client(made), await vault.connections.store_client(made)]
+    again = await vault.connections.upsert_from_file([replace(said, default_scopes=("more",))])
+    kept = await vault.connections.load("dcr")
+    same = await vault.connections.upsert_from_file([replace(said, default_scopes=("more",))])
+    moved = replace(said, extra=DCR | {"discoveryUrl": "https://q.example"})
+    await vault.connections.upsert_from_file([moved])
+
+    assert [True, False] == stored
+    assert (("dcr",), ()) == (again.written, same.written)
+    assert kept == replace(made, owner="file", default_scopes=("more",))
+    assert replace(moved, owner="file") == await vault.connections.load("dcr")
+    assert not await vault.connections.store_client(made)
+    assert not await vault.connections.store_client(replace(made, id="nothing"))
+
+
+async def test_id_or_name_that_is_taken_is_not_free(house: House, vault: Vault) -> None:
+    """What could not be created is known before."""
+    await vault.connections.check_free(house.connection(id="other", name="Other"))
+    for changes in ({"name": "Other"}, {"id": "other"}):
+        with pytest.raises(ConnectionExists):
+            await vault.connections.check_free(house.connection(**changes))
 
 
 async def test_file_is_taken_whole_or_not_at_all(house: House, vault: Vault) -> None:

@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from gateway.vault.connection import Connection
-from gateway.vault.discovery import DiscoveryFailed, candidates, is_endpoint, read_metadata
+from gateway.vault.discovery import DiscoveryFailed, candidates, declared_issuer, is_endpoint, read_metadata
+from gateway.vault.templates import from_template
 from tests.vault.authority import authority
 from tests.vault.connecting import town
 
@@ -50,6 +51,55 @@ def test_wrong_metadata_is_not_used(document: dict[str, Any], reason: str) -> No
     """One wrong value and nothing of the document is used."""
     with pytest.raises(DiscoveryFailed, match=reason):
         read_metadata(document, issuer=ISSUER, allow_http=False)
+
+
+TENANTS = "https://login.example/{tenantid}/v2.0"
+GUID = "9188040d-6c67-4c5b-b112-36a304b66dad"
+DECLARED: dict[str, tuple[str, str, bool]] = {
+    "the issuer that was asked": ("https://login.example/common/v2.0", TENANTS, True),
+    "the placeholder as it is": (TENANTS, TENANTS, True),
+    "one tenant's": (f"https://login.example/{GUID}/v2.0", TENANTS, True),
+    "a tenant's of another host": (f"https://evil.example/{GUID}/v2.0", TENANTS, False),
+    "a tenant's of a longer host": (f"https://login.example.evil.example/{GUID}/v2.0", TENANTS, False),
+    "more than one segment": (f"https://login.example/x/{GUID}/v2.0", TENANTS, False),
+    "an empty segment": ("https://login.example//v2.0", TENANTS, False),
+    "a line more": (f"https://login.example/{GUID}/v2.0\n", TENANTS, False),
+    "another version": (f"https://login.example/{GUID}/v1.0", TENANTS, False),
+    "one that is declared without tenants": ("https://issuer.example", "https://issuer.example", True),
+    "another than is declared": ("https://other.example", "https://issuer.example", False),
+    "the placeholder, where none is declared": (TENANTS, "", False),
+}
+
+
+@pytest.mark.parametrize(("said", "declared", "is_right"), DECLARED.values(), ids=DECLARED.keys())
+def test_declared_issuer_may_be_named_instead(said: str, declared: str, is_right: bool) -> None:
+    """Where tenants have issuers of their own, metadata names some tenant's, or all of them by a placeholder."""
+    asked = "https://login.example/common/v2.0"
+    if is_right:
+        assert said == read_metadata({"issuer": said}, issuer=asked, declared=declared, allow_http=False).issuer
+        return
+    with pytest.raises(DiscoveryFailed, match="issuer_mismatch"):
+        read_metadata({"issuer": said}, issuer=asked, declared=declared, allow_http=False)
+
+
+MICROSOFT = "https://login.microsoftonline.com"
+DECLARING: dict[str, tuple[dict[str, Any], str]] = {
+    "the entry's": ({}, f"{MICROSOFT}/{{tenantid}}/v2.0"),
+    "the entry's, with metadata of the same host": (
+        {"extra": {"discoveryUrl": f"{MICROSOFT}/common/v2.0"}}, f"{MICROSOFT}/{{tenantid}}/v2.0"
+    ),
+    "the connection's own": ({"extra": {"issuer": "https://own.example"}}, "https://own.example"),
+    "nobody's: the tokens come from elsewhere": ({"token_url": "https://login.microsoftonline.us/common/t"}, ""),
+    "nobody's: the metadata comes from elsewhere": ({"extra": {"discoveryUrl": "https://evil.example"}}, ""),
+    "nobody's: no endpoint": ({"token_url": ""}, ""),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("overrides", "issuer"), DECLARING.values(), ids=DECLARING.keys())
+def test_issuer_is_declared_for_the_own_endpoints(overrides: dict[str, Any], issuer: str) -> None:
+    """What the catalogue says of an issuer holds for the endpoints that it says it of."""
+    made = from_template("microsoft", id="m", client_id="c", client_secret="s", overrides=overrides)
+    assert issuer == declared_issuer(made)
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from aiohttp import ClientSession
 
+from gateway.access.policy import Policy, PolicySet
 from gateway.errors import RateLimited, SubjectNotAllowed
 from gateway.vault.api import create_app
 from gateway.vault.connection import Connection
@@ -94,6 +95,71 @@ async def test_asks_the_flow_and_answers_its_page(api: Api, vault: Vault) -> Non
     }  # fmt: skip
     assert [expected, expected] == asked
     assert ["alice", "alice"] == [each["started_by"].user for each in flow.asked]
+
+
+TENANT = {"tenantId": "acme", "tenantLevel": True}
+MAY_CONNECT_A_TENANT: dict[str, tuple[dict[str, Any], dict[str, Any], tuple[Policy, ...] | None, int]] = {
+    "a user for themselves, without any policy": ({}, {}, None, 200),
+    "a user for themselves, whatever is denied": ({}, {}, (Policy(id="no", effect="deny"),), 200),
+    "a tenant, without any policy": ({}, TENANT, None, 403),
+    "a tenant, with none that allows": ({}, TENANT, (), 403),
+    "a tenant, by a role that may": (
+        {},
+        TENANT,
+        (Policy(id="sales", effect="allow", roles=frozenset({"sales"})),),
+        200,
+    ),
+    "a tenant, by a role that may not": (
+        {"roles": ["guest"]},
+        TENANT,
+        (Policy(id="sales", effect="allow", roles=frozenset({"sales"})),),
+        403,
+    ),
+    "a tenant, allowed on a route": ({}, TENANT, (Policy(id="r", effect="allow", routes=frozenset({"api"})),), 403),
+    "a tenant, denied on a route": (
+        {},
+        TENANT,
+        (Policy(id="all", effect="allow"), Policy(id="r", effect="deny", routes=frozenset({"api"}))),
+        403,
+    ),
+    "a tenant, by its client": (
+        {"sub": "batch", "azp": "batch"},
+        TENANT,
+        (Policy(id="b", effect="allow", clients=frozenset({"batch"})),),
+        200,
+    ),
+    "a tenant, allowed for another connection": (
+        {},
+        TENANT,
+        (Policy(id="o", effect="allow", connections=frozenset({"other"})),),
+        403,
+    ),
+    "a tenant that is not named": ({}, {"tenantLevel": True}, (), 200),  # the flow refuses that, as wrong
+}
+
+
+@pytest.mark.parametrize(
+    ("claims", "body", "policies", "status"), MAY_CONNECT_A_TENANT.values(), ids=MAY_CONNECT_A_TENANT.keys()
+)
+async def test_tenant_is_connected_by_whom_a_policy_names(
+    api: Api,
+    vault: Vault,
+    claims: dict[str, Any],
+    body: dict[str, Any],
+    policies: tuple[Policy, ...] | None,
+    status: int,
+) -> None:
+    """
+    Connecting one's own account asks no policy; connecting a tenant decides for everybody in it, and asks.
+    """
+    flow = Flow()
+    api.policies = PolicySet(policies)
+    async with connecting(api, vault, flow) as url, ClientSession() as session:
+        headers = bearer(api.access_token(**claims))
+        async with session.post(url + CONNECT[1], json={"appId": "contacts", **body}, headers=headers) as response:
+            assert status == response.status
+
+    assert (1 if status == 200 else 0) == len(flow.asked)
 
 
 async def test_keys_are_public_and_told_once(api: Api, vault: Vault) -> None:

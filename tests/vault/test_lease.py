@@ -51,10 +51,10 @@ def test_forgotten_lease_begins_anew() -> None:
 
 
 def test_times_fit_together() -> None:
-    """A holder may miss three renewals; a caller lives through an exchange, or a takeover and an exchange's begin."""
+    """A holder may miss three renewals; a caller lives through a takeover; a stop is not longer than an exchange."""
     timing = Timing()
 
     assert timing.renew_seconds * 4 < timing.lease_seconds
-    assert timing.exchange_seconds < timing.wait_seconds
     assert timing.lease_seconds < timing.wait_seconds
+    assert timing.close_seconds < timing.exchange_seconds
     assert timing.poll_seconds < MAX_LOOK_SECONDS

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 
 import pytest
 
@@ -71,6 +72,21 @@ async def test_latest_is_the_newest_by_creation(vault: Vault) -> None:
 
     assert "new" == await found(vault, key("alice"))
     assert (first.id, first.created_at, 2) == (again.id, again.created_at, again.version)
+
+
+async def test_consent_is_the_newest(house: House, vault: Vault) -> None:
+    """What a user has just consented to is the latest and found first by its scopes, and keeps its id."""
+    first = await vault.tokens.put(draft("alice", token="first", scopes=("a", "b")))
+    await vault.tokens.put(draft("alice", token="second", scopes=("c",)))
+    house.clock.now -= 60  # the clock went back
+    consented = replace(draft("alice", token="third", scopes=("a", "b")), granted_scopes=("c",))
+    again = await vault.tokens.put_consented(consented)
+
+    assert ("third", "third") == (await found(vault, key("alice")), await found(vault, key("alice", scopes=("c",))))
+    assert (first.id, ("a", "b"), ("c",)) == (again.id, again.requested_scopes, again.granted_scopes)
+    assert again == await vault.tokens.get(again.id)
+    assert await vault.tokens.put(draft("alice", token="second", scopes=("c",)))
+    assert "third" == await found(vault, key("alice"))
 
 
 async def test_scopes_are_compared_as_sets(vault: Vault) -> None:
