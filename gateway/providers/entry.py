@@ -76,7 +76,7 @@ class _QuirksFile(_Model):
     refresh_scope: bool = False
     revocation_auth: RevocationAuth | None = None
     authorization_params: Params = {}
-    token_params: Params = {}
+    code_params: Params = {}
     refresh_params: Params = {}
     token_errors_with_status_200: bool = False
     dead_grant_errors: Annotated[list[Word], Field(max_length=20)] = []
@@ -338,7 +338,7 @@ def _quirks(entry: _ProviderFile) -> Quirks:
         refresh_scope=file.refresh_scope,
         revocation_auth=file.revocation_auth,
         authorization_params=tuple(file.authorization_params.items()),
-        token_params=tuple(file.token_params.items()),
+        code_params=tuple(file.code_params.items()),
         refresh_params=tuple(file.refresh_params.items()),
         token_errors_with_status_200=file.token_errors_with_status_200,
         dead_grant_errors=tuple(file.dead_grant_errors),

@@ -44,9 +44,9 @@ class Quirks:
     *pkce* False: no challenge is sent, because the provider refuses it or does not document it.
 
     Token request: *token_auth* is how the client authenticates (None: unsaid, the connection decides); *token_body* how
-    the body is written; *token_params* are added to every exchange, *refresh_params* to refreshes only (they win over
-    token_params); *refresh_url* is where refreshes go, None: to the token URL; *accept_header* is the Accept field.
-    *refresh_scope* tells whether a refresh names the scopes.
+    the body is written; *code_params* are added where a code is exchanged, *refresh_params* where a token is refreshed;
+    *refresh_url* is where refreshes go, None: to the token URL; *accept_header* is the Accept field. *refresh_scope*
+    tells whether a refresh names the scopes.
 
     Token answer: *token_path* is a JSON pointer to the object that holds access_token; where nothing lies there, the
     whole answer does. *token_errors_with_status_200*: an answer of 200 may be an error: it has a string at /error, or
@@ -71,7 +71,7 @@ class Quirks:
     refresh_scope: bool = False
     revocation_auth: RevocationAuth | None = None
     authorization_params: Params = ()
-    token_params: Params = ()
+    code_params: Params = ()
     refresh_params: Params = ()
     token_errors_with_status_200: bool = False
     dead_grant_errors: tuple[str, ...] = ()

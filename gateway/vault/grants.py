@@ -30,6 +30,7 @@ from gateway.vault.client_auth import KeyUnusable, SigningKey, read_key, sign, t
 from gateway.vault.connection import Connection
 from gateway.vault.oauth import (
     BEARER,
+    USER_AGENT,
     ExchangeFailed,
     Granted,
     GrantRefused,
@@ -188,7 +189,7 @@ def _github_request(connection: Connection, *, now: float) -> TokenRequest:
     headers = {
         "Accept": "application/vnd.github+json",
         "Authorization": f"Bearer {assertion}",
-        "User-Agent": "connection-gateway",  # GitHub refuses requests without one
+        "User-Agent": USER_AGENT,
     }
     return TokenRequest(url, headers, b"")
 

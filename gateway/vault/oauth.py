@@ -45,6 +45,7 @@ __all__ = [
 ]
 
 BEARER = "Bearer"
+USER_AGENT = "connection-gateway"  # RFC 9110 10.1.5; Reddit and GitHub turn away who names none
 # What a token that is sent as Bearer may be called: RFC 6750's name; Slack calls its bearer tokens by their holder.
 BEARER_TYPES = frozenset({"bearer", "bot", "user"})
 MAX_TOKEN_BYTES = 16 * 1024
@@ -156,7 +157,8 @@ def code_request(
     form = [("grant_type", "authorization_code"), ("code", code), ("redirect_uri", redirect_uri)]
     if verifier is not None:
         form.append(("code_verifier", verifier))
-    return token_request(connection, form, url=connection.token_url, now=now, random_bytes=random_bytes)
+    params = tuple(_without(connection.quirks.code_params, connection.token_params))
+    return token_request(connection, form, url=connection.token_url, params=params, now=now, random_bytes=random_bytes)
 
 
 def token_request(
@@ -171,8 +173,8 @@ def token_request(
     """
     Return *form* as a request to the token endpoint *url*, the client authenticated, further parameters added.
 
-    Of parameters of the same name, *params* win over the connection's, and those over the provider's. What *form* and
-    the client's authentication say is replaced by none of them.
+    Of parameters of the same name, *params* win over the connection's. What *form* and the client's authentication say
+    is replaced by none of them.
 
     Raises:
         KeyUnusable: as `refresh_request`.
@@ -187,10 +189,9 @@ def token_request(
     )
     fixed = [*form, *proof.params]
     # A list, not a dict: a connection may send one parameter several times (RFC 8707's `resource`).
-    further = _without(quirks.token_params, connection.token_params)
-    further = [*_without((*further, *connection.token_params), params), *params]
+    further = [*_without(connection.token_params, params), *params]
     content = [*fixed, *_without(tuple(further), tuple(fixed))]
-    headers = {"Accept": quirks.accept_header, **proof.headers}
+    headers = {"Accept": quirks.accept_header, "User-Agent": USER_AGENT, **proof.headers}
     if quirks.token_body == "json":  # noqa: S105  # a format
         return TokenRequest(url, headers | {"Content-Type": "application/json"}, orjson.dumps(dict(content)))
     headers["Content-Type"] = "application/x-www-form-urlencoded"

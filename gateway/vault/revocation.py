@@ -21,7 +21,7 @@ from gateway.vault.client_auth import KeyUnusable, prove
 from gateway.vault.connection import Connection
 from gateway.vault.connections import Connections
 from gateway.vault.discovery import Discovery, DiscoveryFailed
-from gateway.vault.oauth import TokenRequest
+from gateway.vault.oauth import USER_AGENT, TokenRequest
 from gateway.vault.record import Record, conclude, whose
 from gateway.vault.stored_token import StoredToken
 
@@ -141,7 +141,11 @@ def revocation_request(
     """
     method = connection.quirks.revocation_auth or connection.client_authentication
     form = [("token", token), ("token_type_hint", hint)]
-    headers = {"Content-Type": "application/x-www-form-urlencoded", "Accept": "application/json"}
+    headers = {
+        "Content-Type": "application/x-www-form-urlencoded",
+        "Accept": "application/json",
+        "User-Agent": USER_AGENT,
+    }
     if method == "bearer":
         headers["Authorization"] = f"Bearer {token}"
     else:

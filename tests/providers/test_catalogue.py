@@ -66,7 +66,7 @@ def test_provider_sets_no_parameter_that_is_ours(provider_id: str) -> None:
     Additional parameters never replace those of the exchange.
     """
     quirks = catalogue()[provider_id].quirks
-    names = {name for name, _ in quirks.authorization_params + quirks.token_params + quirks.refresh_params}
+    names = {name for name, _ in quirks.authorization_params + quirks.code_params + quirks.refresh_params}
 
     assert set() == names & RESERVED_PARAMS
 
@@ -105,7 +105,7 @@ FACTS: dict[str, tuple[str, str, object]] = {
     "Salesforce names no expiry": ("salesforce", "default_expires_seconds", 7200),
     "X wants a challenge": ("x", "pkce", True),
     "Airtable wants a challenge": ("airtable", "pkce", True),
-    "Shopify's tokens expire because we ask for it": ("shopify", "token_params", (("expiring", "1"),)),
+    "Shopify's tokens expire because we ask for it": ("shopify", "code_params", (("expiring", "1"),)),
     "Google gives refresh tokens when asked": (
         "google", "authorization_params", (("access_type", "offline"), ("prompt", "consent"))
     ),

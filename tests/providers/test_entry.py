@@ -25,7 +25,7 @@ quirks:
   pkce: false
   refresh_url: https://{shop}.shop.example/refresh
   authorization_params: {access_type: offline, "grant_options[]": per-user}
-  token_params: {expiring: "1"}
+  code_params: {expiring: "1"}
   token_errors_with_status_200: true
   token_path: /authed_user
   default_expires_seconds: 7200
@@ -61,7 +61,7 @@ def test_every_key_arrives() -> None:
             pkce=False,
             refresh_url="https://{shop}.shop.example/refresh",
             authorization_params=(("access_type", "offline"), ("grant_options[]", "per-user")),
-            token_params=(("expiring", "1"),),
+            code_params=(("expiring", "1"),),
             token_errors_with_status_200=True,
             token_path="/authed_user",
             default_expires_seconds=7200,
@@ -125,7 +125,7 @@ CHANGES: dict[str, tuple[str, str, str]] = {
     "an unknown authentication": ("client_secret_basic", "magic", "shop.yaml:10: quirks.token_auth: "),
     "an unknown grant": ("client_credentials]", "magic]", "shop.yaml:22: quirks.grants.1: "),
     "a quirk that is none": ("pkce: false", "pkcs: false", "shop.yaml:14: quirks.pkcs: "),
-    "a number among parameters": ('expiring: "1"', "expiring: 1", "shop.yaml:17: quirks.token_params.expiring: "),
+    "a number among parameters": ('expiring: "1"', "expiring: 1", "shop.yaml:17: quirks.code_params.expiring: "),
     "a token path that is no pointer": ("/authed_user", "authed_user", "shop.yaml:19: quirks.token_path: expected"),
     "a rejection by 200 alone": ("{status: 498}", "{status: 200}", "shop.yaml:21: quirks.rejected.1: expected"),
     "a pointer without values": ("{status: 498}", "{status: 498, pointer: /a}", "shop.yaml:21: quirks.rejected.1: "),

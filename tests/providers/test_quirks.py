@@ -18,7 +18,7 @@ def test_defaults_are_plain_oauth() -> None:
         quirks.pkce,
     )
     assert (None, None, None) == (quirks.token_auth, quirks.refresh_url, quirks.default_expires_seconds)
-    assert ((), (), ()) == (quirks.authorization_params, quirks.token_params, quirks.refresh_params)
+    assert ((), (), ()) == (quirks.authorization_params, quirks.code_params, quirks.refresh_params)
     assert ("", False, ()) == (quirks.token_path, quirks.token_errors_with_status_200, quirks.rejected)
     assert ("authorization_code",) == quirks.grants
 

@@ -4,14 +4,23 @@ from __future__ import annotations
 
 import base64
 import json
+import os
+from dataclasses import replace
 from typing import Any
-from urllib.parse import parse_qs
+from urllib.parse import parse_qs, parse_qsl
 
 import pytest
 
 from gateway.providers.quirks import Quirks
 from gateway.vault.connection import Connection
-from gateway.vault.oauth import ExchangeFailed, Granted, GrantRefused, read_token_answer, refresh_request
+from gateway.vault.oauth import (
+    ExchangeFailed,
+    Granted,
+    GrantRefused,
+    code_request,
+    read_token_answer,
+    refresh_request,
+)
 
 NOW = 1_800_000_000.0
 
@@ -95,6 +104,22 @@ def test_scopes_are_a_set() -> None:
     assert ("a", "b", "c") == answer.scopes
     assert isinstance(silent, Granted)
     assert silent.scopes is None
+
+
+def test_parameters_of_a_provider_go_where_they_belong() -> None:
+    """What a code's exchange takes is not sent with a refresh; the connection's own wins; we say who asks."""
+    shop = connection(template="shopify", variables=(("shop", "acme"),), token_url="https://acme.myshopify.com/t")
+    own = replace(shop, token_params=(("expiring", "0"),))
+
+    def exchanged(connection: Connection) -> list[tuple[str, str]]:
+        request = code_request(
+            connection, "CODE", redirect_uri="https://gw/cb", verifier=None, now=NOW, random_bytes=os.urandom
+        )
+        assert "connection-gateway" == request.headers["User-Agent"]
+        return [pair for pair in parse_qsl(request.body.decode()) if pair[0] == "expiring"]
+
+    assert ([("expiring", "1")], [("expiring", "0")]) == (exchanged(shop), exchanged(own))
+    assert "expiring" not in dict(parse_qsl(refresh_request(shop, "RT").body.decode()))
 
 
 UNREADABLE = {

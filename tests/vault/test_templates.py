@@ -127,4 +127,4 @@ async def test_template_is_stored(vault: Vault) -> None:
     loaded = await vault.connections.load("shop")
 
     assert made == loaded
-    assert (("expiring", "1"),) == loaded.quirks.token_params
+    assert (("expiring", "1"),) == loaded.quirks.code_params
