@@ -164,6 +164,12 @@ class ConnectionScopeMissing(Refusal):
     )
 
 
+SCOPE_NOT_OF_ROUTE = (
+    "The provider wants scopes that this route does not use. The gateway's operator must add them to the route's"
+    " scopes; then the account can be connected with them."
+)
+
+
 class ConnectionUnknown(Refusal):
     code, status, title = "connection_unknown", 503, "The route's connection does not exist"
     detail_default = (

@@ -6,7 +6,7 @@ Rules:
    rule.
 2. Proxy-Status tells the gateway's answer (`error=`) from the provider's (`received-status=`).
 3. A 401 challenges with Bearer and points to the protected-resource metadata (RFC 9728 section 5.1).
-4. Nothing here echoes a byte that the caller or the upstream sent.
+4. Nothing here echoes a byte that the caller or the upstream sent, but scopes that `challenge.py` has checked.
 """
 
 from __future__ import annotations

@@ -7,10 +7,12 @@ Rules:
 3. Nothing leaves before its intent line is written; every request ends in exactly one outcome line (those of
    strangers in a count per second).
 4. Compare and refresh: a 401 leads to at most one more send, with another token than the rejected one, and only if the
-   whole body can be sent again. The answer to it passes through, whatever it is.
+   whole body can be sent again. The answer to it passes through, whatever it is. Where the API wants a scope, nothing
+   is refreshed: a user who has granted it meanwhile has another token stored, and that one is sent.
 5. What goes wrong after the answer has begun resets the caller's connection: a cut answer never looks complete.
 
-Leaves sending to `forward.py`, the answer's bytes to `relay.py` and `answers.py`, fields to `headers.py`.
+Leaves sending to `forward.py`, the answer's bytes to `relay.py` and `answers.py`, fields to `headers.py`, what an API
+says of scopes to `challenge.py`.
 """
 
 from __future__ import annotations
@@ -44,6 +46,7 @@ from gateway.models import Caller, ConnectionToken, CredentialPlace, RouteMatch,
 from gateway.proxy import record
 from gateway.proxy.answers import NAME, refusal_answer
 from gateway.proxy.body import RequestBody
+from gateway.proxy.challenge import missing_scopes, scope_refusal
 from gateway.proxy.discovery import WELL_KNOWN, ProtectedResource
 from gateway.proxy.forward import send
 from gateway.proxy.headers import RequestFields, RequestRules
@@ -54,11 +57,8 @@ from gateway.proxy.relay import AnswerCut, relay
 from gateway.proxy.request import Client, ProxyRequest
 from gateway.proxy.routing import RouteTable
 from gateway.proxy.tokens import ConnectionTokens
-from gateway.proxy.upstream import Answer
 from gateway.telemetry import Metrics, place_of
 
-_INSUFFICIENT_SCOPE = re.compile(rb'error\s*=\s*"?insufficient_scope"?', re.IGNORECASE)
-_SCOPE = re.compile(rb'(?:^|[\s,])scope\s*=\s*"([^"]*)"', re.IGNORECASE)
 # W3C Trace Context, version 00; ids of zeros alone are invalid.
 _TRACEPARENT = re.compile(r"00-(?!0{32})([0-9a-f]{32})-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}")
 _AUTHORIZATION = CredentialPlace()
@@ -133,7 +133,7 @@ class Exchange:
             await self._pass(request)
         except Refusal as refusal:
             error = refusal.code
-            if isinstance(refusal, ConnectionRequired):
+            if isinstance(refusal, ConnectionRequired | ConnectionScopeMissing):
                 refusal = await self._with_link(call, refusal)
             self._refuse(request, refusal)
         except asyncio.CancelledError:
@@ -168,22 +168,29 @@ class Exchange:
         await show(request, self._pages)
         return True
 
-    async def _with_link(self, call: Call, refusal: ConnectionRequired) -> ConnectionRequired:
+    async def _with_link(
+        self, call: Call, refusal: ConnectionRequired | ConnectionScopeMissing
+    ) -> ConnectionRequired | ConnectionScopeMissing:
         """Return *refusal* with what its caller can do: the link for the user, and where to wait (DESIGN section 5)."""
         if self._connects is None or call.caller is None or call.match is None or call.subject is None:
             return refusal
         route, subject = call.match.route, call.subject
         key = TokenKey(route.connection, subject.user, subject.tenant, route.scopes, subject.account)
+        missing = refusal.missing_scopes if isinstance(refusal, ConnectionScopeMissing) else None
         try:
-            offer = await self._connects.offer(key, call.caller)
+            offer = await self._connects.offer(key, call.caller, missing_scopes=missing)
         except Exception as exc:  # the refusal stands by itself; a link is a help
             log.warning("connect_link_failed", error=type(exc).__name__, place=place_of(exc))
             return refusal
         if offer is None:
             return refusal
         # A new one: the refusal of a shared fetch is everybody's who waited for it, the link is this caller's.
-        return ConnectionRequired(
-            refusal.detail, connection=refusal.connection, connect_url=offer.url, wait_url=offer.wait_url
+        return type(refusal)(
+            refusal.detail,
+            connection=refusal.connection,
+            missing_scopes=refusal.missing_scopes,
+            connect_url=offer.url,
+            wait_url=offer.wait_url,
         )
 
     async def _pass(self, request: ProxyRequest) -> None:
@@ -297,22 +304,24 @@ class Exchange:
         try:
             call.upstream_seconds = self._monotonic() - began
             note = ""
+            missing = None
             if sent.answer.status in (401, 403):
-                _check_scope(lane, sent.answer)
-            if sent.answer.status == 401:
-                fresh, note = await self._after_rejection(call, lane, body, token, asker)
+                missing = missing_scopes(sent.answer.raw_fields, token.scopes)
+            if sent.answer.status == 401 or missing is not None:
+                fresh, note = await self._after_rejection(call, lane, body, token, asker, missing)
                 if fresh is not None:
                     await sent.end(lane)
                     token = fresh
-                    self._log.append(
-                        record.attempt(call, "token_rejected", status=sent.answer.status, now=self._clock())
-                    )
+                    reason = "token_rejected" if missing is None else "scope_missing"
+                    self._log.append(record.attempt(call, reason, status=sent.answer.status, now=self._clock()))
                     began = self._monotonic()
                     repeat = partial(self._record_repetition, call)
                     sent = await send(request, lane, body, token, before_repeating=repeat)
                     call.upstream_seconds += self._monotonic() - began
                     if sent.answer.status in (401, 403):
-                        _check_scope(lane, sent.answer)
+                        missing = missing_scopes(sent.answer.raw_fields, token.scopes)
+                        if missing is not None:
+                            raise scope_refusal(lane.route, missing)
             if sent.answer.status != 401 and self._tokens.has_trials:
                 self._tokens.accepted(token, lane.route.name)
             if body is not None:
@@ -329,23 +338,49 @@ class Exchange:
         self._log.append(record.attempt(call, "stale_connection", status=None, now=self._clock()))
 
     async def _after_rejection(
-        self, call: Call, lane: Lane, body: RequestBody | None, token: ConnectionToken, asker: _Asker
+        self,
+        call: Call,
+        lane: Lane,
+        body: RequestBody | None,
+        token: ConnectionToken,
+        asker: _Asker,
+        missing: tuple[str, ...] | None,
     ) -> tuple[ConnectionToken | None, str]:
-        """Return the token to send once more, if there is one and the request can be repeated; and what to tell."""
+        """
+        Return the token to send once more, if there is one and the request can be repeated; and what to tell.
+
+        *missing* are the scopes that the answer wants; None: it rejects the token.
+
+        Raises:
+            ConnectionScopeMissing: and what is stored is the token that lacks them.
+        """
         began = self._monotonic()
         try:
-            fresh = await self._tokens.replace(
-                asker.key, rejected=token, route=lane.route.name, caller=asker.caller, credential=asker.credential
-            )
+            fresh = await self._other(lane, token, asker, missing)
         finally:
             call.token_seconds += self._monotonic() - began
         if fresh is None:
             return None, "the token was rejected, and there is no other to send"
         call.refreshed = call.refreshed or fresh.refreshed
+        what = "the token was rejected" if missing is None else "the token lacked a scope"
         if body is not None and not body.can_replay:
-            return None, "the token was rejected and replaced, the body could not be sent again"
+            return None, f"{what} and was replaced, the body could not be sent again"
         lane.check_origin(fresh)
-        return fresh, "the token was rejected and replaced, the request was sent again"
+        return fresh, f"{what} and was replaced, the request was sent again"
+
+    async def _other(
+        self, lane: Lane, token: ConnectionToken, asker: _Asker, missing: tuple[str, ...] | None
+    ) -> ConnectionToken | None:
+        key, caller, credential = asker
+        if missing is None:
+            return await self._tokens.replace(
+                key, rejected=token, route=lane.route.name, caller=caller, credential=credential
+            )
+        # Asked past the cache: the user may have granted them a moment ago, by the link of the refusal before this one.
+        stored = await self._tokens.fetch(key, caller=caller, credential=credential)
+        if stored.access_token == token.access_token:
+            raise scope_refusal(lane.route, missing)
+        return stored
 
     # --- refusals and the record ---------------------------------------------------------------------------------
 
@@ -423,15 +458,6 @@ def _body(request: ProxyRequest, lane: Lane) -> RequestBody | None:
         # RFC 9110 10.1.1: the Expect of an HTTP/1.0 caller is ignored; it could not read the 100.
         invite=request.invite if fields.expects_continue and not request.is_http_1_0 else None,
     )
-
-
-def _check_scope(lane: Lane, answer: Answer) -> None:
-    """Raise ConnectionScopeMissing for a provider that wants scopes, not another token (RFC 6750 section 3.1)."""
-    for name, value in answer.raw_fields:
-        if name.lower() == b"www-authenticate" and _INSUFFICIENT_SCOPE.search(value):
-            found = _SCOPE.search(value)
-            scopes = tuple(found[1].decode("ascii", "replace").split()[:50]) if found else ()
-            raise ConnectionScopeMissing(connection=lane.route.connection, missing_scopes=scopes)
 
 
 def _trace_id(traceparent: str) -> str | None:

@@ -35,10 +35,16 @@ class Pages(Protocol):
 
 
 class Connects(Protocol):
-    """Offers a way to connect an account to whoever was refused for want of one."""
+    """Offers a way to connect an account to whoever was refused for want of one, or of its scopes."""
 
-    async def offer(self, key: TokenKey, caller: Caller) -> ConnectOffer | None:
-        """Return a link for the user of *key*, or None where a browser cannot help."""
+    async def offer(
+        self, key: TokenKey, caller: Caller, *, missing_scopes: tuple[str, ...] | None = None
+    ) -> ConnectOffer | None:
+        """
+        Return a link for the user of *key*, or None where a browser cannot help.
+
+        *missing_scopes*: what the token of *key* lacks (empty: not said which); None: there is none.
+        """
 
 
 async def show(request: ProxyRequest, pages: Pages) -> None:

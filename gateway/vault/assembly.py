@@ -32,13 +32,15 @@ from gateway.vault.service import Vault
 
 @dataclass(frozen=True, slots=True)
 class Offers:
-    """Offers a link to whoever was refused for want of a connection."""
+    """Offers a link to whoever was refused for want of a connection, or of its scopes."""
 
     connecting: Connecting
 
-    async def offer(self, key: TokenKey, caller: Caller) -> ConnectOffer | None:
+    async def offer(
+        self, key: TokenKey, caller: Caller, *, missing_scopes: tuple[str, ...] | None = None
+    ) -> ConnectOffer | None:
         """Return a link for the user of *key*, or None where a browser cannot help *caller*."""
-        link = await self.connecting.link_for(key, caller)
+        link = await self.connecting.link_for(key, caller, missing_scopes=missing_scopes)
         return None if link is None else ConnectOffer(link.url, link.wait_url)
 
 

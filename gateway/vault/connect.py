@@ -108,10 +108,11 @@ class Connecting:
         self._record = record
         self._attempts = Attempts(store, sealer, clock=clock, random_bytes=random_bytes)
         self._codes = CodeExchange(client, clock=clock, random_bytes=random_bytes, record=record)
-        self._grants = GrantStore(store, tokens, revocation)
+        self._grants = GrantStore(tokens, revocation)
         self.links = Links(
             self._attempts,
             connections,
+            tokens,
             base_url=base_url,
             redirect_urls=redirect_urls,
             allow_http=allow_http,

@@ -17,12 +17,9 @@ from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar
 
 import structlog
-from sqlalchemy import update
 from sqlalchemy.exc import SQLAlchemyError
 
 from gateway.models import TokenKey
-from gateway.store.engine import Store
-from gateway.store.schema import tokens as tokens_table
 from gateway.vault.attempts import Attempt
 from gateway.vault.code_exchange import Held
 from gateway.vault.connection import Connection
@@ -41,8 +38,7 @@ log = structlog.get_logger()
 class GrantStore:
     """Stores and gives back."""
 
-    def __init__(self, store: Store, tokens: Tokens, revocation: Revocation) -> None:
-        self._store = store
+    def __init__(self, tokens: Tokens, revocation: Revocation) -> None:
         self._tokens = tokens
         self._revocation = revocation
 
@@ -78,7 +74,7 @@ class GrantStore:
             granted_by=attempt.granted_by,
         )
         try:
-            stored = await self._written(lambda: self._put(draft, held.scopes))
+            stored = await self._written(lambda: self._tokens.put_consented(draft, granted_scopes=held.scopes))
         except (SQLAlchemyError, OSError):
             await self.give_back(held, connection, attempt)
             raise
@@ -95,15 +91,6 @@ class GrantStore:
             refresh_token=token.refresh_token,
             about=attempt.for_the_record(),
         )
-
-    async def _put(self, draft: TokenDraft, granted: tuple[str, ...] | None) -> StoredToken:
-        stored = await self._tokens.put(draft)
-        scopes = list(stored.requested_scopes if granted is None else granted)
-        if scopes != list(stored.granted_scopes):
-            mine = (tokens_table.c.id == stored.id, tokens_table.c.version == stored.version)
-            async with self._store.write() as db:
-                await db.execute(update(tokens_table).where(*mine).values(granted_scopes=scopes))
-        return stored
 
     async def _written(self, write: Callable[[], Coroutine[Any, Any, T]]) -> T:
         """Return what *write* returns, tried again where the database fails: what it holds exists nowhere else."""

@@ -8,6 +8,9 @@ Rules (threats.md J5, J12):
 2. After it, the browser goes only where an operator said: the connection's `defaultRedirectUrl`, or one of the list,
    compared exactly. Without either it stays on our own page.
 3. Addresses are made of the configured public URL, or of the connection's `callbackDomain`; never of a request's Host.
+4. Where a token lacks scopes, the link asks for those of a grant by which the same call finds a better token: on a
+   route with `scopes` exactly these (no wider grant is ever found there, so without them no link helps), else what the
+   token in use was asked for, and the missing ones. The newest grant is the one in use then (`tokens.py`, rule 2).
 """
 
 from __future__ import annotations
@@ -27,6 +30,7 @@ from gateway.vault.connection import Connection, is_scope
 from gateway.vault.connections import Connections
 from gateway.vault.discovery import is_endpoint
 from gateway.vault.grants import grant_of
+from gateway.vault.tokens import Tokens
 
 CALLBACK_PATH = "/v1/outbound/oauth/callback"
 CONNECT_PATH = "/connect/"
@@ -58,6 +62,7 @@ class Links:
         self,
         attempts: Attempts,
         connections: Connections,
+        tokens: Tokens,
         *,
         base_url: Callable[[], str],
         redirect_urls: Iterable[str],
@@ -66,11 +71,12 @@ class Links:
     ) -> None:
         self._attempts = attempts
         self._connections = connections
+        self._tokens = tokens
         self._base_url = base_url
         self._redirect_urls = frozenset(redirect_urls)
         self._allow_http = allow_http
         self._clock = clock
-        self._links: LRUCache[tuple[TokenKey, str], ConnectLink] = LRUCache(maxsize=1000)
+        self._links: LRUCache[tuple[TokenKey, tuple[str, ...], str], ConnectLink] = LRUCache(maxsize=1000)
 
     async def start(
         self,
@@ -119,16 +125,25 @@ class Links:
         url = f"{_origin_of(self.callback_url(connection))}{CONNECT_PATH}{secret}"
         return ConnectLink(attempt.id, url, f"{url}/wait", attempt.expires_at)
 
-    async def link_for(self, key: TokenKey, caller: Caller) -> ConnectLink | None:
+    async def link_for(
+        self, key: TokenKey, caller: Caller, *, missing_scopes: tuple[str, ...] | None = None
+    ) -> ConnectLink | None:
         """
-        Return a link for whoever met `connection_required` for *key*; None where a browser cannot help.
+        Return a link for whoever met a refusal for want of the token of *key*; None where a browser cannot help.
 
-        The same link for the same key and caller while nobody has begun with it: a caller that tries again and again
-        makes no new ones.
+        *missing_scopes* are those that the token lacks (rule 4), empty where it was not said which; None: there is no
+        token. The same link for the same wish and caller while nobody has begun with it: a caller that tries again and
+        again makes no new ones.
         """
         if key.user is None and caller.kind != "management":
             return None
-        who = (key, f"{caller.kind}:{caller.user}:{caller.client}:{caller.key_id}")
+        scopes = key.scopes or ()
+        if missing_scopes is not None:
+            wider = await self._wider(key, missing_scopes)
+            if wider is None:
+                return None
+            scopes = wider
+        who = (key, scopes, f"{caller.kind}:{caller.user}:{caller.client}:{caller.key_id}")
         known = self._links.get(who)
         if known is not None and known.expires_at - self._clock() > REUSE_SECONDS:
             attempt = await self._attempts.get(known.id)
@@ -141,13 +156,25 @@ class Links:
                 tenant=key.tenant,
                 tenant_level=key.user is None,
                 account=key.account,
-                scopes=key.scopes or (),
+                scopes=scopes,
                 started_by=caller,
             )
         except (ConnectInvalid, ConnectionUnknown, SubjectNotAllowed, RateLimited):
             return None
         self._links[who] = link
         return link
+
+    async def _wider(self, key: TokenKey, missing: tuple[str, ...]) -> tuple[str, ...] | None:
+        """Return the scopes to ask for where the token of *key* lacks *missing* (rule 4); None: asking helps nobody."""
+        stored = await self._tokens.find(key)
+        connection = await self._connections.load(key.connection)
+        if connection is None or (key.scopes is not None and not set(missing) <= set(key.scopes)):
+            return None
+        asked = key.scopes or (stored.requested_scopes if stored is not None else ()) or connection.default_scopes
+        # An API key has the rights that it was made with: another one is entered in the place of this one.
+        wanted = set(asked) if connection.kind == "apikey" else {*asked, *missing}
+        is_granted = stored is not None and wanted <= set(stored.granted_scopes)
+        return None if is_granted and not missing else tuple(sorted(wanted))
 
     async def status(self, attempt_id: str) -> Status:
         """Return where the attempt of this public id stands; "expired" where it is not known any more."""

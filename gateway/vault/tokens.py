@@ -2,10 +2,11 @@
 The connection tokens that the vault keeps: whose they are, which one is meant, and how they change.
 
 Rules:
-1. A token's identity is (connection, user, tenant, account, requested scopes). Uploading it again keeps its id and its
-   creation time; a user's, a user's within a tenant and a tenant's token are never looked up in each other's place.
-2. "Latest" is the newest by creation; a refresh or a re-upload does not count as creation. "By scopes" is set equality
-   with the requested or the granted set, the newest wins (contract section 11).
+1. A token's identity is (connection, user, tenant, account, requested scopes). Storing it again keeps its id; a user's,
+   a user's within a tenant and a tenant's token are never looked up in each other's place.
+2. "Latest" is the newest by creation; a refresh or a re-upload does not count as creation (contract section 11), a
+   user's consent does: who has just connected an account means that one. "By scopes" is set equality with the
+   requested or the granted set, the newest wins.
 3. `version` counts writes of the grant. What follows an exchange is written only where the version is the one that was
    exchanged, and `lease_owner` still names that exchange (compare-and-swap). `lease_owner` is the exchange that was
    begun last, `lease_until` is set while it is under way: one that was given up may still report, unless another began.
@@ -20,6 +21,7 @@ Rules:
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 from sqlalchemy import ColumnElement, Select, delete, func, insert, select, update
@@ -58,6 +60,20 @@ class Tokens:
         """
         async with self._store.write() as db:
             return await self.put_in(db, draft)
+
+    async def put_consented(self, draft: TokenDraft, *, granted_scopes: tuple[str, ...] | None) -> StoredToken:
+        """
+        Do the same as `put` for what a user has just consented to: it is the newest of its subject from now on.
+
+        *granted_scopes* None: as requested.
+        """
+        async with self._store.write() as db:
+            stored = await self.put_in(db, draft)
+            scopes = stored.granted_scopes if granted_scopes is None else tuple(sorted(set(granted_scopes)))
+            created_at = await _next_creation(db, draft, self._clock())
+            values = {"granted_scopes": list(scopes), "created_at": created_at}
+            await db.execute(update(table).where(table.c.id == stored.id).values(values))
+        return replace(stored, granted_scopes=scopes, created_at=created_at)
 
     async def put_in(self, db: AsyncConnection, draft: TokenDraft) -> StoredToken:
         """Do the same as `put`, in the write transaction of *db*."""

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import time
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from tests.vault.authority import Authority, authority
 from tests.vault.connecting import Browser
-from tests.world import Issuer, Running, Upstream, running, settings
+from tests.world import Issuer, Received, Running, Upstream, answer, running, settings
 
 ROUTE = {"name": "api", "prefix": "/api", "connection": "api"}
 
@@ -29,12 +31,15 @@ async def gateway(tmp_path: Path, upstream: Upstream, provider: Authority, issue
     async with running(settings(ROUTE | {"upstream": upstream.url}, issuers=(issuer,)), tmp_path / "data") as gateway:
         await gateway.api(
             "/v1/mgmt/outbound/app/create",
-            {"id": "api", "name": "The API", "useDcr": True, "discoveryUrl": provider.url},
-        )
+            {
+                "id": "api", "name": "The API", "useDcr": True, "discoveryUrl": provider.url,
+                "defaultScopes": ["mail.read"],
+            },
+        )  # fmt: skip
         yield gateway
 
 
-async def call(gateway: Running, issuer: Issuer) -> tuple[int, dict[str, str]]:
+async def call(gateway: Running, issuer: Issuer) -> tuple[int, dict[str, Any]]:
     """Call the API as ada's agent."""
     headers = {"Authorization": f"Bearer {issuer.token('ada')}"}
     async with gateway.session.get(f"{gateway.url}/api/me", headers=headers) as response:
@@ -77,3 +82,70 @@ async def test_discovered_endpoint_refreshes(
 
     assert (200, ["Bearer AT-1"]) == (status, upstream.authorizations)
     assert ["RT-0"] == [form["refresh_token"] for form in provider.exchanged]
+
+
+def wants(upstream: Upstream, provider: Authority, scope: str) -> None:
+    """Let the API want *scope*, which the provider's own tokens have whose consent was asked for it, and no others."""
+
+    async def respond(received: Received, writer: asyncio.StreamWriter) -> None:
+        _, own, number = received.values("Authorization")[0].partition("AT-")
+        if own and scope in provider.asked[int(number) - 1]["scope"].split():
+            writer.write(answer(200, b"{}"))
+        else:
+            challenge = f'Bearer realm="api", error="insufficient_scope", scope="{scope}"'
+            writer.write(answer(403, b"{}", f"WWW-Authenticate: {challenge}\r\n"))
+
+    upstream.respond = respond
+
+
+async def connect(gateway: Running, url: str) -> str:
+    """Follow the link of a refusal to its end, and return what its wait address says then."""
+    async with Browser() as browser:
+        await browser.answer(await browser.get(url))
+    async with gateway.session.get(f"{url}/wait") as response:
+        return str((await response.json())["status"])
+
+
+async def test_missing_scope_leads_to_a_wider_grant(
+    gateway: Running, provider: Authority, upstream: Upstream, issuer: Issuer
+) -> None:
+    """
+    A call whose token lacks a scope is refused with a link that asks for it beside what was asked before; once that is
+    connected, the same call is answered, at once.
+    """
+    wants(upstream, provider, "mail.send")
+    _, unconnected = await call(gateway, issuer)
+    await connect(gateway, unconnected["connect_url"])
+
+    status, refused = await call(gateway, issuer)
+    same, again = await call(gateway, issuer)
+    waited = await connect(gateway, refused["connect_url"])
+    answered, _ = await call(gateway, issuer)
+
+    assert (403, "connection_scope_missing", "api", ["mail.send"]) == (
+        status, refused["code"], refused["connection"], refused["missing_scopes"]
+    )  # fmt: skip
+    assert (403, refused["connect_url"]) == (same, again["connect_url"])
+    assert f"{refused['connect_url']}/wait" == refused["wait_url"]
+    assert "connected" == waited
+    assert ["mail.read", "mail.read mail.send"] == [asked["scope"] for asked in provider.asked]
+    assert 200 == answered
+    assert "Bearer AT-2" == upstream.authorizations[-1]
+
+
+async def test_wider_grant_of_before_is_asked_for_anew(
+    gateway: Running, provider: Authority, upstream: Upstream, issuer: Issuer
+) -> None:
+    """
+    A token of the wider scopes that is older than the one in use is replaced, and is the newest from then on.
+    """
+    await gateway.connect("ada", access_token="OLDER", scopes=["mail.read", "mail.send"])
+    await gateway.connect("ada", access_token="NEWER", scopes=["mail.read"])
+    wants(upstream, provider, "mail.send")
+    _, refused = await call(gateway, issuer)
+    await connect(gateway, refused["connect_url"])
+    status, _ = await call(gateway, issuer)
+
+    assert 200 == status
+    assert "Bearer NEWER" == upstream.authorizations[0]
+    assert "Bearer AT-1" == upstream.authorizations[-1]

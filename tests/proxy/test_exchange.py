@@ -260,6 +260,68 @@ async def test_insufficient_scope_is_no_reason_to_refresh(
     assert 2 == len(upstream.received)
 
 
+async def test_wider_token_stored_meanwhile_is_sent_once(
+    gateway: Running, upstream: Upstream, provider: Provider, issuer: Issuer
+) -> None:
+    """
+    Where a token with more scopes has been stored since the one in use was cached, it is sent, and its answer stands.
+    """
+    lacking = 'WWW-Authenticate: Bearer error="insufficient_scope", scope="mail"\r\n'
+
+    async def respond(received: Received, writer: asyncio.StreamWriter) -> None:
+        is_wide = received.values("Authorization") == ["Bearer T2"]
+        if not is_wide:
+            await gateway.connect("ada", access_token="T2", scopes=["mail"])
+        writer.write(answer(200, b"{}") if is_wide else answer(403, b"{}", lacking))
+
+    upstream.respond = respond
+    got = await call(gateway, request("GET", "/api/x", credential=issuer.token("ada")))
+
+    assert (200, ["Bearer T1", "Bearer T2"]) == (got.status, upstream.authorizations)
+    assert ["scope_missing"] == [line["reason"] for line in gateway.lines("attempt")]
+    assert "lacked a scope" in got.values("Proxy-Status")[0]
+    assert 0 == provider.exchanges
+
+
+async def test_wider_token_that_lacks_a_scope_too_is_refused(
+    gateway: Running, upstream: Upstream, issuer: Issuer
+) -> None:
+    """
+    There is one more send, no third.
+    """
+
+    async def respond(received: Received, writer: asyncio.StreamWriter) -> None:
+        await gateway.connect("ada", access_token=f"T{len(upstream.received) + 1}", scopes=["mail"])
+        writer.write(answer(403, b"{}", 'WWW-Authenticate: Bearer error="insufficient_scope", scope="a mail"\r\n'))
+
+    upstream.respond = respond
+    got = await call(gateway, request("GET", "/api/x", credential=issuer.token("ada")))
+
+    assert (403, "connection_scope_missing", 2) == (got.status, got.code, len(upstream.received))
+    assert ["a"] == json.loads(got.body)["missing_scopes"]
+
+
+async def test_scope_that_the_route_does_not_use_is_the_operators(
+    tmp_path: Path, upstream: Upstream, provider: Provider, issuer: Issuer
+) -> None:
+    """
+    A route with `scopes` finds no other token, whatever a user consents to: no link, and the operator is named.
+    """
+    upstream.respond = respond_with(
+        answer(403, b"{}", 'WWW-Authenticate: Bearer error="insufficient_scope", scope="mail"\r\n')
+    )
+    entry = {"name": "api", "prefix": "/api", "upstream": upstream.url, "connection": "api", "scopes": ["a"]}
+    async with running(settings(entry, issuers=(issuer,)), tmp_path / "data") as gateway:
+        await create_connection(gateway, provider, authorizationUrl=f"{provider.url}/authorize")
+        await gateway.connect("ada", access_token="T1", scopes=["a"])
+        got = await call(gateway, request("GET", "/api/x", credential=issuer.token("ada")))
+
+    body = json.loads(got.body)
+    assert ("connection_scope_missing", ["mail"]) == (got.code, body["missing_scopes"])
+    assert "connect_url" not in body
+    assert "operator must add them to the route's scopes" in body["detail"]
+
+
 async def test_token_replaced_meanwhile_costs_no_exchange(
     gateway: Running, upstream: Upstream, provider: Provider, issuer: Issuer
 ) -> None:

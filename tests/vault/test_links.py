@@ -8,10 +8,12 @@ from typing import Any
 
 import pytest
 
+from gateway.demo.provider import CONTACTS_SCOPE
 from gateway.errors import ConnectionUnknown, SubjectNotAllowed
 from gateway.models import Caller, TokenKey
 from gateway.vault.connection import Connection
 from gateway.vault.links import ConnectInvalid
+from gateway.vault.tokens import TokenDraft
 from tests.vault.connecting import ADA, OPERATOR, Browser, Town, contacts, demo_provider, town
 
 APP = "https://app.example.com/connections"
@@ -140,6 +142,91 @@ NO_LINK = {
 async def test_no_link_where_it_would_not_help(place: Town, key: TokenKey, caller: Caller) -> None:
     """Where a browser cannot help, or the caller may not begin, a refusal has no link."""
     assert await place.connecting.link_for(key, caller) is None
+
+
+LACKING: dict[str, tuple[tuple[str, ...] | None, dict[str, Any] | None, tuple[str, ...], tuple[str, ...] | None]] = {
+    "the latest token's scopes and the missing": (None, {"scopes": ("b",)}, ("m",), ("b", "m")),
+    "a missing one that was asked for and not granted": (
+        None,
+        {"scopes": ("b", "m"), "granted": ("b",)},
+        ("m",),
+        ("b", "m"),
+    ),
+    "a missing one that was granted, as far as is known": (None, {"scopes": ("b", "m")}, ("m",), ("b", "m")),
+    "a token whose scopes nobody knows": (None, {"scopes": ()}, ("m",), (CONTACTS_SCOPE, "m", "openid")),
+    "a token that has gone meanwhile": (None, None, ("m",), (CONTACTS_SCOPE, "m", "openid")),
+    "not said which, and less was granted than asked for": (
+        None,
+        {"scopes": ("b", "m"), "granted": ("b",)},
+        (),
+        ("b", "m"),
+    ),
+    "not said which, and all was granted": (None, {"scopes": ("b",)}, (), None),
+    "a route's exact scopes, of which the missing is one": (
+        ("b", "m"),
+        {"scopes": ("b", "m"), "granted": ("b",)},
+        ("m",),
+        ("b", "m"),
+    ),
+    "a route's exact scopes without the missing": (("b",), {"scopes": ("b",)}, ("m",), None),
+    "a route's exact scopes with one of two missing": (("b", "m"), {"scopes": ("b", "m")}, ("m", "n"), None),
+    "a scope that no connection takes": (None, {"scopes": ("b",)}, ("with space",), None),
+    "more than a connection takes": (None, {"scopes": tuple(f"s{n}" for n in range(200))}, ("m",), None),
+}
+
+
+@pytest.mark.parametrize(("exact", "stored", "missing", "asked"), LACKING.values(), ids=LACKING.keys())
+async def test_link_for_missing_scopes_asks_for_a_grant_that_the_call_finds(
+    place: Town,
+    exact: tuple[str, ...] | None,
+    stored: dict[str, Any] | None,
+    missing: tuple[str, ...],
+    asked: tuple[str, ...] | None,
+) -> None:
+    """
+    The link asks for the scopes of a grant which the same key finds once it is there; where there is none, no link.
+    """
+    key = TokenKey("contacts", ADA, None, exact)
+    if stored is not None:
+        draft = TokenDraft("contacts", ADA, scopes=stored["scopes"], access_token="narrow")
+        await place.tokens.put_consented(draft, granted_scopes=stored.get("granted"))
+    link = await place.connecting.link_for(key, USER, missing_scopes=missing)
+    if asked is None:
+        assert link is None
+        return
+    assert link is not None
+    again = await place.connecting.link_for(key, USER, missing_scopes=missing)
+    view = await place.connecting.open(link.url.rpartition("/")[2], browser="", binds=False)
+    assert (link, asked) == (again, view.attempt.scopes)
+
+    await place.tokens.put_consented(
+        TokenDraft("contacts", ADA, scopes=asked, access_token="wide"), granted_scopes=None
+    )
+    found = await place.tokens.find(key)
+    assert found is not None
+    assert "wide" == found.access_token
+
+
+async def test_other_missing_scopes_are_another_link(place: Town) -> None:
+    """A link is for the scopes that its page shows: another wish is another link."""
+    key = TokenKey("contacts", ADA, None)
+    links = [
+        await place.connecting.link_for(key, USER, missing_scopes=missing) for missing in (None, ("m",), ("n",), ("m",))
+    ]
+    assert links[1] == links[3]
+    assert 3 == len({link.url for link in links if link is not None})
+
+
+async def test_api_key_that_lacks_rights_is_entered_again(place: Town) -> None:
+    """Scopes of an API key are nobody's to ask for: the link leads to the place of the key in use."""
+    await place.tokens.put(TokenDraft("keys", ADA, access_token="weak"))
+    link = await place.connecting.link_for(TokenKey("keys", ADA, None), USER, missing_scopes=("m",))
+    assert link is not None
+    async with Browser() as browser:
+        await browser.answer(await browser.get(link.url), api_key="strong")
+    stored = await place.token()
+    assert stored is not None
+    assert ("strong", ()) == (stored.access_token, stored.requested_scopes)
 
 
 async def test_levels_are_kept_apart(place: Town) -> None:

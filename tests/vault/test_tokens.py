@@ -73,6 +73,20 @@ async def test_latest_is_the_newest_by_creation(vault: Vault) -> None:
     assert (first.id, first.created_at, 2) == (again.id, again.created_at, again.version)
 
 
+async def test_consent_is_the_newest(house: House, vault: Vault) -> None:
+    """What a user has just consented to is the latest and found first by its scopes, and keeps its id."""
+    first = await vault.tokens.put(draft("alice", token="first", scopes=("a", "b")))
+    await vault.tokens.put(draft("alice", token="second", scopes=("c",)))
+    house.clock.now -= 60  # the clock went back
+    again = await vault.tokens.put_consented(draft("alice", token="third", scopes=("a", "b")), granted_scopes=("c",))
+
+    assert ("third", "third") == (await found(vault, key("alice")), await found(vault, key("alice", scopes=("c",))))
+    assert (first.id, ("a", "b"), ("c",)) == (again.id, again.requested_scopes, again.granted_scopes)
+    assert again == await vault.tokens.get(again.id)
+    assert await vault.tokens.put(draft("alice", token="second", scopes=("c",)))
+    assert "third" == await found(vault, key("alice"))
+
+
 async def test_scopes_are_compared_as_sets(vault: Vault) -> None:
     """Exactly the requested set answers, in any order and with duplicates; a subset or a superset does not."""
     await vault.tokens.put(draft("alice", token="ab", scopes=("b", "a")))
