@@ -11,8 +11,8 @@ Rules:
    is refreshed: a user who has granted it meanwhile has another token stored, and that one is sent.
 5. What goes wrong after the answer has begun resets the caller's connection: a cut answer never looks complete.
 
-Leaves sending to `forward.py`, the answer's bytes to `relay.py` and `answers.py`, fields to `headers.py`, what an API
-says of scopes to `challenge.py`.
+Leaves sending to `forward.py`, the answer's bytes to `relay.py` and `answers.py`, fields to `request_fields.py` and
+`answer_fields.py`, what an API says of scopes to `challenge.py`.
 """
 
 from __future__ import annotations
@@ -49,12 +49,12 @@ from gateway.proxy.body import RequestBody
 from gateway.proxy.challenge import missing_scopes, scope_refusal
 from gateway.proxy.discovery import WELL_KNOWN, ProtectedResource
 from gateway.proxy.forward import send
-from gateway.proxy.headers import RequestFields, RequestRules
 from gateway.proxy.lane import Lane
 from gateway.proxy.pages import Connects, Pages, show
 from gateway.proxy.record import Call, EgressLog
 from gateway.proxy.relay import AnswerCut, relay
 from gateway.proxy.request import Client, ProxyRequest
+from gateway.proxy.request_fields import RequestFields, RequestRules
 from gateway.proxy.routing import RouteTable
 from gateway.proxy.tokens import ConnectionTokens
 from gateway.telemetry import Metrics, place_of

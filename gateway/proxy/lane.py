@@ -8,9 +8,10 @@ import base64
 
 from gateway.errors import OriginNotAllowed, UpstreamProtocolError
 from gateway.models import ConnectionToken, Route
+from gateway.proxy.answer_fields import AnswerRules
 from gateway.proxy.answers import NAME
-from gateway.proxy.headers import AnswerRules, RequestRules
 from gateway.proxy.limits import RateLimit
+from gateway.proxy.request_fields import RequestRules
 from gateway.proxy.upstream import UpstreamPool
 
 
