@@ -41,8 +41,8 @@ from gateway.proxy.discovery import ProtectedResource
 from gateway.proxy.exchange import Exchange
 from gateway.proxy.lane import Lane
 from gateway.proxy.listener import TrafficServer
+from gateway.proxy.pool import UpstreamPool
 from gateway.proxy.tokens import ConnectionTokens, TokenService
-from gateway.proxy.upstream import UpstreamPool
 from gateway.store.changes import ChangeFeed
 from gateway.store.engine import Store, sqlite_url
 from gateway.telemetry import Metrics, place_of

@@ -11,8 +11,8 @@ from gateway.models import ConnectionToken, Route
 from gateway.proxy.answer_fields import AnswerRules
 from gateway.proxy.answers import NAME
 from gateway.proxy.limits import RateLimit
+from gateway.proxy.pool import UpstreamPool
 from gateway.proxy.request_fields import RequestRules
-from gateway.proxy.upstream import UpstreamPool
 
 
 class Lane:

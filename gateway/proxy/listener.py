@@ -110,7 +110,7 @@ class CallerConnection(RequestHandler):
             self.transport.abort()
 
     def resume_reading(self, resume_parser: bool = True) -> None:
-        """Read on, if reading was paused (`upstream.py` has the price of doing it always)."""
+        """Read on, if reading was paused (`connection.py` has the price of doing it always)."""
         if self._reading_paused:
             super().resume_reading(resume_parser)
 

@@ -9,7 +9,7 @@ import pytest
 from gateway.errors import OriginNotAllowed, Refusal
 from gateway.models import ConnectionToken, Injection, Origin, Route
 from gateway.proxy.lane import Lane
-from gateway.proxy.upstream import UpstreamPool
+from gateway.proxy.pool import UpstreamPool
 
 
 def lane(inject: Injection | None = None) -> Lane:
