@@ -8,7 +8,8 @@ A request's way (DESIGN section 2), and where to read about each step:
     identify    access/identity.py   who is calling: a JWT, an agent key, a management key
     authorize   access/policy.py     whether they may
     token       proxy/tokens.py      the user's connection token, cached or from the token service
-    send        proxy/forward.py     the request as it leaves, on a proxy/connection.py of a proxy/pool.py
+    send        proxy/forward.py     the request as it leaves, on a proxy/connection.py of a proxy/pool.py;
+                                     proxy/attempts.py sends it once more
     answer      proxy/relay.py       the upstream's answer, streamed back
     record      proxy/record.py      what left, line by line; audit/log.py keeps it
 
