@@ -40,9 +40,9 @@ from gateway.proxy import aiohttp_names
 from gateway.proxy.discovery import ProtectedResource
 from gateway.proxy.exchange import Exchange
 from gateway.proxy.lane import Lane
-from gateway.proxy.listener import TrafficServer
 from gateway.proxy.pool import UpstreamPool
 from gateway.proxy.tokens import ConnectionTokens, TokenService
+from gateway.proxy.traffic import TrafficServer
 from gateway.store.changes import ChangeFeed
 from gateway.store.engine import Store, sqlite_url
 from gateway.telemetry import Metrics, place_of
