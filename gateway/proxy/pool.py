@@ -22,20 +22,54 @@ IDLE_SECONDS = 15.0  # a kept connection older than this is not used: most serve
 MAX_IDLE_CONNECTIONS = 256  # kept per route; more would be descriptors held for nothing
 
 
-class UpstreamPool:
-    """The connections of one route. *resolve* gives the checked addresses; *tls* is None for plain http."""
+Addresses = list[tuple[int, tuple[object, ...]]]  # family and socket address, as `create_connection` takes them
+Opener = Callable[[], Awaitable[UpstreamConnection]]  # raises Refusal, or TimeoutError
 
-    def __init__(
-        self,
-        route: Route,
-        *,
-        resolve: Callable[[], Awaitable[list[tuple[int, tuple[object, ...]]]]],
-        tls: SSLContext | None,
-        loop: asyncio.AbstractEventLoop,
-    ) -> None:
+
+def direct_opener(
+    route: Route,
+    *,
+    resolve: Callable[[], Awaitable[Addresses]],
+    tls: SSLContext | None,
+    loop: asyncio.AbstractEventLoop,
+) -> Opener:
+    """
+    Return what opens a connection to the first address of *route*'s upstream that accepts.
+
+    *resolve* gives the checked addresses, anew for each connection; *tls* is None for plain http.
+    """
+    server_hostname = route.origin.host if tls is not None else None
+
+    async def open_connection() -> UpstreamConnection:
+        failure: Exception | None = None
+        for family, sockaddr in await resolve():
+            try:
+                _, connection = await loop.create_connection(
+                    lambda: UpstreamConnection(loop),
+                    str(sockaddr[0]),
+                    int(str(sockaddr[1])),
+                    family=family,
+                    ssl=tls,
+                    server_hostname=server_hostname,
+                )
+            except SSLError as exc:
+                raise UpstreamUnreachable("The upstream's TLS certificate or protocol was not accepted.") from exc
+            except OSError as exc:
+                failure = exc
+                continue
+            connection.address = f"{sockaddr[0]}:{sockaddr[1]}"
+            return connection
+        raise UpstreamUnreachable from failure
+
+    return open_connection
+
+
+class UpstreamPool:
+    """The connections of one route. *open_connection* makes a new one, and sets its `address`."""
+
+    def __init__(self, route: Route, *, open_connection: Opener, loop: asyncio.AbstractEventLoop) -> None:
         self._route = route
-        self._resolve = resolve
-        self._tls = tls
+        self._open_connection = open_connection
         self._loop = loop
         self._idle: list[UpstreamConnection] = []
         self._busy: set[UpstreamConnection] = set()
@@ -74,7 +108,7 @@ class UpstreamPool:
 
     async def connect(self) -> UpstreamConnection:
         """
-        Open a new connection to the first address that accepts.
+        Open a new connection.
 
         Raises:
             EgressBlocked: no address of the upstream may be dialled.
@@ -82,32 +116,11 @@ class UpstreamPool:
         """
         try:
             async with asyncio.timeout(self._route.timeouts.connect_seconds):
-                connection = await self._connect_any(await self._resolve())
+                connection = await self._open_connection()
         except TimeoutError as exc:
             raise UpstreamTimeout("The upstream did not accept a connection within the route's time limit.") from exc
         self._busy.add(connection)
         return connection
-
-    async def _connect_any(self, addresses: list[tuple[int, tuple[object, ...]]]) -> UpstreamConnection:
-        failure: Exception | None = None
-        for family, sockaddr in addresses:
-            try:
-                _, connection = await self._loop.create_connection(
-                    lambda: UpstreamConnection(self._loop),
-                    str(sockaddr[0]),
-                    int(str(sockaddr[1])),
-                    family=family,
-                    ssl=self._tls,
-                    server_hostname=self._route.origin.host if self._tls is not None else None,
-                )
-            except SSLError as exc:
-                raise UpstreamUnreachable("The upstream's TLS certificate or protocol was not accepted.") from exc
-            except OSError as exc:
-                failure = exc
-                continue
-            connection.address = f"{sockaddr[0]}:{sockaddr[1]}"
-            return connection
-        raise UpstreamUnreachable from failure
 
     def release(self, connection: UpstreamConnection) -> None:
         """Take back a connection after an exchange: kept if it is clean, ended otherwise."""
