@@ -13,7 +13,7 @@ from gateway.errors import ConnectionUnknown, SubjectNotAllowed
 from gateway.models import Caller, TokenKey
 from gateway.vault.connection import Connection
 from gateway.vault.links import ConnectInvalid
-from gateway.vault.tokens import TokenDraft
+from gateway.vault.stored_token import TokenDraft
 from tests.vault.connecting import ADA, OPERATOR, Browser, Town, contacts, demo_provider, town
 
 APP = "https://app.example.com/connections"
