@@ -212,6 +212,16 @@ class EgressBlocked(Refusal):
     proxy_error = "destination_ip_prohibited"
 
 
+class NameNotResolved(Refusal):
+    code, status, title = "name_not_resolved", 502, "The upstream's name cannot be resolved"
+    detail_default = (
+        "The upstream's name has no address, or its name server did not answer in time. Repeat the call later; if it"
+        " stays so, the gateway's operator must correct the upstream."
+    )
+    retryable = True
+    proxy_error = "dns_error"
+
+
 class UpstreamUnreachable(Refusal):
     code, status, title = "upstream_unreachable", 502, "The upstream cannot be reached"
     detail_default = "No connection to the upstream could be made, or it was lost before an answer came."
@@ -265,6 +275,29 @@ class FieldNotPassed(InvalidRequest):
     )
 
 
+class CredentialNotPassed(InvalidRequest):
+    code, title = "credential_not_passed", "The request has a credential for the upstream"
+    detail_default = (
+        "The request carries a credential for the API itself, in a field or a query parameter that is used for one. The"
+        " gateway adds the user's: leave yours out."
+    )
+
+
+class HttpVersionNotSupported(Refusal):
+    code, status, title = "http_version_not_supported", 505, "Not a version of HTTP that is spoken here"
+    detail_default = "This gateway reads HTTP/1.1 and HTTP/1.0. Send the request in one of them."
+
+
+class TooManyConnections(Refusal):
+    code, status, title = "too_many_connections", 503, "Too many connections at once"
+    detail_default = (
+        "The gateway has as many connections open as it takes, in all or from your address. Close some, or repeat the"
+        " call later."
+    )
+    retryable = True
+    proxy_error = "connection_limit_reached"
+
+
 class RequestTimeout(Refusal):
     code, status, title = "request_timeout", 408, "The request did not arrive in time"
     detail_default = "The rest of the request did not arrive in time."
@@ -306,4 +339,9 @@ class InternalError(Refusal):
     proxy_error = "proxy_internal_error"
 
 
-REFUSALS: tuple[type[Refusal], ...] = tuple(Refusal.__subclasses__())
+# One class per code: a class without a code of its own is another wording of the one above it.
+REFUSALS: tuple[type[Refusal], ...] = tuple(
+    found
+    for found in list(globals().values())
+    if isinstance(found, type) and issubclass(found, Refusal) and "code" in vars(found)
+)

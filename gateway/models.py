@@ -29,12 +29,14 @@ class Egress:
     Where the gateway may dial, and how. Applies to everything it opens a connection to.
 
     *allow_private* lists the networks that are dialled although they are not public; *allow_http* lets
-    plain http URLs through; *ca_file* is a PEM bundle used instead of the system's.
+    plain http URLs through; *ca_file* is a PEM bundle used instead of the system's. *proxy* is the http URL of an
+    outbound proxy, which may hold its password; None: dialled directly, whatever the environment says.
     """
 
     allow_private: tuple[IPv4Network | IPv6Network, ...] = ()
     allow_http: bool = False
     ca_file: str | None = None
+    proxy: str | None = field(default=None, repr=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,10 +58,11 @@ class Injection:
     How the connection token enters the upstream request.
 
     *kind* "header": the field *name* gets *format* with "{token}" filled in; "basic": Authorization gets
-    Basic and the base64 of *format* filled in (RFC 7617).
+    Basic and the base64 of *format* filled in (RFC 7617); "query": the parameter *name* gets *format* filled in,
+    percent-encoded.
     """
 
-    kind: Literal["header", "basic"] = "header"
+    kind: Literal["header", "basic", "query"] = "header"
     name: str = "Authorization"
     format: str = "Bearer {token}"
 
@@ -85,6 +88,14 @@ class Limits:
     replay_bytes: int = 1_048_576
     requests_per_minute: int | None = None
     concurrent: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class TrafficLimits:
+    """What the traffic listener takes: connections in all, and from one address (threats G1)."""
+
+    connections: int = 4_096
+    connections_per_address: int = 1_024
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,6 +129,38 @@ class AllowPattern:
 
 
 @dataclass(frozen=True, slots=True)
+class Rejected:
+    """
+    One shape of an API answer that says: this token is not accepted (any more).
+
+    *status* is the answer's status; *pointer* (RFC 6901) names a string in its JSON body, and the answer counts where
+    that string is one of *values*. An empty *pointer* means that the status alone says it.
+    """
+
+    status: int
+    pointer: str = ""
+    values: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class UpstreamRules:
+    """
+    What is known of the API at an upstream's origin. `UpstreamRules()` is an API of which nothing is known.
+
+    *credential_fields* (lower case) and *credential_params* (query parameters, decoded) are the names under which it
+    takes a credential, beside Authorization. *rejected* are its answers that reject a token, beside a plain 401.
+    *minting_paths* hand out further credentials, *multiplex_paths* carry several calls in one request: globs of the
+    path at the origin, base path included, as in `AllowPattern`.
+    """
+
+    credential_fields: frozenset[str] = frozenset()
+    credential_params: frozenset[str] = frozenset()
+    rejected: tuple[Rejected, ...] = ()
+    minting_paths: tuple[str, ...] = ()
+    multiplex_paths: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class Route:
     """
     One upstream API as agents reach it: what a `routes:` entry of routes.yaml says, checked.
@@ -125,6 +168,12 @@ class Route:
     *prefix* begins with "/" and has no trailing "/" (the root is ""); *base_path* is the upstream URL's path
     in the same form. *host* restricts the route to one Host of the traffic listener. *scopes* is the exact set,
     sorted, or None for the latest token. An empty *allow* allows everything.
+
+    *upgrade* are the protocols that may be switched to. *echo_guard* is what happens to an answer that holds the token:
+    nothing, a word in the record, or it is cut. *method_override*: a field that names another method is refused, or
+    judged beside the real one. *foreign_credentials*: a credential of the caller's own for the upstream is removed, or
+    the request refused. *multiplex*: requests that carry several calls pass. *minting*: calls that hand out further
+    credentials are refused, or pass.
     """
 
     name: str
@@ -143,6 +192,12 @@ class Route:
     timeouts: Timeouts = Timeouts()
     limits: Limits = Limits()
     egress: Egress = Egress()
+    upgrade: frozenset[Literal["websocket"]] = frozenset()
+    echo_guard: Literal["off", "record", "cut"] = "off"
+    method_override: Literal["refuse", "judge"] = "refuse"
+    foreign_credentials: Literal["remove", "refuse"] = "remove"
+    multiplex: bool = False
+    minting: Literal["refuse", "pass"] = "refuse"
 
 
 class RouteMatch(NamedTuple):

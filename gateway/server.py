@@ -40,9 +40,9 @@ from gateway.proxy import aiohttp_names
 from gateway.proxy.discovery import ProtectedResource
 from gateway.proxy.exchange import Exchange
 from gateway.proxy.lane import Lane
-from gateway.proxy.listener import TrafficServer
+from gateway.proxy.pool import Addresses, UpstreamPool, direct_opener
 from gateway.proxy.tokens import ConnectionTokens, TokenService
-from gateway.proxy.upstream import UpstreamPool
+from gateway.proxy.traffic import TrafficServer
 from gateway.store.changes import ChangeFeed
 from gateway.store.engine import Store, sqlite_url
 from gateway.telemetry import Metrics, place_of
@@ -311,9 +311,10 @@ def _public_url(listener: TrafficListener) -> Callable[[str], str]:
 def _pool(route: Route, loop: asyncio.AbstractEventLoop) -> UpstreamPool:
     origin, egress = route.origin, route.egress
 
-    async def addresses() -> list[tuple[int, tuple[object, ...]]]:
+    async def addresses() -> Addresses:
         found = await resolve(origin.host, origin.port, egress, timeout_seconds=route.timeouts.connect_seconds)
         return [(int(family), tuple(sockaddr)) for family, sockaddr in found]
 
     tls = tls_context(egress) if origin.scheme == "https" else None
-    return UpstreamPool(route, resolve=addresses, tls=tls, loop=loop)
+    opener = direct_opener(route, resolve=addresses, tls=tls, loop=loop)
+    return UpstreamPool(route, open_connection=opener, loop=loop)

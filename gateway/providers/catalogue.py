@@ -15,9 +15,10 @@ from difflib import get_close_matches
 from importlib import resources
 from importlib.resources.abc import Traversable
 
+from gateway.models import Rejected
 from gateway.providers.entry import EntryInvalid, read
 from gateway.providers.provider import Provider
-from gateway.providers.quirks import Grant, Params, Quirks, Rejected, RevocationAuth, TokenAuth
+from gateway.providers.quirks import Grant, Params, Quirks, RevocationAuth, TokenAuth
 from gateway.providers.variables import Variable, VariableInvalid
 
 __all__ = [

@@ -21,8 +21,9 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
 
+from gateway.models import Rejected
 from gateway.providers.provider import Provider
-from gateway.providers.quirks import TENANT, Grant, Quirks, Rejected, RevocationAuth, TokenAuth
+from gateway.providers.quirks import TENANT, Grant, Quirks, RevocationAuth, TokenAuth
 from gateway.providers.variables import Form, Variable, VariableInvalid, names_in
 
 MAX_BYTES = 65_536

@@ -13,25 +13,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from gateway.models import Rejected
+
 TokenAuth = Literal["client_secret_basic", "client_secret_post", "private_key_jwt", "none"]
 RevocationAuth = Literal["client_secret_basic", "client_secret_post", "private_key_jwt", "none", "bearer"]
 Grant = Literal["authorization_code", "client_credentials", "jwt_bearer", "github_app", "api_key"]
 TENANT = "{tenantid}"  # as the metadata of such a provider spells it
 Params = tuple[tuple[str, str], ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Rejected:
-    """
-    One shape of an API answer that says: this token is not accepted (any more).
-
-    *status* is the answer's status; *pointer* (RFC 6901) names a string in its JSON body, and the answer counts where
-    that string is one of *values*. An empty *pointer* means that the status alone says it.
-    """
-
-    status: int
-    pointer: str = ""
-    values: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,18 +1,14 @@
 """
-One request from the first stage to the record: the order, the one retry, errors into answers (DESIGN section 2).
+One request from the first stage to the record: the order, and errors into answers (DESIGN section 2).
 
 Rules:
 1. route, identify, authorize, token, send, answer: `_pass` and the methods it calls name the stages in this order.
 2. A route's refusal is held back until the caller is known: a stranger is always answered 401.
-3. Nothing leaves before its intent line is written; every request ends in exactly one outcome line (those of
-   strangers in a count per second).
-4. Compare and refresh: a 401 leads to at most one more send, with another token than the rejected one, and only if the
-   whole body can be sent again. The answer to it passes through, whatever it is. Where the API wants a scope, nothing
-   is refreshed: a user who has granted it meanwhile has another token stored, and that one is sent.
-5. What goes wrong after the answer has begun resets the caller's connection: a cut answer never looks complete.
+3. Every request ends in exactly one outcome line (those of strangers in a count per second).
+4. What goes wrong after the answer has begun resets the caller's connection: a cut answer never looks complete.
 
-Leaves sending to `forward.py`, the answer's bytes to `relay.py` and `answers.py`, fields to `headers.py`, what an API
-says of scopes to `challenge.py`.
+Leaves sending, the one retry and the answer to `attempts.py`, fields to `request_fields.py`, refusals as bytes to
+`answers.py`.
 """
 
 from __future__ import annotations
@@ -20,8 +16,6 @@ from __future__ import annotations
 import asyncio
 import re
 from collections.abc import Callable
-from functools import partial
-from typing import NamedTuple
 
 import structlog
 from aiohttp.http_parser import RawRequestMessage
@@ -42,19 +36,18 @@ from gateway.errors import (
     RateLimited,
     Refusal,
 )
-from gateway.models import Caller, ConnectionToken, CredentialPlace, RouteMatch, Subject, TokenKey
+from gateway.models import Caller, CredentialPlace, RouteMatch, Subject, TokenKey
 from gateway.proxy import record
 from gateway.proxy.answers import NAME, refusal_answer
+from gateway.proxy.attempts import Asker, Attempts
 from gateway.proxy.body import RequestBody
-from gateway.proxy.challenge import missing_scopes, scope_refusal
 from gateway.proxy.discovery import WELL_KNOWN, ProtectedResource
-from gateway.proxy.forward import send
-from gateway.proxy.headers import RequestFields, RequestRules
 from gateway.proxy.lane import Lane
 from gateway.proxy.pages import Connects, Pages, show
 from gateway.proxy.record import Call, EgressLog
-from gateway.proxy.relay import AnswerCut, relay
+from gateway.proxy.relay import AnswerCut
 from gateway.proxy.request import Client, ProxyRequest
+from gateway.proxy.request_fields import RequestFields, RequestRules
 from gateway.proxy.routing import RouteTable
 from gateway.proxy.tokens import ConnectionTokens
 from gateway.telemetry import Metrics, place_of
@@ -64,14 +57,6 @@ _TRACEPARENT = re.compile(r"00-(?!0{32})([0-9a-f]{32})-(?!0{16})[0-9a-f]{16}-[0-
 _AUTHORIZATION = CredentialPlace()
 
 log = structlog.get_logger()
-
-
-class _Asker(NamedTuple):
-    """For whom the token service is asked: the key, the caller, and the caller's own credential."""
-
-    key: TokenKey
-    caller: Caller
-    credential: str
 
 
 class Exchange:
@@ -110,6 +95,9 @@ class Exchange:
         self._clock = clock
         self._monotonic = monotonic
         self._random_bits = random_bits
+        self._attempts = Attempts(
+            tokens=tokens, egress_log=egress_log, public_url=public_url, clock=clock, monotonic=monotonic
+        )
         self._no_route = RequestRules(None, via=NAME)
         self._strangers = 0
         self._strangers_since = 0.0
@@ -224,7 +212,7 @@ class Exchange:
         call.subject = subject
         self._authorize(call, lane, caller, subject, match)
         key = TokenKey(lane.route.connection, subject.user, subject.tenant, lane.route.scopes, subject.account)
-        asker = _Asker(key, caller, credential)
+        asker = Asker(key, caller, credential)
         began = self._monotonic()
         call.auth_seconds = began - call.started
         token = self._tokens.cached(key, credential)
@@ -236,7 +224,7 @@ class Exchange:
         body = _body(request, lane)
         lane.pool.enter()
         try:
-            await self._send_and_answer(request, lane, body, token, asker)
+            await self._attempts.run(request, lane, body, token, asker)
         finally:
             lane.pool.leave()
             if body is not None:
@@ -291,96 +279,6 @@ class Exchange:
             wait = lane.limit.take(who, now=call.started)
             if wait is not None:
                 raise RateLimited(retry_after=wait)
-
-    # --- send, and once more -----------------------------------------------------------------------------------
-
-    async def _send_and_answer(
-        self, request: ProxyRequest, lane: Lane, body: RequestBody | None, token: ConnectionToken, asker: _Asker
-    ) -> None:
-        call = request.call
-        self._log.append(record.intent(call))
-        began = self._monotonic()
-        sent = await send(request, lane, body, token, before_repeating=partial(self._record_repetition, call))
-        try:
-            call.upstream_seconds = self._monotonic() - began
-            note = ""
-            missing = None
-            if sent.answer.status in (401, 403):
-                missing = missing_scopes(sent.answer.raw_fields, token.scopes)
-            if sent.answer.status == 401 or missing is not None:
-                fresh, note = await self._after_rejection(call, lane, body, token, asker, missing)
-                if fresh is not None:
-                    await sent.end(lane)
-                    token = fresh
-                    reason = "token_rejected" if missing is None else "scope_missing"
-                    self._log.append(record.attempt(call, reason, status=sent.answer.status, now=self._clock()))
-                    began = self._monotonic()
-                    repeat = partial(self._record_repetition, call)
-                    sent = await send(request, lane, body, token, before_repeating=repeat)
-                    call.upstream_seconds += self._monotonic() - began
-                    if sent.answer.status in (401, 403):
-                        missing = missing_scopes(sent.answer.raw_fields, token.scopes)
-                        if missing is not None:
-                            raise scope_refusal(lane.route, missing)
-            if sent.answer.status != 401 and self._tokens.has_trials:
-                self._tokens.accepted(token, lane.route.name)
-            if body is not None:
-                body.let_go()
-            await relay(request, lane, sent.answer, public_url=self._public_url(request.host), note=note)
-        finally:
-            if sent.pump is None:
-                sent.release(lane)
-            else:
-                await sent.end(lane)
-
-    def _record_repetition(self, call: Call) -> None:
-        """Write the line of a request that is sent again on a new connection, the old one being stale."""
-        self._log.append(record.attempt(call, "stale_connection", status=None, now=self._clock()))
-
-    async def _after_rejection(
-        self,
-        call: Call,
-        lane: Lane,
-        body: RequestBody | None,
-        token: ConnectionToken,
-        asker: _Asker,
-        missing: tuple[str, ...] | None,
-    ) -> tuple[ConnectionToken | None, str]:
-        """
-        Return the token to send once more, if there is one and the request can be repeated; and what to tell.
-
-        *missing* are the scopes that the answer wants; None: it rejects the token.
-
-        Raises:
-            ConnectionScopeMissing: and what is stored is the token that lacks them.
-        """
-        began = self._monotonic()
-        try:
-            fresh = await self._other(lane, token, asker, missing)
-        finally:
-            call.token_seconds += self._monotonic() - began
-        if fresh is None:
-            return None, "the token was rejected, and there is no other to send"
-        call.refreshed = call.refreshed or fresh.refreshed
-        what = "the token was rejected" if missing is None else "the token lacked a scope"
-        if body is not None and not body.can_replay:
-            return None, f"{what} and was replaced, the body could not be sent again"
-        lane.check_origin(fresh)
-        return fresh, f"{what} and was replaced, the request was sent again"
-
-    async def _other(
-        self, lane: Lane, token: ConnectionToken, asker: _Asker, missing: tuple[str, ...] | None
-    ) -> ConnectionToken | None:
-        key, caller, credential = asker
-        if missing is None:
-            return await self._tokens.replace(
-                key, rejected=token, route=lane.route.name, caller=caller, credential=credential
-            )
-        # Asked past the cache: the user may have granted them a moment ago, by the link of the refusal before this one.
-        stored = await self._tokens.fetch(key, caller=caller, credential=credential)
-        if stored.access_token == token.access_token:
-            raise scope_refusal(lane.route, missing)
-        return stored
 
     # --- refusals and the record ---------------------------------------------------------------------------------
 

@@ -22,9 +22,9 @@ from aiohttp.web_protocol import RequestPayloadError
 from gateway.errors import InvalidRequest, Refusal, UpstreamUnreachable
 from gateway.models import ConnectionToken
 from gateway.proxy.body import RequestBody
+from gateway.proxy.connection import Answer, Stale, UpstreamConnection
 from gateway.proxy.lane import Lane
 from gateway.proxy.request import ProxyRequest
-from gateway.proxy.upstream import Answer, Stale, UpstreamConnection
 
 CONTINUE_SECONDS = 1.0  # how long an upstream may think about Expect before it gets the body (DESIGN section 10)
 SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})  # RFC 9110 9.2.1; TRACE is never passed on

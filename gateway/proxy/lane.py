@@ -7,21 +7,29 @@ from __future__ import annotations
 import base64
 
 from gateway.errors import OriginNotAllowed, UpstreamProtocolError
-from gateway.models import ConnectionToken, Route
+from gateway.models import ConnectionToken, Route, UpstreamRules
+from gateway.proxy.answer_fields import AnswerRules
 from gateway.proxy.answers import NAME
-from gateway.proxy.headers import AnswerRules, RequestRules
 from gateway.proxy.limits import RateLimit
-from gateway.proxy.upstream import UpstreamPool
+from gateway.proxy.pool import UpstreamPool
+from gateway.proxy.request_fields import RequestRules
+
+NOTHING_KNOWN = UpstreamRules()
 
 
 class Lane:
-    """A route in service. Made once by `server.py`; *pool* holds its connections."""
+    """
+    A route in service. Made once by `server.py`.
 
-    __slots__ = ("_origin", "answer_rules", "host_line", "limit", "pool", "request_rules", "route")
+    *pool* holds its connections; *upstream_rules* say what is known of the API behind it.
+    """
 
-    def __init__(self, route: Route, pool: UpstreamPool) -> None:
+    __slots__ = ("_origin", "answer_rules", "host_line", "limit", "pool", "request_rules", "route", "upstream_rules")
+
+    def __init__(self, route: Route, pool: UpstreamPool, upstream_rules: UpstreamRules = NOTHING_KNOWN) -> None:
         self.route = route
         self.pool = pool
+        self.upstream_rules = upstream_rules
         self.request_rules = RequestRules(route, via=NAME)
         self.answer_rules = AnswerRules(route)
         self.host_line = f" HTTP/1.1\r\nHost: {route.origin.host_field}\r\nVia: 1.1 {NAME}\r\n"

@@ -1,5 +1,5 @@
 """
-The callers' side of the data path: connections, their requests in order, and the bytes of answers.
+One caller's connection: its requests in order, and the bytes of answers. `traffic.py` has the server that makes them.
 
 Rules:
 1. One task a connection serves its requests one after another; answers leave in the order of the requests.
@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from typing import Any
 
 from aiohttp import web
 from aiohttp.http_exceptions import LineTooLong
@@ -46,7 +45,14 @@ class CallerConnection(RequestHandler):
 
     __slots__ = ("_malformed", "_payload", "_peer", "_serve", "before")
 
-    def __init__(self, manager: TrafficServer, *, loop: asyncio.AbstractEventLoop, serve: Serve) -> None:
+    def __init__(
+        self,
+        manager: web.Server,
+        *,
+        loop: asyncio.AbstractEventLoop,
+        serve: Serve,
+        on_malformed: Callable[[], None],
+    ) -> None:
         super().__init__(
             manager,
             loop=loop,
@@ -58,7 +64,7 @@ class CallerConnection(RequestHandler):
             max_line_size=2 * MAX_TARGET_BYTES,  # so that a target that is too long is told so, with 414
         )
         self._serve = serve
-        self._malformed = manager.on_malformed
+        self._malformed = on_malformed
         self._payload: StreamReader = EMPTY_PAYLOAD
         self._peer: str | None = None
         self.before: Before | None = None
@@ -110,7 +116,7 @@ class CallerConnection(RequestHandler):
             self.transport.abort()
 
     def resume_reading(self, resume_parser: bool = True) -> None:
-        """Read on, if reading was paused (`upstream.py` has the price of doing it always)."""
+        """Read on, if reading was paused (`connection.py` has the price of doing it always)."""
         if self._reading_paused:
             super().resume_reading(resume_parser)
 
@@ -196,21 +202,3 @@ def _refusal_of(exc: BaseException) -> Refusal:
     if isinstance(exc, LineTooLong):
         return TargetTooLong() if exc.args[1] == 2 * MAX_TARGET_BYTES else FieldsTooLarge()
     return InvalidRequest()
-
-
-async def _unused(_: Any) -> web.StreamResponse:
-    raise AssertionError("CallerConnection.start serves requests itself")
-
-
-class TrafficServer(web.Server):
-    """The factory of callers' connections, for `loop.create_server`; ends them with `shutdown`."""
-
-    def __init__(self, serve: Serve, *, on_malformed: Callable[[], None], loop: asyncio.AbstractEventLoop) -> None:
-        super().__init__(_unused, handler_cancellation=True)
-        self._serve = serve
-        self._running_loop = loop
-        self.on_malformed = on_malformed
-
-    def __call__(self) -> CallerConnection:
-        """Return the protocol of a new connection."""
-        return CallerConnection(self, loop=self._running_loop, serve=self._serve)

@@ -15,11 +15,11 @@ Rules:
 from __future__ import annotations
 
 from gateway.errors import Refusal, UpstreamProtocolError
+from gateway.proxy.answer_fields import AnswerFields
 from gateway.proxy.answers import NAME, status_line
-from gateway.proxy.headers import AnswerFields
+from gateway.proxy.connection import Answer, Truncated
 from gateway.proxy.lane import Lane
 from gateway.proxy.request import ProxyRequest
-from gateway.proxy.upstream import Answer, Truncated
 
 NO_BODY_STATUSES = frozenset({204, 304})
 

@@ -18,8 +18,8 @@ from aiohttp.http_parser import RawRequestMessage
 from aiohttp.streams import StreamReader
 
 from gateway.errors import InvalidRequest
-from gateway.proxy.headers import RawFields, RequestFields, RequestRules
 from gateway.proxy.record import Call
+from gateway.proxy.request_fields import RawFields, RequestFields, RequestRules
 
 # RFC 9110 7.2: a name, an IPv4 address or a bracketed IPv6 one, and a port. Stricter than RFC 3986: nothing that would
 # have to be escaped where the value becomes part of a URL of ours.

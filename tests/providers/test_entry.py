@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pytest
 
+from gateway.models import Rejected
 from gateway.providers.entry import MAX_BYTES, EntryInvalid, read
-from gateway.providers.quirks import Quirks, Rejected
+from gateway.providers.quirks import Quirks
 from gateway.providers.variables import Variable
 
 GOOD = """\

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from gateway.providers.quirks import Quirks, Rejected
+from gateway.models import Rejected
+from gateway.providers.quirks import Quirks
 
 
 def test_defaults_are_plain_oauth() -> None:

@@ -6,19 +6,20 @@ import asyncio
 
 import pytest
 
-from gateway.errors import OriginNotAllowed, Refusal
+from gateway.errors import OriginNotAllowed, Refusal, UpstreamUnreachable
 from gateway.models import ConnectionToken, Injection, Origin, Route
+from gateway.proxy.connection import UpstreamConnection
 from gateway.proxy.lane import Lane
-from gateway.proxy.upstream import UpstreamPool
+from gateway.proxy.pool import UpstreamPool
 
 
 def lane(inject: Injection | None = None) -> Lane:
     route = Route("api", "/api", Origin("https", "api.example.com", 8443), "c", inject=inject or Injection())
 
-    async def nowhere() -> list[tuple[int, tuple[object, ...]]]:
-        return []
+    async def nowhere() -> UpstreamConnection:
+        raise UpstreamUnreachable
 
-    return Lane(route, UpstreamPool(route, resolve=nowhere, tls=None, loop=asyncio.get_running_loop()))
+    return Lane(route, UpstreamPool(route, open_connection=nowhere, loop=asyncio.get_running_loop()))
 
 
 ORIGINS: dict[str, tuple[tuple[str, ...] | None, bool]] = {

@@ -11,9 +11,9 @@ from aiohttp.http_parser import HttpRequestParser
 from aiohttp.streams import StreamReader
 
 from gateway.errors import InvalidRequest
-from gateway.proxy.headers import RequestRules
 from gateway.proxy.record import Call
 from gateway.proxy.request import Before, ProxyRequest
+from gateway.proxy.request_fields import RequestRules
 
 
 @dataclass

@@ -1,16 +1,14 @@
 """
-Connections to one route's upstream: made, judged, reused, ended.
+One connection to an upstream: requests written to it, and the answers that are read from it, one at a time.
 
 Rules:
-1. Each route has a pool of its own, bounded by the route's `concurrent`: a slow upstream cannot starve another.
-2. A connection is used again only if its last exchange ended exactly where it should have: whole answer, keep-alive,
-   and not one byte more. Bytes on an idle connection, a second answer, a cancelled exchange end it (threats.md
-   section 0, rows 1 and 6).
-3. The parser is made anew for each exchange, so nothing of one answer can become part of the next.
-4. The address that the egress guard checked is the one that is dialled; each new connection checks again.
-5. Nothing is sent twice by itself. `Stale` tells that a reused connection was lost before a byte of an answer; the
-   caller decides (`exchange.py`).
-6. One sweep a second enforces the deadlines: no timer per request (1.5-2 microseconds each).
+1. A connection is clean, and may be used again, only if its last exchange ended exactly where it should have: whole
+   answer, keep-alive, and not one byte more. Bytes on an idle connection, a second answer, a cancelled exchange end it
+   (threats.md section 0, rows 1 and 6).
+2. The parser is made anew for each exchange, so nothing of one answer can become part of the next.
+3. Nothing is sent twice by itself. `Stale` tells that a reused connection was lost before a byte of an answer; the
+   sender decides (`forward.py`).
+4. There is no timer per request (1.5-2 microseconds each): an exchange has a deadline, and `pool.py` looks at it.
 
 Built on aiohttp's C parser and flow control; the names it leans on are listed in `aiohttp_names.py`.
 """
@@ -18,8 +16,6 @@ Built on aiohttp's C parser and flow control; the names it leans on are listed i
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
-from ssl import SSLContext, SSLError
 from typing import NamedTuple
 
 from aiohttp.base_protocol import BaseProtocol
@@ -27,18 +23,10 @@ from aiohttp.http_exceptions import HttpProcessingError
 from aiohttp.http_parser import HttpResponseParser, RawResponseMessage
 from aiohttp.streams import EMPTY_PAYLOAD, StreamReader
 
-from gateway.errors import (
-    RequestTimeout,
-    UpstreamOverloaded,
-    UpstreamProtocolError,
-    UpstreamTimeout,
-    UpstreamUnreachable,
-)
-from gateway.models import Route, Timeouts
+from gateway.errors import UpstreamProtocolError, UpstreamUnreachable
+from gateway.models import Timeouts
 
 READ_BUFFER_BYTES = 65_536  # per direction: beyond twice this the peer is not read any more (threats G3)
-IDLE_SECONDS = 15.0  # a kept connection older than this is not used: most servers close theirs later than that
-MAX_IDLE_CONNECTIONS = 256  # kept per route; more would be descriptors held for nothing
 
 
 class Stale(Exception):
@@ -116,6 +104,10 @@ class UpstreamConnection(BaseProtocol):
             and not self._paused
             and not self._has_more()
         )
+
+    def is_overdue(self, now: float) -> bool:
+        """Whether at *now*, in the loop's time, the deadline has passed; one that we do not read has none."""
+        return self.deadline < now and not self._reading_paused
 
     def _has_more(self) -> bool:
         """Whether the parser holds the beginning of something after the answer; asks by ending it (0.1 µs)."""
@@ -295,119 +287,3 @@ class UpstreamConnection(BaseProtocol):
         """Between two exchanges nothing may come: from now on any byte spoils the connection."""
         self._parser = None
         self.deadline = float("inf")
-
-
-class UpstreamPool:
-    """The connections of one route. *resolve* gives the checked addresses; *tls* is None for plain http."""
-
-    def __init__(
-        self,
-        route: Route,
-        *,
-        resolve: Callable[[], Awaitable[list[tuple[int, tuple[object, ...]]]]],
-        tls: SSLContext | None,
-        loop: asyncio.AbstractEventLoop,
-    ) -> None:
-        self._route = route
-        self._resolve = resolve
-        self._tls = tls
-        self._loop = loop
-        self._idle: list[UpstreamConnection] = []
-        self._busy: set[UpstreamConnection] = set()
-        self._in_use = 0
-
-    def __repr__(self) -> str:
-        return f"<UpstreamPool {self._route.name} busy={self._in_use} idle={len(self._idle)}>"
-
-    def enter(self) -> None:
-        """
-        Count a call as under way, until `leave`.
-
-        Raises:
-            UpstreamOverloaded: the route's `concurrent` is reached.
-        """
-        limit = self._route.limits.concurrent
-        if limit is not None and self._in_use >= limit:
-            raise UpstreamOverloaded(retry_after=1)
-        self._in_use += 1
-
-    def leave(self) -> None:
-        """The call that entered is over."""
-        self._in_use -= 1
-
-    def take_idle(self) -> UpstreamConnection | None:
-        """Return a kept connection that may be used, the youngest first; None when there is none."""
-        now = self._loop.time()
-        while self._idle:
-            connection = self._idle.pop()
-            if connection.can_be_used and now - connection.idle_since < IDLE_SECONDS:
-                connection.is_reused = True
-                self._busy.add(connection)
-                return connection
-            connection.fail(UpstreamUnreachable())
-        return None
-
-    async def connect(self) -> UpstreamConnection:
-        """
-        Open a new connection to the first address that accepts.
-
-        Raises:
-            EgressBlocked: no address of the upstream may be dialled.
-            UpstreamUnreachable, UpstreamTimeout: none accepts, or not within the route's connect_seconds.
-        """
-        try:
-            async with asyncio.timeout(self._route.timeouts.connect_seconds):
-                connection = await self._connect_any(await self._resolve())
-        except TimeoutError as exc:
-            raise UpstreamTimeout("The upstream did not accept a connection within the route's time limit.") from exc
-        self._busy.add(connection)
-        return connection
-
-    async def _connect_any(self, addresses: list[tuple[int, tuple[object, ...]]]) -> UpstreamConnection:
-        failure: Exception | None = None
-        for family, sockaddr in addresses:
-            try:
-                _, connection = await self._loop.create_connection(
-                    lambda: UpstreamConnection(self._loop),
-                    str(sockaddr[0]),
-                    int(str(sockaddr[1])),
-                    family=family,
-                    ssl=self._tls,
-                    server_hostname=self._route.origin.host if self._tls is not None else None,
-                )
-            except SSLError as exc:
-                raise UpstreamUnreachable("The upstream's TLS certificate or protocol was not accepted.") from exc
-            except OSError as exc:
-                failure = exc
-                continue
-            connection.address = f"{sockaddr[0]}:{sockaddr[1]}"
-            return connection
-        raise UpstreamUnreachable from failure
-
-    def release(self, connection: UpstreamConnection) -> None:
-        """Take back a connection after an exchange: kept if it is clean, ended otherwise."""
-        self._busy.discard(connection)
-        if connection.is_clean and len(self._idle) < MAX_IDLE_CONNECTIONS:
-            connection.retire_parser()
-            connection.idle_since = self._loop.time()
-            self._idle.append(connection)
-        else:
-            connection.fail(UpstreamUnreachable())
-
-    def sweep(self) -> None:
-        """Fail the exchanges whose deadline has passed, and end connections that were idle for too long."""
-        now = self._loop.time()
-        for connection in tuple(self._busy):
-            if connection.deadline < now and not connection._reading_paused:
-                connection.fail(RequestTimeout() if connection.awaits_caller else UpstreamTimeout())
-        fresh = [c for c in self._idle if c.can_be_used and now - c.idle_since < IDLE_SECONDS]
-        for connection in set(self._idle) - set(fresh):
-            connection.fail(UpstreamUnreachable())
-        self._idle = fresh
-
-    async def close(self) -> None:
-        """End every connection."""
-        for connection in (*self._idle, *self._busy):
-            connection.fail(UpstreamUnreachable())
-        self._idle.clear()
-        self._busy.clear()

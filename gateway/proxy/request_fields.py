@@ -1,7 +1,7 @@
 """
-Which header fields cross the gateway, in both directions (RFC 9110 section 7.6, RFC 9112 section 6).
+Which header fields of a request cross the gateway (RFC 9110 section 7.6, RFC 9112 section 6).
 
-Rules, for requests:
+Rules:
 1. Framing is never copied: Content-Length and Transfer-Encoding are read here and written anew.
 2. Hop-by-hop fields, and whatever Connection names, end here. They are removed before a credential is injected, so no
    caller can have the injected field removed.
@@ -11,18 +11,14 @@ Rules, for requests:
 5. Refused: a name with an underscore (servers fold it into another name), a method override, a credential or Gateway
    field sent twice, framing that can be read in two ways, an own `Via`.
 
-For answers:
-6. Framing and hop-by-hop fields end here, and so does Set-Cookie: a provider's session is not the caller's.
-7. Location, Content-Location and Link that lead to the route's own origin come back through the gateway; bodies are
-   never rewritten.
-
 Names are classified once: a bounded memo maps a name, as it was spelled, to what is done with it (0.9 against 1.3
 microseconds for the fields of one request).
+
+The other direction: `answer_fields.py`.
 """
 
 from __future__ import annotations
 
-import re
 from enum import IntEnum
 
 from gateway.errors import AmbiguousCredential, FieldNotPassed, FieldsTooLarge, InvalidRequest, LoopDetected
@@ -31,7 +27,7 @@ from gateway.models import Route
 RawFields = tuple[tuple[bytes, bytes], ...]
 
 MAX_FIELDS_BYTES = 32_768  # all fields of one request that are sent on; the parser bounds each one (threats R32)
-_MEMO_NAMES = 512  # spellings remembered; real traffic has a few dozen, an attacker cannot grow it
+MEMO_NAMES = 512  # spellings remembered; real traffic has a few dozen, an attacker cannot grow it
 
 HOP_BY_HOP = frozenset(
     {
@@ -188,7 +184,7 @@ class RequestRules:
             # RFC 9112 6.3 lets a proxy drop Content-Length here; we refuse: it is how requests are smuggled.
             raise InvalidRequest
         if fields.nominated:
-            fields.lines = _without(lines, fields.nominated)
+            fields.lines = without(lines, fields.nominated)
         return fields
 
     def _classify(self, name: bytes) -> int:
@@ -201,7 +197,7 @@ class RequestRules:
                 do = _Do.DROP
             else:
                 do = _Do.FORWARD
-        if len(self._memo) < _MEMO_NAMES:
+        if len(self._memo) < MEMO_NAMES:
             self._memo[name] = int(do)
         return int(do)
 
@@ -248,7 +244,8 @@ def _nominated(value: bytes) -> frozenset[bytes]:
     return names
 
 
-def _without(lines: list[bytes], names: frozenset[bytes]) -> list[bytes]:
+def without(lines: list[bytes], names: frozenset[bytes]) -> list[bytes]:
+    """Return *lines* but those of the fields in *names*, which are lower case."""
     return [line for line in lines if line.split(b":", 1)[0].lower() not in names]
 
 
@@ -268,131 +265,3 @@ def _once(before: str | None, value: bytes) -> str:
         return value.decode("utf-8")
     except UnicodeDecodeError as exc:
         raise InvalidRequest from exc
-
-
-# --- answers ---------------------------------------------------------------------------------------------------
-
-
-class _Answer(IntEnum):
-    """What is done with a field of an upstream's answer."""
-
-    FORWARD = 0
-    DROP = 1
-    CONTENT_LENGTH = 2
-    CONNECTION = 3
-    LOCATION = 4
-    LINK = 5
-    CHALLENGE = 6
-    TRANSFER_ENCODING = 7
-
-
-_ANSWER_FIELDS: dict[bytes, _Answer] = {
-    **dict.fromkeys(HOP_BY_HOP, _Answer.DROP),
-    b"set-cookie": _Answer.DROP,
-    b"set-cookie2": _Answer.DROP,
-    # What a provider says of its own origin is not true of ours.
-    **dict.fromkeys((b"alt-svc", b"strict-transport-security", b"clear-site-data"), _Answer.DROP),
-    b"traceparent": _Answer.DROP,  # ours is set anew
-    b"proxy-status": _Answer.DROP,  # ours is set anew; what is said of an earlier hop would read as ours
-    b"connection": _Answer.CONNECTION,
-    b"content-length": _Answer.CONTENT_LENGTH,
-    b"transfer-encoding": _Answer.TRANSFER_ENCODING,
-    b"location": _Answer.LOCATION,
-    b"content-location": _Answer.LOCATION,
-    b"link": _Answer.LINK,
-    b"www-authenticate": _Answer.CHALLENGE,
-}
-
-
-class AnswerFields:
-    """
-    The header fields of one upstream answer. *lines* are what is sent on, each ending in CRLF; *challenges* are the
-    values of WWW-Authenticate, which are not among the lines.
-    """
-
-    __slots__ = ("challenges", "content_length", "lines", "nominated")
-
-    def __init__(self) -> None:
-        self.lines: list[bytes] = []
-        self.challenges: list[bytes] = []
-        self.content_length: int | None = None
-        self.nominated: frozenset[bytes] = frozenset()
-
-
-class AnswerRules:
-    """The rules for answers of one route's upstream."""
-
-    def __init__(self, route: Route) -> None:
-        self._memo: dict[bytes, int] = {}
-        self._prefix = route.prefix.encode("ascii")
-        self._base_path = route.base_path.encode("ascii")
-        self._origins = tuple(spelled.encode("ascii") for spelled in _spellings(route))
-
-    def read(self, raw_fields: RawFields, *, public_url: bytes) -> AnswerFields:
-        """
-        Sort *raw_fields* of an answer; *public_url* is where callers reach the gateway, without a trailing slash.
-
-        Raises:
-            ValueError: Content-Length is there twice with two values, or is no number.
-        """
-        fields = AnswerFields()
-        lines = fields.lines
-        memo = self._memo
-        for name, value in raw_fields:
-            do = memo.get(name)
-            if do is None:
-                do = self._classify(name)
-            if do == _FORWARD:
-                lines.append(b"%b: %b\r\n" % (name, value))
-            elif do == _Answer.CONTENT_LENGTH:
-                length = int(value) if value.isdigit() else -1
-                if length < 0 or fields.content_length not in (None, length):
-                    raise ValueError("Content-Length")
-                fields.content_length = length
-            elif do == _Answer.CHALLENGE:
-                fields.challenges.append(value)
-            elif do == _Answer.LOCATION:
-                lines.append(b"%b: %b\r\n" % (name, self._through_gateway(value, public_url)))
-            elif do == _Answer.LINK:
-                lines.append(b"%b: %b\r\n" % (name, self._rewrite_links(value, public_url)))
-            elif do == _Answer.CONNECTION:
-                fields.nominated |= frozenset(option.strip().lower() for option in value.split(b","))
-        if fields.nominated:
-            fields.lines = _without(lines, fields.nominated)
-        return fields
-
-    def _classify(self, name: bytes) -> int:
-        do = int(_ANSWER_FIELDS.get(name.lower(), _Answer.FORWARD))
-        if len(self._memo) < _MEMO_NAMES:
-            self._memo[name] = do
-        return do
-
-    def _rewrite_links(self, value: bytes, public_url: bytes) -> bytes:
-        return _LINK_TARGET.sub(lambda found: b"<" + self._through_gateway(found[1], public_url) + b">", value)
-
-    def _through_gateway(self, reference: bytes, public_url: bytes) -> bytes:
-        """Return *reference* as a URL of this route, or as it is where it leads elsewhere."""
-        path = reference
-        if not reference.startswith(b"/") or reference.startswith(b"//"):
-            for origin in self._origins:
-                path = reference[len(origin) :]
-                # "https://api.example.com.evil.test" and "https://api.example.com:443" begin alike.
-                if reference[: len(origin)].lower() == origin and path[:1] in (b"", b"/", b"?", b"#"):
-                    break
-            else:
-                return reference
-        base = self._base_path
-        if base and not (path.startswith(base) and path[len(base) : len(base) + 1] in (b"", b"/", b"?", b"#")):
-            return reference  # the upstream's, but not below this route: nothing of ours leads there
-        return public_url + self._prefix + path[len(base) :]
-
-
-_LINK_TARGET = re.compile(rb"<([^<>]*)>")  # RFC 8288 section 3: the target stands between angle brackets
-
-
-def _spellings(route: Route) -> set[str]:
-    """Return the ways in which an upstream may write its own origin: with and without the default port, and by "//"."""
-    origin = route.origin
-    host = f"[{origin.host}]" if ":" in origin.host else origin.host
-    authorities = {origin.host_field, f"{host}:{origin.port}"}
-    return {f"{scheme}//{authority}" for scheme in (f"{origin.scheme}:", "") for authority in authorities}

@@ -1,4 +1,4 @@
-"""Connections to an upstream: what is reused, what is not, and every way in which an answer can fail."""
+"""One connection to an upstream: every way in which an answer can fail or go on for too long."""
 
 from __future__ import annotations
 
@@ -7,19 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.proxy.wire import call, calling, eventually, gateway_with, request, respond_with
+from tests.proxy.wire import call, eventually, gateway_with, request, respond_with
 from tests.world import Issuer, Provider, Received, Running, Upstream, answer
-
-
-async def test_connection_is_kept_for_the_next_call(gateway: Running, upstream: Upstream, issuer: Issuer) -> None:
-    """
-    Calls one after another share a connection, also those of several callers.
-    """
-    for _ in range(5):
-        await call(gateway, request("GET", "/api/x", credential=issuer.token("ada")))
-
-    assert (5, 1) == (len(upstream.received), upstream.connections)
-
 
 EVIL = answer(200, b'"evil"')
 EXTRA: dict[str, bytes] = {
@@ -105,22 +94,6 @@ async def test_fault_before_an_answer_is_told(gateway: Running, upstream: Upstre
     assert b"garbage" not in got.body + got.head
 
 
-async def test_unreachable_upstream_is_told(
-    tmp_path: Path, upstream: Upstream, provider: Provider, issuer: Issuer
-) -> None:
-    """
-    An upstream where nobody listens is 502, retryable.
-    """
-    async with gateway_with(tmp_path, upstream, issuer, provider) as gateway:
-        await upstream.stop()
-        got = await call(gateway, request("GET", "/api/x", credential=issuer.token("ada")))
-        outcome = gateway.lines("outcome")[0]
-
-    assert (502, "upstream_unreachable") == (got.status, got.code)
-    assert b'"retryable":true' in got.body
-    assert (502, "upstream_unreachable") == (outcome["status"], outcome["error"])
-
-
 SLOW = {"silence": b"", "a head that trickles in": b"H", "informational answers": b"HTTP/1.1 103 Early Hints\r\n\r\n"}
 
 
@@ -179,29 +152,3 @@ async def test_informational_answers_are_not_the_answer(gateway: Running, upstre
     statuses = [(await call(gateway, data)).status for _ in range(2)]
 
     assert ([200, 200], 1) == (statuses, upstream.connections)
-
-
-async def test_connection_of_an_abandoned_call_is_not_reused(
-    gateway: Running, upstream: Upstream, issuer: Issuer
-) -> None:
-    """
-    A call whose caller goes away before the answer takes its connection along.
-    """
-    go = asyncio.Event()
-
-    async def respond(received: Received, writer: asyncio.StreamWriter) -> None:
-        if "/slow" in received.request_line:
-            await go.wait()
-        writer.write(answer(200, received.request_line.encode()))
-
-    upstream.respond = respond
-    credential = issuer.token("ada")
-    async with calling(gateway) as caller:
-        await caller.send(request("GET", "/api/slow", credential=credential))
-        assert await eventually(lambda: 1 == len(upstream.received))
-    assert await eventually(lambda: bool(gateway.lines("outcome")))
-    go.set()
-    got = await call(gateway, request("GET", "/api/fast", credential=credential))
-
-    assert b"GET /fast HTTP/1.1" == got.body
-    assert 2 == upstream.connections

@@ -1,0 +1,150 @@
+"""
+Send a request, once more where its token was rejected, and relay the answer.
+
+Rules:
+1. Nothing leaves before its line is written: the intent before the first send, an attempt before each further one.
+2. Compare and refresh: a 401 leads to at most one more send, with another token than the rejected one, and only if the
+   whole body can be sent again. The answer to it passes through, whatever it is.
+3. Where the API wants a scope, nothing is refreshed: a user who has granted it meanwhile has another token stored, and
+   that one is sent.
+
+Leaves one sending to `forward.py`, the answer's bytes to `relay.py`, what an API says of scopes to `challenge.py`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import NamedTuple
+
+from gateway.models import Caller, ConnectionToken, TokenKey
+from gateway.proxy import record
+from gateway.proxy.body import RequestBody
+from gateway.proxy.challenge import missing_scopes, scope_refusal
+from gateway.proxy.forward import send
+from gateway.proxy.lane import Lane
+from gateway.proxy.record import Call, EgressLog
+from gateway.proxy.relay import relay
+from gateway.proxy.request import ProxyRequest
+from gateway.proxy.tokens import ConnectionTokens
+
+
+class Asker(NamedTuple):
+    """For whom the token service is asked: the key, the caller, and the caller's own credential."""
+
+    key: TokenKey
+    caller: Caller
+    credential: str
+
+
+class Attempts:
+    """Sends what has been allowed. Made by `Exchange`, from its parts."""
+
+    def __init__(
+        self,
+        *,
+        tokens: ConnectionTokens,
+        egress_log: EgressLog,
+        public_url: Callable[[str], str],
+        clock: Callable[[], float],
+        monotonic: Callable[[], float],
+    ) -> None:
+        self._tokens = tokens
+        self._log = egress_log
+        self._public_url = public_url
+        self._clock = clock
+        self._monotonic = monotonic
+
+    async def run(
+        self, request: ProxyRequest, lane: Lane, body: RequestBody | None, token: ConnectionToken, asker: Asker
+    ) -> None:
+        """
+        Send *request* to *lane*'s upstream with *token*, and the answer to the caller; *asker* asks for another token.
+
+        Raises:
+            Refusal, AnswerCut, ConnectionError: as the record, `send` and `relay` say.
+        """
+        call = request.call
+        self._log.append(record.intent(call))
+        began = self._monotonic()
+        sent = await send(request, lane, body, token, before_repeating=partial(self._record_repetition, call))
+        try:
+            call.upstream_seconds = self._monotonic() - began
+            note = ""
+            missing = None
+            if sent.answer.status in (401, 403):
+                missing = missing_scopes(sent.answer.raw_fields, token.scopes)
+            if sent.answer.status == 401 or missing is not None:
+                fresh, note = await self._after_rejection(call, lane, body, token, asker, missing)
+                if fresh is not None:
+                    await sent.end(lane)
+                    token = fresh
+                    reason = "token_rejected" if missing is None else "scope_missing"
+                    self._log.append(record.attempt(call, reason, status=sent.answer.status, now=self._clock()))
+                    began = self._monotonic()
+                    repeat = partial(self._record_repetition, call)
+                    sent = await send(request, lane, body, token, before_repeating=repeat)
+                    call.upstream_seconds += self._monotonic() - began
+                    if sent.answer.status in (401, 403):
+                        missing = missing_scopes(sent.answer.raw_fields, token.scopes)
+                        if missing is not None:
+                            raise scope_refusal(lane.route, missing)
+            if sent.answer.status != 401 and self._tokens.has_trials:
+                self._tokens.accepted(token, lane.route.name)
+            if body is not None:
+                body.let_go()
+            await relay(request, lane, sent.answer, public_url=self._public_url(request.host), note=note)
+        finally:
+            if sent.pump is None:
+                sent.release(lane)
+            else:
+                await sent.end(lane)
+
+    def _record_repetition(self, call: Call) -> None:
+        """Write the line of a request that is sent again on a new connection, the old one being stale."""
+        self._log.append(record.attempt(call, "stale_connection", status=None, now=self._clock()))
+
+    async def _after_rejection(
+        self,
+        call: Call,
+        lane: Lane,
+        body: RequestBody | None,
+        token: ConnectionToken,
+        asker: Asker,
+        missing: tuple[str, ...] | None,
+    ) -> tuple[ConnectionToken | None, str]:
+        """
+        Return the token to send once more, if there is one and the request can be repeated; and what to tell.
+
+        *missing* are the scopes that the answer wants; None: it rejects the token.
+
+        Raises:
+            ConnectionScopeMissing: and what is stored is the token that lacks them.
+        """
+        began = self._monotonic()
+        try:
+            fresh = await self._other(lane, token, asker, missing)
+        finally:
+            call.token_seconds += self._monotonic() - began
+        if fresh is None:
+            return None, "the token was rejected, and there is no other to send"
+        call.refreshed = call.refreshed or fresh.refreshed
+        what = "the token was rejected" if missing is None else "the token lacked a scope"
+        if body is not None and not body.can_replay:
+            return None, f"{what} and was replaced, the body could not be sent again"
+        lane.check_origin(fresh)
+        return fresh, f"{what} and was replaced, the request was sent again"
+
+    async def _other(
+        self, lane: Lane, token: ConnectionToken, asker: Asker, missing: tuple[str, ...] | None
+    ) -> ConnectionToken | None:
+        key, caller, credential = asker
+        if missing is None:
+            return await self._tokens.replace(
+                key, rejected=token, route=lane.route.name, caller=caller, credential=credential
+            )
+        # Asked past the cache: the user may have granted them a moment ago, by the link of the refusal before this one.
+        stored = await self._tokens.fetch(key, caller=caller, credential=credential)
+        if stored.access_token == token.access_token:
+            raise scope_refusal(lane.route, missing)
+        return stored

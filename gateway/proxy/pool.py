@@ -1,0 +1,151 @@
+"""
+The connections of one route: opened, kept, given out again, ended.
+
+Rules:
+1. Each route has a pool of its own, bounded by the route's `concurrent`: a slow upstream cannot starve another.
+2. What comes back is kept only if it is clean (`connection.py`), and used again only while it is young.
+3. The address that the egress guard checked is the one that is dialled; each new connection checks again.
+4. One sweep a second enforces the deadlines of the exchanges under way.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from ssl import SSLContext, SSLError
+
+from gateway.errors import RequestTimeout, UpstreamOverloaded, UpstreamTimeout, UpstreamUnreachable
+from gateway.models import Route
+from gateway.proxy.connection import UpstreamConnection
+
+IDLE_SECONDS = 15.0  # a kept connection older than this is not used: most servers close theirs later than that
+MAX_IDLE_CONNECTIONS = 256  # kept per route; more would be descriptors held for nothing
+
+
+Addresses = list[tuple[int, tuple[object, ...]]]  # family and socket address, as `create_connection` takes them
+Opener = Callable[[], Awaitable[UpstreamConnection]]  # raises Refusal, or TimeoutError
+
+
+def direct_opener(
+    route: Route,
+    *,
+    resolve: Callable[[], Awaitable[Addresses]],
+    tls: SSLContext | None,
+    loop: asyncio.AbstractEventLoop,
+) -> Opener:
+    """
+    Return what opens a connection to the first address of *route*'s upstream that accepts.
+
+    *resolve* gives the checked addresses, anew for each connection; *tls* is None for plain http.
+    """
+    server_hostname = route.origin.host if tls is not None else None
+
+    async def open_connection() -> UpstreamConnection:
+        failure: Exception | None = None
+        for family, sockaddr in await resolve():
+            try:
+                _, connection = await loop.create_connection(
+                    lambda: UpstreamConnection(loop),
+                    str(sockaddr[0]),
+                    int(str(sockaddr[1])),
+                    family=family,
+                    ssl=tls,
+                    server_hostname=server_hostname,
+                )
+            except SSLError as exc:
+                raise UpstreamUnreachable("The upstream's TLS certificate or protocol was not accepted.") from exc
+            except OSError as exc:
+                failure = exc
+                continue
+            connection.address = f"{sockaddr[0]}:{sockaddr[1]}"
+            return connection
+        raise UpstreamUnreachable from failure
+
+    return open_connection
+
+
+class UpstreamPool:
+    """The connections of one route. *open_connection* makes a new one, and sets its `address`."""
+
+    def __init__(self, route: Route, *, open_connection: Opener, loop: asyncio.AbstractEventLoop) -> None:
+        self._route = route
+        self._open_connection = open_connection
+        self._loop = loop
+        self._idle: list[UpstreamConnection] = []
+        self._busy: set[UpstreamConnection] = set()
+        self._in_use = 0
+
+    def __repr__(self) -> str:
+        return f"<UpstreamPool {self._route.name} busy={self._in_use} idle={len(self._idle)}>"
+
+    def enter(self) -> None:
+        """
+        Count a call as under way, until `leave`.
+
+        Raises:
+            UpstreamOverloaded: the route's `concurrent` is reached.
+        """
+        limit = self._route.limits.concurrent
+        if limit is not None and self._in_use >= limit:
+            raise UpstreamOverloaded(retry_after=1)
+        self._in_use += 1
+
+    def leave(self) -> None:
+        """The call that entered is over."""
+        self._in_use -= 1
+
+    def take_idle(self) -> UpstreamConnection | None:
+        """Return a kept connection that may be used, the youngest first; None when there is none."""
+        now = self._loop.time()
+        while self._idle:
+            connection = self._idle.pop()
+            if connection.can_be_used and now - connection.idle_since < IDLE_SECONDS:
+                connection.is_reused = True
+                self._busy.add(connection)
+                return connection
+            connection.fail(UpstreamUnreachable())
+        return None
+
+    async def connect(self) -> UpstreamConnection:
+        """
+        Open a new connection.
+
+        Raises:
+            EgressBlocked: no address of the upstream may be dialled.
+            UpstreamUnreachable, UpstreamTimeout: none accepts, or not within the route's connect_seconds.
+        """
+        try:
+            async with asyncio.timeout(self._route.timeouts.connect_seconds):
+                connection = await self._open_connection()
+        except TimeoutError as exc:
+            raise UpstreamTimeout("The upstream did not accept a connection within the route's time limit.") from exc
+        self._busy.add(connection)
+        return connection
+
+    def release(self, connection: UpstreamConnection) -> None:
+        """Take back a connection after an exchange: kept if it is clean, ended otherwise."""
+        self._busy.discard(connection)
+        if connection.is_clean and len(self._idle) < MAX_IDLE_CONNECTIONS:
+            connection.retire_parser()
+            connection.idle_since = self._loop.time()
+            self._idle.append(connection)
+        else:
+            connection.fail(UpstreamUnreachable())
+
+    def sweep(self) -> None:
+        """Fail the exchanges whose deadline has passed, and end connections that were idle for too long."""
+        now = self._loop.time()
+        for connection in tuple(self._busy):
+            if connection.is_overdue(now):
+                connection.fail(RequestTimeout() if connection.awaits_caller else UpstreamTimeout())
+        fresh = [c for c in self._idle if c.can_be_used and now - c.idle_since < IDLE_SECONDS]
+        for connection in set(self._idle) - set(fresh):
+            connection.fail(UpstreamUnreachable())
+        self._idle = fresh
+
+    async def close(self) -> None:
+        """End every connection."""
+        for connection in (*self._idle, *self._busy):
+            connection.fail(UpstreamUnreachable())
+        self._idle.clear()
+        self._busy.clear()

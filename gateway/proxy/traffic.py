@@ -1,0 +1,31 @@
+"""
+The traffic listener: makes a connection for each caller, knows those that are open, and ends them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Any
+
+from aiohttp import web
+
+from gateway.proxy.listener import CallerConnection, Serve
+
+
+async def _unused(_: Any) -> web.StreamResponse:
+    raise AssertionError("CallerConnection.start serves requests itself")
+
+
+class TrafficServer(web.Server):
+    """The factory of callers' connections, for `loop.create_server`; ends them with `shutdown`."""
+
+    def __init__(self, serve: Serve, *, on_malformed: Callable[[], None], loop: asyncio.AbstractEventLoop) -> None:
+        super().__init__(_unused, handler_cancellation=True)
+        self._serve = serve
+        self._running_loop = loop
+        self._on_malformed = on_malformed
+
+    def __call__(self) -> CallerConnection:
+        """Return the protocol of a new connection."""
+        return CallerConnection(self, loop=self._running_loop, serve=self._serve, on_malformed=self._on_malformed)
