@@ -74,11 +74,11 @@ def test_database_that_cannot_be_opened_is_one_sentence(
     assert "canary" not in caught.value.message
 
 
-def test_newer_database_is_told_as_such(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.usefixtures("environment")
+def test_newer_database_is_told_as_such(tmp_path: Path) -> None:
     """
     A database of a newer gateway is a sentence about versions.
     """
-    monkeypatch.delenv("GATEWAY_DATABASE_URL", raising=False)
 
     async def age() -> None:
         async with open_store(tmp_path) as store, store.write() as connection:

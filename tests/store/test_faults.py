@@ -51,12 +51,12 @@ async def count(store: Store) -> int:
 
 @pytest.mark.parametrize("engine", ["sqlite"])
 async def test_locked_file_is_waited_for_and_then_told(
-    store: Store, path: Path, monkeypatch: pytest.MonkeyPatch
+    store: Store, database_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """
     While another program holds SQLite's write lock, reads go on; a write waits for it, or fails when the wait is over.
     """
-    other = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
+    other = sqlite3.connect(database_path, isolation_level=None, check_same_thread=False)
     other.execute("BEGIN IMMEDIATE")
     waiting = asyncio.create_task(add(store))
     assert 0 == await count(store)
@@ -67,7 +67,7 @@ async def test_locked_file_is_waited_for_and_then_told(
     assert 1 == await count(store)
 
     monkeypatch.setattr(engine_module, "BUSY_TIMEOUT_SECONDS", 0.1)
-    impatient = await Store.open(f"sqlite+aiosqlite:///{path}")
+    impatient = await Store.open(f"sqlite+aiosqlite:///{database_path}")
     other.execute("BEGIN IMMEDIATE")
     with pytest.raises(OperationalError, match="locked"):
         await add(impatient)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,6 +10,8 @@ from gateway.vault.connection import Connection
 from tests.vault.authority import authority
 from tests.vault.connecting import Browser, town
 
+pytestmark = pytest.mark.parametrize("engine", ["sqlite"])  # the rules are the provider's
+
 BAD = {
     "another issuer's": {"iss": "https://evil.example"},
     "for another client": {"aud": "other"},
@@ -18,9 +19,9 @@ BAD = {
 }
 
 
-async def connect(tmp_path: Path, settings: dict[str, Any], **changes: Any) -> tuple[str, Any, Any]:
+async def connect(database_url: str, settings: dict[str, Any], **changes: Any) -> tuple[str, Any, Any]:
     """Connect with a provider of these settings; return the last page, the stored token, and the provider."""
-    async with town(tmp_path) as place, authority(**settings) as provider:
+    async with town(database_url) as place, authority(**settings) as provider:
         fields: dict[str, Any] = {
             "client_id": "client", "client_secret": "s3cret", "extra": {"discoveryUrl": provider.url}
         }  # fmt: skip
@@ -31,9 +32,9 @@ async def connect(tmp_path: Path, settings: dict[str, Any], **changes: Any) -> t
 
 
 @pytest.mark.parametrize("claims", BAD.values(), ids=BAD.keys())
-async def test_id_token_for_somebody_else_is_refused(tmp_path: Path, claims: dict[str, Any]) -> None:
+async def test_id_token_for_somebody_else_is_refused(database_url: str, claims: dict[str, Any]) -> None:
     """An id token that is not this provider's, for this client, makes the grant unusable: it is given back."""
-    text, stored, provider = await connect(tmp_path, {"id_token": claims})
+    text, stored, provider = await connect(database_url, {"id_token": claims})
 
     assert "did not match" in text
     assert stored is None
@@ -51,9 +52,9 @@ SUBS: dict[str, tuple[dict[str, Any], str]] = {
 
 
 @pytest.mark.parametrize(("settings", "sub"), SUBS.values(), ids=SUBS.keys())
-async def test_account_is_what_the_provider_says(tmp_path: Path, settings: dict[str, Any], sub: str) -> None:
+async def test_account_is_what_the_provider_says(database_url: str, settings: dict[str, Any], sub: str) -> None:
     """Whose account it is, comes from the id token or the user info, else it is unknown."""
-    async with town(tmp_path) as place, authority(**settings) as provider:
+    async with town(database_url) as place, authority(**settings) as provider:
         provider.metadata = {"userinfo_endpoint": f"{provider.url}/userinfo"}
         await place.connections.create(
             Connection("contacts", "C", client_id="client", client_secret="s", extra={"discoveryUrl": provider.url})
@@ -76,17 +77,17 @@ ANSWERS: dict[str, tuple[dict[str, Any], str]] = {
 
 
 @pytest.mark.parametrize(("settings", "told"), ANSWERS.values(), ids=ANSWERS.keys())
-async def test_unusable_answer_is_a_page(tmp_path: Path, settings: dict[str, Any], told: str) -> None:
+async def test_unusable_answer_is_a_page(database_url: str, settings: dict[str, Any], told: str) -> None:
     """What is no usable token is told, and not stored (threats J11)."""
-    text, stored, _ = await connect(tmp_path, settings)
+    text, stored, _ = await connect(database_url, settings)
 
     assert told in text
     assert stored is None
 
 
-async def test_public_client_sends_its_verifier(tmp_path: Path) -> None:
+async def test_public_client_sends_its_verifier(database_url: str) -> None:
     """A client without a secret proves itself with PKCE: S256, one verifier per attempt."""
-    _, stored, provider = await connect(tmp_path, {}, client_secret=None)
+    _, stored, provider = await connect(database_url, {}, client_secret=None)
 
     assert stored is not None
     assert ("S256", 43) == (provider.asked[0]["code_challenge_method"], len(provider.asked[0]["code_challenge"]))
@@ -102,9 +103,9 @@ METADATA: dict[str, dict[str, Any]] = {
 
 
 @pytest.mark.parametrize("metadata", METADATA.values(), ids=METADATA.keys())
-async def test_provider_that_cannot_be_trusted_is_not_asked(tmp_path: Path, metadata: dict[str, Any]) -> None:
+async def test_provider_that_cannot_be_trusted_is_not_asked(database_url: str, metadata: dict[str, Any]) -> None:
     """Metadata that is wrong stops the attempt before anybody is sent anywhere (threats J4, J10)."""
-    async with town(tmp_path) as place, authority(metadata=metadata) as provider:
+    async with town(database_url) as place, authority(metadata=metadata) as provider:
         await place.connections.create(
             Connection("contacts", "C", client_id="client", client_secret="s", extra={"discoveryUrl": provider.url})
         )
@@ -117,9 +118,9 @@ async def test_provider_that_cannot_be_trusted_is_not_asked(tmp_path: Path, meta
     assert [] == provider.asked
 
 
-async def test_missing_iss_is_refused_where_it_is_advertised(tmp_path: Path) -> None:
+async def test_missing_iss_is_refused_where_it_is_advertised(database_url: str) -> None:
     """A provider that says it sends `iss` and does not is not believed (RFC 9207 section 2.4)."""
-    text, stored, provider = await connect(tmp_path, {"iss": None})
+    text, stored, provider = await connect(database_url, {"iss": None})
 
     assert "right place" in text
     assert (None, []) == (stored, provider.exchanged)

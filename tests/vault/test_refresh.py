@@ -11,13 +11,7 @@ from gateway.models import ConnectionToken
 from gateway.vault.refresh import BACKOFF_FIRST_SECONDS
 from gateway.vault.service import Vault
 from gateway.vault.tokens import TokenDraft
-from tests.vault.conftest import ANYBODY, ENGINES, KEY, QUICK, House
-
-
-@pytest.fixture(params=ENGINES)
-def engine(request: pytest.FixtureRequest) -> str:
-    """Every rule here holds on both engines."""
-    return str(request.param)
+from tests.vault.conftest import ANYBODY, KEY, QUICK, House
 
 
 async def fetch(vault: Vault) -> ConnectionToken:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -27,9 +26,9 @@ async def made(place: Town, connection: Connection) -> Connection:
     )
 
 
-async def test_registered_client_connects(tmp_path: Path) -> None:
+async def test_registered_client_connects(database_url: str) -> None:
     """The client that the provider makes is the one that users then connect with."""
-    async with town(tmp_path) as place, authority(id_token=None) as provider:
+    async with town(database_url) as place, authority(id_token=None) as provider:
         await place.connections.create(await made(place, wanting(provider)))
         async with Browser() as browser:
             page = await browser.answer(await browser.get((await place.link()).url))
@@ -44,19 +43,19 @@ async def test_registered_client_connects(tmp_path: Path) -> None:
     assert provider.authorizations[0].startswith("Basic ")
 
 
-async def test_public_client_where_the_provider_has_no_other(tmp_path: Path) -> None:
+async def test_public_client_where_the_provider_has_no_other(database_url: str) -> None:
     """A provider that only has public clients gets one."""
     metadata = {"token_endpoint_auth_methods_supported": ["none"]}
     registration: dict[str, Any] = {"client_secret": None}
-    async with town(tmp_path) as place, authority(metadata=metadata, registration=registration) as provider:
+    async with town(database_url) as place, authority(metadata=metadata, registration=registration) as provider:
         client = await made(place, wanting(provider))
 
     assert ("made-id", None, "none") == (client.client_id, client.client_secret, client.client_authentication)
 
 
-async def test_nothing_is_registered_twice_or_unasked(tmp_path: Path) -> None:
+async def test_nothing_is_registered_twice_or_unasked(database_url: str) -> None:
     """A connection that has a client, or does not say useDcr, is left as it is."""
-    async with town(tmp_path) as place, authority() as provider:
+    async with town(database_url) as place, authority() as provider:
         for connection in (wanting(provider, client_id="own"), wanting(provider, extra={"useDcr": False})):
             assert connection == await made(place, connection)
 
@@ -74,16 +73,16 @@ UNUSABLE: dict[str, tuple[dict[str, Any], int, str]] = {
 
 
 @pytest.mark.parametrize(("answer", "status", "reason"), UNUSABLE.values(), ids=UNUSABLE.keys())
-async def test_unusable_client_is_refused(tmp_path: Path, answer: dict[str, Any], status: int, reason: str) -> None:
+async def test_unusable_client_is_refused(database_url: str, answer: dict[str, Any], status: int, reason: str) -> None:
     """A client that could not be used, or not for long, is none."""
     settings = {"registration": answer, "registration_status": status}
-    async with town(tmp_path) as place, authority(**settings) as provider:
+    async with town(database_url) as place, authority(**settings) as provider:
         with pytest.raises(RegistrationFailed, match=reason):
             await made(place, wanting(provider))
 
 
-async def test_place_must_be_an_endpoint(tmp_path: Path) -> None:
+async def test_place_must_be_an_endpoint(database_url: str) -> None:
     """A `dcrUrl` that is none is refused before anything is sent."""
-    async with town(tmp_path) as place, authority() as provider:
+    async with town(database_url) as place, authority() as provider:
         with pytest.raises(RegistrationFailed, match="no_registration_endpoint"):
             await made(place, wanting(provider, extra={"dcrUrl": "javascript:alert(1)"}))
