@@ -201,6 +201,15 @@ async def test_deleted_content_is_overwritten(store: Store, database_path: Path)
     assert not [file.name for file in database_path.parent.iterdir() if b"canary-7d1" in file.read_bytes()]
 
 
+async def test_url_may_leave_the_driver_out(database_path: Path) -> None:
+    """
+    sqlite:///PATH means the driver that is installed.
+    """
+    await (await Store.open(f"sqlite:///{database_path}")).close()
+
+    assert is_database(database_path)
+
+
 async def test_file_that_is_no_database_is_refused(database_path: Path) -> None:
     """
     A broken database is an error, never silently made anew.
