@@ -16,6 +16,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import pytest
+from sqlalchemy import text
+from sqlalchemy.ext.asyncio import create_async_engine
+
 from tests.e2e.gateway_process import RunningProcess, serving
 from tests.world import Issuer, Upstream, create_connection, key_ring, settings
 
@@ -61,6 +65,31 @@ async def test_what_changes_through_one_holds_in_the_other(
             refused = (401, "caller_unauthenticated")
             assert refused == await _at_last(refused, partial(_call, gateway, upstream, agent))
             assert 401 == await _at_last(401, partial(_fetch, gateway, one.management_key))
+
+
+@pytest.mark.parametrize("engine", ["postgresql"])
+async def test_cache_is_not_believed_while_changes_cannot_be_read(
+    tmp_path: Path, database_url: str, upstream: Upstream, issuer: Issuer
+) -> None:
+    """
+    A gateway that cannot hear of changes asks the database for each call: a token that is gone is used no more.
+    """
+    route = {"name": "api", "prefix": "/api", "upstream": upstream.url, "connection": "api"}
+    environ = {"GATEWAY_DATABASE_URL": database_url}
+    async with serving(settings(route, issuers=(issuer,)), tmp_path / "data", environ=environ) as gateway:
+        await create_connection(gateway, None)
+        await gateway.connect("ada", access_token="T1")
+        call = partial(_call, gateway, upstream, issuer.token("ada"))
+        assert (200, "T1") == await call()
+
+        engine = create_async_engine(database_url)
+        async with engine.connect() as locks, engine.connect() as deletes:
+            await locks.execute(text("LOCK TABLE changes IN ACCESS EXCLUSIVE MODE"))
+            assert (200, "T1") == await call()
+            await deletes.execute(text("DELETE FROM tokens"))
+            await deletes.commit()
+            assert (403, "connection_required") == await _at_last((403, "connection_required"), call)
+        await engine.dispose()
 
 
 async def _at_last(wanted: Any, ask: Callable[[], Awaitable[Any]]) -> Any:
