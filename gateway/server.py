@@ -140,7 +140,9 @@ class Gateway:
             opened = await self._open_vault(store, client, record, data, environ)
             service = opened.vault
             metrics.register(opened.metrics)
-        tokens = ConnectionTokens(service, clock=time.time)
+        # Descope's tokens do not change in this database: only the vault's depend on what it tells.
+        is_live = (lambda: feed.is_live) if opened is not None else (lambda: True)
+        tokens = ConnectionTokens(service, clock=time.time, is_live=is_live)
         own.push_async_callback(tokens.close)
         feed.subscribe("tokens", tokens.forget_owner)
         feed.subscribe("connections", tokens.forget_connection)

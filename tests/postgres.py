@@ -4,7 +4,8 @@ A PostgreSQL server of the tests' own: the system's packages, a directory that i
 1. The server refuses to run as root: then it runs as the package's own user.
 2. It belongs to one `with`, and is ended by its own id. Nothing it holds survives; so nothing of it is synced, unless
    *is_durable* says so.
-3. Each test has a database of its own.
+3. Each test has a database of its own. One that is given back is emptied and given out again: that costs 20 ms and no
+   disk, a new one 60 ms (200 beside other work) and 8 MB.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ import time
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
+from urllib.parse import urlsplit
 
 import psycopg
 
@@ -37,6 +39,7 @@ class PostgresServer:
     def __init__(self, *, is_durable: bool = False, settings: tuple[str, ...] = ()) -> None:
         self._settings = (*(() if is_durable else UNSYNCED), *settings)
         self._numbers = itertools.count(1)
+        self._given_back: list[str] = []
         self._process: subprocess.Popen[bytes] | None = None
         self._home = Path()
 
@@ -97,10 +100,20 @@ class PostgresServer:
         self._process = None
 
     def new_database(self) -> str:
-        """Return the URL of a new, empty database."""
-        name = f"test_{next(self._numbers)}"
-        self.execute(f"CREATE DATABASE {name}")
+        """Return the URL of an empty database that nobody else has."""
+        if self._given_back:
+            name = self._given_back.pop()
+        else:
+            name = f"test_{next(self._numbers)}"
+            self.execute(f"CREATE DATABASE {name}")
         return f"postgresql+psycopg://gateway@/{name}?host={self._home}"
+
+    def give_back(self, url: str) -> None:
+        """Take the database of `new_database` back: end the sessions on it, and all that is in it."""
+        name = urlsplit(url).path.removeprefix("/")
+        self.execute(f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = '{name}'")  # noqa: S608
+        self.execute("DROP SCHEMA public CASCADE; CREATE SCHEMA public", name)
+        self._given_back.append(name)
 
     def execute(self, statement: str, database: str = "postgres") -> list[tuple[Any, ...]]:
         """Run *statement* outside of a transaction, and return its rows."""

@@ -273,6 +273,7 @@ class Running:
     data: Path
     management_key: str = field(repr=False)
     session: aiohttp.ClientSession = field(repr=False)
+    database_url: str | None = None  # where it is not the file in *data*
 
     @property
     def url(self) -> str:
@@ -305,15 +306,15 @@ class Running:
 
     async def agent_key(self, user: str | None, **more: Any) -> str:
         """Return a new agent key for *user*, made as the command line makes it: in the database."""
-        async with key_ring(self.data) as ring:
+        async with key_ring(self.data, self.database_url) as ring:
             given = {"tenants": (), "roles": (), "permissions": (), "scopes": (), "expires_at": None, **more}
             return (await ring.create_agent("agent", user=user, **given)).secret
 
 
 @asynccontextmanager
-async def key_ring(data: Path) -> AsyncIterator[KeyRing]:
-    """Yield the key ring of a data directory, as another process would open it."""
-    store = await Store.open(sqlite_url(data / "gateway.db"))
+async def key_ring(data: Path, database_url: str | None = None) -> AsyncIterator[KeyRing]:
+    """Yield the key ring of a data directory, or of another database, as another process would open it."""
+    store = await Store.open(database_url or sqlite_url(data / "gateway.db"))
     try:
         feed = ChangeFeed(store, clock=time.time, monotonic=time.monotonic)
         yield KeyRing(store, feed, clock=time.time, random_bytes=os.urandom)

@@ -18,9 +18,9 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import click
-from sqlalchemy.exc import ArgumentError, SQLAlchemyError
+from sqlalchemy.exc import SQLAlchemyError
 
-from gateway.store.engine import Store, sqlite_url
+from gateway.store.engine import DatabaseUrlInvalid, Store, sqlite_url
 from gateway.store.migrate import SchemaTooNew
 from gateway.telemetry import configure_logs
 
@@ -62,9 +62,9 @@ async def open_store(data: Path) -> AsyncIterator[Store]:
     """
     try:
         store = await Store.open(database_url(data, os.environ))
-    except SchemaTooNew as exc:
+    except (DatabaseUrlInvalid, SchemaTooNew) as exc:
         raise click.ClickException(str(exc)) from exc
-    except (SQLAlchemyError, OSError, ArgumentError, ImportError) as exc:
+    except (SQLAlchemyError, OSError) as exc:
         # Only the class: the text of a driver's error may hold the URL, and with it a password.
         raise click.ClickException(f"the gateway's database cannot be opened ({type(exc).__name__})") from exc
     try:

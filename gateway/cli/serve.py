@@ -89,6 +89,7 @@ def run_until_signal(configuration: Configuration, data: Path) -> None:
     from sqlalchemy.exc import SQLAlchemyError
 
     from gateway.server import CannotStart
+    from gateway.store.engine import DatabaseUrlInvalid
     from gateway.store.migrate import SchemaTooNew
     from gateway.telemetry import configure_logs
     from gateway.vault.connection import ConnectionInvalid
@@ -98,7 +99,7 @@ def run_until_signal(configuration: Configuration, data: Path) -> None:
     try:
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             runner.run(_serve(configuration, data))
-    except (CannotStart, SchemaTooNew, ConnectionInvalid, SealingKeyError) as exc:
+    except (CannotStart, DatabaseUrlInvalid, SchemaTooNew, ConnectionInvalid, SealingKeyError) as exc:
         click.echo(f"gateway: {exc}", err=True)
         sys.exit(EXIT_FAILURE)
     except OSError as exc:

@@ -3,7 +3,8 @@ The connection token of a call: from the cache, from the token service, or fresh
 
 Rules:
 1. A token is cached until the token service wants to be asked again (`refresh_at`), at most the service's
-   `max_cache_seconds`; it is dropped when the service says that the owner's tokens changed.
+   `max_cache_seconds`; it is dropped when the service says that the owner's tokens changed. While that cannot be heard
+   (`is_live`) the service is asked for each call; one that does not answer leaves a valid token in use (threats R7).
 2. Where the service answers per caller, so does the cache: the caller's credential is part of its key.
 3. One fetch and one replacement at a time for one token, whoever asks. Both run to their end when a caller goes away.
 4. A rejection counts only for the token that was sent. Is another one here by now, that one is used, without a refresh.
@@ -20,6 +21,7 @@ import asyncio
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import Protocol
 
+from gateway.errors import TokenServiceUnavailable
 from gateway.models import Caller, ConnectionToken, TokenKey
 
 REJECTED_SECONDS = 60.0  # DESIGN section 2, rule (4) of compare-and-refresh
@@ -60,10 +62,17 @@ class TokenService(Protocol):
 
 
 class ConnectionTokens:
-    """The connection tokens in use by this process. *clock* gives POSIX seconds."""
+    """
+    The connection tokens in use by this process. *clock* gives POSIX seconds.
 
-    def __init__(self, service: TokenService, *, clock: Callable[[], float]) -> None:
+    *is_live* tells whether changes are heard (`forget_owner`, `forget_connection`), so that the cache may be believed.
+    """
+
+    def __init__(
+        self, service: TokenService, *, clock: Callable[[], float], is_live: Callable[[], bool] = lambda: True
+    ) -> None:
         self._service = service
+        self._is_live = is_live
         self._shared = service.shares_tokens_between_callers
         self._clock = clock
         self._cached: dict[CacheKey, tuple[ConnectionToken, float]] = {}
@@ -73,9 +82,10 @@ class ConnectionTokens:
         self._changes = 0  # heard so far
 
     def cached(self, key: TokenKey, credential: str) -> ConnectionToken | None:
-        """Return the cached token of *key* if it may still be used without asking (0.35 microseconds)."""
+        """Return the cached token of *key* if it may still be used without asking."""
+        # 0.5 microseconds, of which 0.2 ask whether changes are heard (timeit on this method, with a `ChangeFeed`).
         entry = self._cached.get((key, None if self._shared else credential))
-        if entry is None or entry[1] <= self._clock():
+        if entry is None or entry[1] <= self._clock() or not self._is_live():
             return None
         return entry[0]
 
@@ -187,7 +197,13 @@ class ConnectionTokens:
     ) -> ConnectionToken:
         """Await the service's *answer* and cache it. *is_newest*: it is the outcome of a refresh, or newer."""
         changes, before = self._changes, self._cached.get(place)
-        token = await answer
+        try:
+            token = await answer
+        except TokenServiceUnavailable:
+            known = self._cached.get(place)
+            if is_newest or known is None or known[1] <= self._clock():
+                raise
+            return known[0]
         now = self._cached.get(place)
         if not is_newest and now is not None and now is not before:
             # Read before a refresh that ended in the meantime was stored: what that one brought must not be undone.

@@ -27,6 +27,7 @@ from typing import Any
 
 from sqlalchemy import event, func, select
 from sqlalchemy.engine import URL, make_url
+from sqlalchemy.exc import ArgumentError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
 from gateway.store.migrate import upgrade_to_head
@@ -37,7 +38,15 @@ POOL_TIMEOUT_SECONDS = 5.0  # for a free connection; a caller is refused rather 
 TRANSACTION_SECONDS = 12.0  # a lock waited for twice, and the work; counted here, so also where the server is frozen
 
 WRITE_LOCK = 0x6761_7465  # any number that nothing else in this database locks
-POSTGRES_DRIVER = "postgresql+psycopg"
+# What a URL's scheme may be, and what it means: the drivers that the gateway brings.
+DRIVERS = {
+    scheme: driver
+    for driver, schemes in {
+        "postgresql+psycopg": ("postgresql", "postgres", "postgresql+psycopg"),
+        "sqlite+aiosqlite": ("sqlite", "sqlite+aiosqlite"),
+    }.items()
+    for scheme in schemes
+}
 # Sent by us to a server of ours, which frees what a gateway holds that was frozen or cut off in a transaction.
 POSTGRES_SETTINGS = {
     "statement_timeout": 5_000,
@@ -66,6 +75,10 @@ POSTGRES_POOL: dict[str, Any] = {
 SQLITE_POOL: dict[str, Any] = {"pool_size": 8, "max_overflow": 0}
 
 
+class DatabaseUrlInvalid(ArgumentError):
+    """The database URL names none that can be used. The message says what was expected, and nothing of the URL."""
+
+
 def sqlite_url(path: Path) -> str:
     """Return the database URL of the SQLite file at *path*."""
     return f"sqlite+aiosqlite:///{path}"
@@ -84,19 +97,25 @@ class Store:
         Open the database at *database_url*, create or upgrade its schema, and return it.
 
         Raises:
+            DatabaseUrlInvalid: it is neither PostgreSQL nor a file of SQLite.
             SchemaTooNew: another, newer version of the gateway has upgraded this database.
             sqlalchemy.exc.SQLAlchemyError: the database cannot be opened.
         """
-        url = _with_driver(make_url(database_url))
+        url = _read_url(database_url)
         is_sqlite = url.get_backend_name() == "sqlite"
         if is_sqlite and url.database:
             _make_private(Path(url.database))
-        engine = create_async_engine(
-            url,
-            hide_parameters=True,
-            pool_timeout=POOL_TIMEOUT_SECONDS,
-            **(SQLITE_POOL if is_sqlite else POSTGRES_POOL),
-        )
+        try:
+            engine = create_async_engine(
+                url,
+                hide_parameters=True,
+                pool_timeout=POOL_TIMEOUT_SECONDS,
+                **(SQLITE_POOL if is_sqlite else POSTGRES_POOL),
+            )
+        except ImportError as exc:
+            raise DatabaseUrlInvalid(
+                "the driver of PostgreSQL is missing: pip install connection-gateway[postgres]"
+            ) from exc
         if engine.dialect.name == "sqlite":
             event.listen(engine.sync_engine, "connect", _configure_sqlite)
             event.listen(engine.sync_engine, "begin", _begin_sqlite)
@@ -149,11 +168,18 @@ async def _begin_alone(connection: AsyncConnection) -> None:
         await connection.execute(select(func.pg_advisory_xact_lock(WRITE_LOCK)))
 
 
-def _with_driver(url: URL) -> URL:
-    """Return *url* with the driver that is installed, where it names only the database: postgres://, postgresql://."""
-    if url.drivername in {"postgres", "postgresql"}:
-        return url.set(drivername=POSTGRES_DRIVER)
-    return url
+def _read_url(text: str) -> URL:
+    """Return *text* as a URL with the driver that the gateway brings for it. Raises DatabaseUrlInvalid."""
+    expected = "GATEWAY_DATABASE_URL: expected postgresql://USER@HOST/NAME or sqlite:///PATH"
+    try:
+        url = make_url(text)
+    except (ArgumentError, ValueError):
+        # The error's text is the URL, and with it the password.
+        raise DatabaseUrlInvalid(expected) from None
+    driver = DRIVERS.get(url.drivername)
+    if driver is None or (driver.startswith("sqlite") and url.database in {None, "", ":memory:"}):
+        raise DatabaseUrlInvalid(expected)
+    return url.set(drivername=driver)
 
 
 def _make_private(path: Path) -> None:

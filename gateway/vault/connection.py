@@ -13,6 +13,8 @@ Rules:
    where tokens go; the provider's quirks it has by reference, so that a corrected catalogue reaches it.
 6. A client that a provider registers (`useDcr`) is registered once. Who says the same connection again without a client
    (routes.yaml, at every start) means the one that there is, as long as it is registered at the same place.
+7. What one of the database engines cannot hold is refused on both: U+0000 and lone surrogates. One such text in a row's
+   settings makes every query into that column fail on PostgreSQL.
 
 Source: descope-contract.md section 2, App; DESIGN section 7, "Where tokens may go".
 """
@@ -41,6 +43,7 @@ RESERVED_PARAMS = frozenset(
 )  # fmt: skip
 ID = re.compile(r"(?!\.+\Z)[A-Za-z0-9._-]{1,200}\Z")
 HOST = re.compile(r"[a-z0-9]([a-z0-9.-]{0,251}[a-z0-9])?\Z|\[[0-9a-f:.]{2,45}\]\Z")
+NOT_STORABLE = re.compile("[\0\ud800-\udfff]")
 MAX_URL_LENGTH = 2048
 MAX_LIST = 200
 MAX_VALUE_LENGTH = 2048
@@ -150,6 +153,9 @@ def check(connection: Connection) -> None:
     ):
         if len(text) > most or not _is_visible(text):
             raise ConnectionInvalid(f"{name}: expected up to {most} characters without control characters")
+    for name, value in (("description", connection.description), *connection.extra.items()):
+        if not is_storable(value):
+            raise ConnectionInvalid(f"{name}: expected text without U+0000 and lone surrogates")
     _check_template(connection)
     for name, url in (
         ("authorization URL", connection.authorization_url),
@@ -182,6 +188,15 @@ def _check_template(connection: Connection) -> None:
         raise ConnectionInvalid(f"variables: {exc}") from exc
     if provider.kind != connection.kind:
         raise ConnectionInvalid(f"type: expected {provider.kind}, as the template has it")
+
+
+def is_storable(value: object) -> bool:
+    """Tell whether every text in *value*, as JSON has values, can be stored on either engine (rule 6)."""
+    if isinstance(value, str):
+        return NOT_STORABLE.search(value) is None
+    if isinstance(value, Mapping):
+        return all(map(is_storable, (*value.keys(), *value.values())))
+    return not isinstance(value, (list, tuple)) or all(map(is_storable, value))
 
 
 def is_scope(text: str) -> bool:

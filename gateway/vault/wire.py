@@ -26,7 +26,7 @@ import orjson
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, WithJsonSchema
 
 from gateway.access.names import MAX_ACCOUNT_CHARS, MAX_NAME_CHARS, is_name
-from gateway.vault.connection import is_connection_id, is_scope
+from gateway.vault.connection import is_connection_id, is_scope, is_storable
 from gateway.vault.oauth import MAX_TOKEN_BYTES, is_token
 
 LATEST_EXPIRY = 253_402_300_799  # the end of the year 9999: beyond it is a time in milliseconds, or nonsense
@@ -107,6 +107,13 @@ def _account(value: str) -> str:
     return value
 
 
+def storable_text(value: str) -> str:
+    """Return *value* if every database engine can hold it. Raises ValueError."""
+    if not is_storable(value):
+        raise ValueError("expected text without U+0000")
+    return value
+
+
 def empty_is_absent(value: object) -> object:
     """Return None for the empty string (rule 1), else *value*."""
     return None if value == "" else value
@@ -144,7 +151,7 @@ NAME_SCHEMA = _text("^[^\\u0000-\\u001f\\u007f-\\u009f\\u2028\\u2029]*$", MAX_NA
 ACCOUNT_SCHEMA = NAME_SCHEMA | {"maxLength": MAX_ACCOUNT_CHARS}
 APP_ID_SCHEMA = _text("^[A-Za-z0-9._-]*[A-Za-z0-9_-][A-Za-z0-9._-]*$", 200)
 TOKEN_SCHEMA = _text("^[!-~]+$", MAX_TOKEN_BYTES)
-TEXT_SCHEMA: dict[str, Any] = {"type": "string", "maxLength": MAX_TEXT_CHARS}
+TEXT_SCHEMA: dict[str, Any] = {"type": "string", "pattern": "^[^\\u0000]*$", "maxLength": MAX_TEXT_CHARS}
 EXPIRY_SCHEMA: dict[str, Any] = {
     "description": "Epoch seconds, as a number or a string of digits; 0, empty or absent: unknown.",
     "anyOf": [
@@ -168,7 +175,7 @@ OptionalSecret = Annotated[Secret | None, BeforeValidator(empty_is_absent), opti
 Expiry = Annotated[
     Annotated[int, Field(ge=0, le=LATEST_EXPIRY)] | None, BeforeValidator(_seconds), WithJsonSchema(EXPIRY_SCHEMA)
 ]
-Text = Annotated[str, Field(max_length=MAX_TEXT_CHARS)]
+Text = Annotated[str, Field(max_length=MAX_TEXT_CHARS), AfterValidator(storable_text), WithJsonSchema(TEXT_SCHEMA)]
 OptionalText = Annotated[Text | None, BeforeValidator(empty_is_absent), optional(TEXT_SCHEMA)]
 Url = Annotated[Text | None, BeforeValidator(empty_is_absent), optional(TEXT_SCHEMA | {"format": "uri"})]
 

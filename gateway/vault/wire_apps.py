@@ -16,12 +16,13 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Annotated, Any, Literal, NotRequired
 
-from pydantic import BeforeValidator, Field, WithJsonSchema
+from pydantic import AfterValidator, BeforeValidator, Field, WithJsonSchema
 from typing_extensions import TypedDict  # pydantic takes this one only, before Python 3.12
 
 from gateway.vault.connection import KINDS, TOKEN_AUTHS, Connection, ConnectionInvalid, canonical_origin
 from gateway.vault.wire import (
     INVALID,
+    TEXT_SCHEMA,
     ApiError,
     AppId,
     Message,
@@ -32,6 +33,7 @@ from gateway.vault.wire import (
     Url,
     empty_is_absent,
     optional,
+    storable_text,
 )
 
 MAX_PARAMS = 200
@@ -56,6 +58,12 @@ ClientSecret = Annotated[
     BeforeValidator(empty_is_absent),
     optional({"type": "string", "maxLength": MAX_SECRET_CHARS}),
 ]
+Logo = Annotated[
+    str,
+    Field(max_length=MAX_LOGO_CHARS),
+    AfterValidator(storable_text),
+    WithJsonSchema(TEXT_SCHEMA | {"maxLength": MAX_LOGO_CHARS}),
+]
 UrlParams = Annotated[list[UrlParam], Field(max_length=MAX_PARAMS)] | None
 
 
@@ -63,7 +71,7 @@ class AppFields(Message):
     """What a connection is, but its id and name."""
 
     description: Text | None = None
-    logo: Annotated[str, Field(max_length=MAX_LOGO_CHARS)] | None = None
+    logo: Logo | None = None
     clientId: Text | None = None
     clientSecret: ClientSecret = None
     discoveryUrl: Url = None

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import AsyncIterator
-from pathlib import Path
 
 import pytest
 
 from gateway.access.keys import KeyRing
 from gateway.net.client import OutboundClient
 from gateway.store.changes import ChangeFeed
-from gateway.store.engine import Store, sqlite_url
+from gateway.store.engine import Store
 
 from .idp import LOOPBACK, Clock, Idp, jwk, rsa_key, running
 
@@ -43,9 +42,9 @@ async def idp() -> AsyncIterator[Idp]:
 
 
 @pytest.fixture
-async def store(tmp_path: Path) -> AsyncIterator[Store]:
+async def store(database_url: str) -> AsyncIterator[Store]:
     """An open database."""
-    store = await Store.open(sqlite_url(tmp_path / "data" / "gateway.db"))
+    store = await Store.open(database_url)
     yield store
     await store.close()
 

@@ -7,7 +7,6 @@ import base64
 import os
 import time
 from collections.abc import AsyncIterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -30,7 +29,7 @@ from gateway.errors import (
 from gateway.models import Caller, CredentialPlace, Origin, Route, Subject
 from gateway.net.client import OutboundClient
 from gateway.store.changes import ChangeFeed
-from gateway.store.engine import Store, sqlite_url
+from gateway.store.engine import Store
 
 from .idp import AUDIENCE, NOW, Clock, Idp, compact, rsa_key
 
@@ -275,11 +274,11 @@ async def test_does_not_remember_a_key_that_changed_while_it_was_verified(
     assert identity.cached(key.secret) is None
 
 
-async def test_revoked_key_is_refused_by_another_process_within_a_second(issuers: Issuers, tmp_path: Path) -> None:
+async def test_revoked_key_is_refused_by_another_process_within_a_second(issuers: Issuers, database_url: str) -> None:
     """
     Two gateways share a database: what one revokes, the other's running feed drops.
     """
-    stores = [await Store.open(sqlite_url(tmp_path / "shared" / "gateway.db")) for _ in range(2)]
+    stores = [await Store.open(database_url) for _ in range(2)]
     feeds = [ChangeFeed(store, clock=time.time, monotonic=time.monotonic) for store in stores]
     rings = [
         KeyRing(store, feed, clock=time.time, random_bytes=os.urandom)

@@ -171,7 +171,7 @@ INVALID = {
     "an empty user": ({"name": "a", "user": ""}, "user: expected"),
     "neither user nor tenant": ({"name": "a", "user": None}, "a user or at least one tenant"),
     "an empty tenant": ({"name": "a", "user": "u", "tenants": [""]}, "tenants: expected"),
-    "too many roles": ({"name": "a", "user": "u", "roles": map(str, range(201))}, "roles: expected"),
+    "too many roles": ({"name": "a", "user": "u", "roles": [*map(str, range(201))]}, "roles: expected"),
     "an expiry that has passed": ({"name": "a", "user": "u", "expires_at": NOW}, "expires_at: expected"),
 }
 
@@ -201,13 +201,14 @@ async def test_says_unavailable_when_the_database_is(keyring: KeyRing, store: St
         await keyring.verify(key.secret)
 
 
-async def test_secret_is_nowhere_but_in_the_answer(keyring: KeyRing, tmp_path: Path) -> None:
+@pytest.mark.parametrize("engine", ["sqlite"])
+async def test_secret_is_nowhere_but_in_the_answer(keyring: KeyRing, database_path: Path) -> None:
     """
     Neither the repr of a key nor any byte of the database holds the secret.
     """
     key = await keyring.create_agent("a", user="alice")
     secret = key.secret[-49:-6]
-    files = [path.read_bytes() for path in (tmp_path / "data").iterdir()]
+    files = [path.read_bytes() for path in database_path.parent.iterdir()]
 
     assert secret not in repr(key)
     assert secret not in repr(await keyring.list())

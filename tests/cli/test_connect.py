@@ -5,15 +5,14 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-import sqlite3
-from contextlib import closing
 from pathlib import Path
 
 import pytest
 from click.testing import CliRunner, Result
+from sqlalchemy import text
 
 from gateway.cli.connect import connect
-from gateway.store.engine import Store, sqlite_url
+from gateway.cli.data import open_store
 from gateway.vault.connections import Connection, Connections
 from gateway.vault.key_ring import SealingRing
 from gateway.vault.sealing import Sealer
@@ -25,17 +24,16 @@ def run(data: Path, *arguments: str) -> Result:
 
 
 @pytest.fixture
-def data(tmp_path: Path) -> Path:
+def data(tmp_path: Path, environment: None) -> Path:
     """A data directory with one connection."""
 
     async def write() -> None:
-        store = await Store.open(sqlite_url(tmp_path / "gateway.db"))
-        sealer = Sealer(await SealingRing.open(tmp_path, {}), os.urandom)
-        connection = Connection(
-            "c", "C", client_id="x", authorization_url="https://p.example/a", token_url="https://p.example/t"
-        )
-        await Connections(store, sealer, clock=lambda: 1.0, random_bytes=os.urandom).create(connection)
-        await store.close()
+        async with open_store(tmp_path) as store:
+            sealer = Sealer(await SealingRing.open(tmp_path, {}), os.urandom)
+            connection = Connection(
+                "c", "C", client_id="x", authorization_url="https://p.example/a", token_url="https://p.example/t"
+            )
+            await Connections(store, sealer, clock=lambda: 1.0, random_bytes=os.urandom).create(connection)
 
     asyncio.run(write())
     return tmp_path
@@ -52,15 +50,31 @@ def test_prints_the_link(data: Path) -> None:
     assert f"{machine['url']}/wait" == machine["wait_url"]
 
 
-def test_waits_for_the_outcome(data: Path) -> None:
+# What ends each attempt as it begins.
+ENDS = {
+    "sqlite": [
+        "CREATE TRIGGER ends AFTER INSERT ON connect_attempts "
+        "BEGIN UPDATE connect_attempts SET status = '{status}' WHERE id = NEW.id; END"
+    ],
+    "postgresql": [
+        "CREATE FUNCTION ends() RETURNS trigger LANGUAGE plpgsql AS $$BEGIN NEW.status = '{status}'; RETURN NEW; END$$",
+        "CREATE TRIGGER ends BEFORE INSERT ON connect_attempts FOR EACH ROW EXECUTE FUNCTION ends()",
+    ],
+}
+
+
+@pytest.mark.parametrize(("status", "code"), [("connected", 0), ("refused", 4)])
+def test_waits_for_the_outcome(data: Path, engine: str, status: str, code: int) -> None:
     """The command ends with the attempt: 0 for connected, 4 for anything else."""
-    for status, code in {"connected": 0, "refused": 4}.items():
-        with closing(sqlite3.connect(data / "gateway.db")) as db, db:
-            db.execute("DROP TRIGGER IF EXISTS ends")
-            then = f"UPDATE connect_attempts SET status = '{status}' WHERE id = NEW.id"  # noqa: S608  # two words of ours
-            db.execute(f"CREATE TRIGGER ends AFTER INSERT ON connect_attempts BEGIN {then}; END")
-        result = run(data, "c", "--user", "ada")
-        assert code == result.exit_code, result.output
+
+    async def end() -> None:
+        async with open_store(data) as store, store.write() as db:
+            for statement in ENDS[engine]:
+                await db.execute(text(statement.format(status=status)))
+
+    asyncio.run(end())
+    result = run(data, "c", "--user", "ada")
+    assert code == result.exit_code, result.output
 
 
 WRONG = {

@@ -5,22 +5,24 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-import sqlite3
-from contextlib import closing
 from pathlib import Path
 
 import pytest
 from click.testing import CliRunner, Result
+from sqlalchemy import select, update
 
 from gateway.cli.connections import connections
+from gateway.cli.data import open_store
 from gateway.providers.quirks import Quirks
-from gateway.store.engine import Store, sqlite_url
+from gateway.store import schema
 from gateway.vault.connections import Connection, Connections
 from gateway.vault.key_ring import SealingRing
 from gateway.vault.sealing import Sealer
 from tests.vault.authority import authority
 
-ADD = ["add", "--id", "contacts", "--client-id", "me", "--token-url", "https://p.example/t"]
+pytestmark = pytest.mark.usefixtures("environment")
+NEW = ["add", "--client-id", "me", "--token-url", "https://p.example/t"]
+ADD = [*NEW, "--id", "contacts"]
 
 
 def run(data: Path, *arguments: str, stdin: str | None = None, **environ: str) -> Result:
@@ -32,11 +34,9 @@ def load(data: Path, connection_id: str) -> Connection | None:
     """The connection as the vault has it, its secret opened."""
 
     async def read() -> Connection | None:
-        store = await Store.open(sqlite_url(data / "gateway.db"))
-        sealer = Sealer(await SealingRing.open(data, {}), os.urandom)
-        found = await Connections(store, sealer, clock=lambda: 0.0, random_bytes=os.urandom).load(connection_id)
-        await store.close()
-        return found
+        async with open_store(data) as store:
+            sealer = Sealer(await SealingRing.open(data, {}), os.urandom)
+            return await Connections(store, sealer, clock=lambda: 0.0, random_bytes=os.urandom).load(connection_id)
 
     return asyncio.run(read())
 
@@ -52,13 +52,13 @@ def test_secret_comes_from_environment_file_or_stdin(tmp_path: Path) -> None:
     """Each way stores the same secret, and none shows it."""
     (tmp_path / "secret").write_text("CANARY\n")
     results = [
-        run(tmp_path / "a", *ADD, GATEWAY_CLIENT_SECRET="CANARY"),
-        run(tmp_path / "b", *ADD, "--client-secret-file", str(tmp_path / "secret")),
-        run(tmp_path / "c", *ADD, "--client-secret-file", "-", "--json", stdin="CANARY\n"),
-        run(tmp_path / "c", "ls", "--json"),
-        run(tmp_path / "c", "ls"),
+        run(tmp_path, *NEW, "--id", "a", GATEWAY_CLIENT_SECRET="CANARY"),
+        run(tmp_path, *NEW, "--id", "b", "--client-secret-file", str(tmp_path / "secret")),
+        run(tmp_path, *NEW, "--id", "c", "--client-secret-file", "-", "--json", stdin="CANARY\n"),
+        run(tmp_path, "ls", "--json"),
+        run(tmp_path, "ls"),
     ]
-    stored = [load(tmp_path / name, "contacts") for name in "abc"]
+    stored = [load(tmp_path, name) for name in "abc"]
 
     assert [0] * 5 == [result.exit_code for result in results], results
     assert ["CANARY"] * 3 == [connection and connection.client_secret for connection in stored]
@@ -117,9 +117,14 @@ def test_template_of_api_keys_needs_no_client(tmp_path: Path) -> None:
 def test_row_of_an_older_version_has_no_template(tmp_path: Path) -> None:
     """What was stored before there were templates is read as a connection without one."""
     assert 0 == run(tmp_path, *ADD).exit_code
-    with closing(sqlite3.connect(tmp_path / "gateway.db")) as database, database:
-        database.execute("UPDATE connections SET settings = json_remove(settings, '$.template', '$.variables')")
 
+    async def age() -> None:
+        async with open_store(tmp_path) as store, store.write() as db:
+            settings = (await db.execute(select(schema.connections.c.settings))).scalar_one()
+            older = {name: value for name, value in settings.items() if name not in {"template", "variables"}}
+            await db.execute(update(schema.connections).values(settings=older))
+
+    asyncio.run(age())
     stored = load(tmp_path, "contacts")
 
     assert stored is not None
@@ -199,6 +204,7 @@ REFUSED: dict[str, tuple[list[str], int]] = {
 }
 
 
+@pytest.mark.parametrize("engine", ["sqlite"])
 @pytest.mark.parametrize(("arguments", "code"), REFUSED.values(), ids=REFUSED.keys())
 def test_refuses_what_is_not_valid(tmp_path: Path, arguments: list[str], code: int) -> None:
     """A wrong option is exit code 2, and nothing is stored."""
@@ -240,10 +246,12 @@ def test_shows_and_removes_one(tmp_path: Path) -> None:
 def test_removes_what_has_left_the_file(tmp_path: Path) -> None:
     """A connection of routes.yaml is removed by --force alone, and not while the file lists it."""
     assert 0 == run(tmp_path, *ADD).exit_code
-    database = sqlite3.connect(tmp_path / "gateway.db")
-    with database:
-        database.execute("UPDATE connections SET owner = 'file'")
-    database.close()
+
+    async def give_to_the_file() -> None:
+        async with open_store(tmp_path) as store, store.write() as db:
+            await db.execute(update(schema.connections).values(owner="file"))
+
+    asyncio.run(give_to_the_file())
     listing, other = tmp_path / "listing.yaml", tmp_path / "other.yaml"
     listing.write_text(
         "version: 1\nproject: p\nconnections: [{id: contacts, client_id: c, token_auth: none, token_url: https://p.example/t}]\n"

@@ -20,10 +20,9 @@ from gateway.store.changes import ChangeFeed
 
 
 @pytest.fixture
-def data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def data(tmp_path: Path, environment: None, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The data directory, named by the environment."""
     monkeypatch.setenv("GATEWAY_DATA", str(tmp_path / "data"))
-    monkeypatch.delenv("GATEWAY_DATABASE_URL", raising=False)
     return tmp_path / "data"
 
 

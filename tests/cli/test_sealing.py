@@ -5,15 +5,15 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-import sqlite3
-from contextlib import closing
 from pathlib import Path
 
 import pytest
 from click.testing import CliRunner, Result
+from sqlalchemy import update
 
+from gateway.cli.data import open_store
 from gateway.cli.sealing import sealing
-from gateway.store.engine import Store, sqlite_url
+from gateway.store import schema
 from gateway.vault.connection import Connection
 from gateway.vault.connections import Connections
 from gateway.vault.key_directory import KeyDirectory
@@ -26,6 +26,11 @@ def run(data: Path, *arguments: str, **environ: str) -> Result:
     return CliRunner().invoke(sealing, [*arguments, "--data", str(data)], env=environ)
 
 
+def rotate(data: Path, *arguments: str) -> Result:
+    """Rotate as somebody who knows that every gateway has this data directory."""
+    return run(data, "rotate", "--data-is-shared", *arguments)
+
+
 def keys(data: Path) -> list[dict[str, object]]:
     """The keys as `status --json` tells them."""
     told = json.loads(run(data, "status", "--json").stdout)["keys"]
@@ -34,19 +39,16 @@ def keys(data: Path) -> list[dict[str, object]]:
 
 
 @pytest.fixture
-def data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def data(tmp_path: Path, environment: None) -> Path:
     """A data directory with one sealed client secret."""
-    for name in [name for name in os.environ if name.startswith("GATEWAY_")]:
-        monkeypatch.delenv(name)
     data = tmp_path / "data"
 
     async def fill() -> None:
-        store = await Store.open(sqlite_url(data / "gateway.db"))
-        ring = await SealingRing.open(data, {})
-        stored = Connections(store, Sealer(ring, os.urandom), clock=lambda: 1.0, random_bytes=os.urandom)
-        await stored.create(Connection(id="contacts", name="Contacts", client_id="me", client_secret="CANARY"))
-        await ring.close()
-        await store.close()
+        async with open_store(data) as store:
+            ring = await SealingRing.open(data, {})
+            stored = Connections(store, Sealer(ring, os.urandom), clock=lambda: 1.0, random_bytes=os.urandom)
+            await stored.create(Connection(id="contacts", name="Contacts", client_id="me", client_secret="CANARY"))
+            await ring.close()
 
     asyncio.run(fill())
     return data
@@ -75,10 +77,10 @@ def test_status_tells_of_missing_keys(data: Path, tmp_path: Path) -> None:
 def test_rotates_and_retires(data: Path) -> None:
     """A new key seals everything, then the old one is taken out of use, and nothing is shown of either."""
     (old,) = keys(data)
-    rotated = run(data, "rotate")
+    rotated = rotate(data)
     after = keys(data)
     os.utime(data / "sealing.order", (1.0, 1.0))  # long ago: nothing is on its way any more
-    retired = run(data, "rotate", "--retire", str(old["id"]))
+    retired = rotate(data, "--retire", str(old["id"]))
 
     assert (0, 0) == (rotated.exit_code, retired.exit_code), (rotated.output, retired.output)
     assert [("seals", 1), ("opens", 0)] == [(key["state"], key["values"]) for key in after]
@@ -91,7 +93,7 @@ def test_rotates_and_retires(data: Path) -> None:
 def test_key_that_seals_is_not_retired(data: Path) -> None:
     """The refusal is one sentence, and exit code 1."""
     (only,) = keys(data)
-    result = run(data, "rotate", "--retire", str(only["id"]))
+    result = rotate(data, "--retire", str(only["id"]))
 
     assert 1 == result.exit_code
     assert "cannot be retired" in result.stderr
@@ -99,9 +101,13 @@ def test_key_that_seals_is_not_retired(data: Path) -> None:
 
 def test_values_that_cannot_be_opened_fail_the_command(data: Path) -> None:
     """They are named by their row, and the exit code is 1."""
-    with closing(sqlite3.connect(data / "gateway.db")) as db, db:
-        db.execute("UPDATE connections SET sealed_client_secret = ?", (b"\x01" + b"CANARY" * 20,))
-    result = run(data, "rotate")
+
+    async def breaks() -> None:
+        async with open_store(data) as store, store.write() as db:
+            await db.execute(update(schema.connections).values(sealed_client_secret=b"\x01" + b"CANARY" * 20))
+
+    asyncio.run(breaks())
+    result = rotate(data)
 
     assert 1 == result.exit_code
     assert "cannot be opened: connections.sealed_client_secret of contacts" in result.stderr
@@ -110,8 +116,18 @@ def test_values_that_cannot_be_opened_fail_the_command(data: Path) -> None:
 def test_second_rotation_is_refused(data: Path) -> None:
     """While one runs, another says so."""
     with KeyDirectory(data).rotating():
-        result = run(data, "rotate")
+        result = rotate(data)
     assert (1, True) == (result.exit_code, "another rotation" in result.stderr)
+
+
+@pytest.mark.parametrize("engine", ["postgresql"])
+def test_shared_database_needs_a_word_about_the_data_directory(data: Path) -> None:
+    """Where gateways on other machines may not see the new key, none is made unless it is said that they do."""
+    before = sorted(path.name for path in data.iterdir())
+    result = run(data, "rotate")
+
+    assert (2, True) == (result.exit_code, "--data-is-shared" in result.stderr)
+    assert before == sorted(path.name for path in data.iterdir())
 
 
 @pytest.mark.parametrize("old", ["CANARY", "00ff", ""])

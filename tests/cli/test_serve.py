@@ -112,3 +112,16 @@ def test_refuses_a_broken_configuration(tmp_path: Path) -> None:
     assert 3 == result.exit_code
     assert f"{file}:2:1: projekt" in result.stderr
     assert not (tmp_path / "data").exists()
+
+
+async def test_database_that_cannot_be_used_is_one_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """
+    A database URL that names no database of ours ends with exit code 1, and nothing of it is repeated.
+    """
+    monkeypatch.setenv("GATEWAY_DATABASE_URL", "mysql://user:canary-pw@host/db")
+
+    _, stderr = await (process := await start(tmp_path)).communicate()
+
+    assert 1 == process.returncode
+    assert b"gateway: GATEWAY_DATABASE_URL: expected postgresql://" in stderr
+    assert (b"Traceback" in stderr, b"canary" in stderr) == (False, False)

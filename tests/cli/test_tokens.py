@@ -9,15 +9,18 @@ import json
 import os
 from pathlib import Path
 
+import pytest
 from click.testing import CliRunner, Result
 
+from gateway.cli.data import open_store
 from gateway.cli.tokens import tokens
-from gateway.store.engine import Store, sqlite_url
 from gateway.vault.connections import Connection, Connections
 from gateway.vault.key_ring import SealingRing
 from gateway.vault.sealing import Sealer
 from gateway.vault.stored_token import TokenDraft
 from gateway.vault.tokens import Tokens
+
+pytestmark = pytest.mark.usefixtures("environment")
 
 
 def run(data: Path, *arguments: str) -> Result:
@@ -31,13 +34,12 @@ def fill(data: Path) -> None:
     times = itertools.count(1.0)  # so that alice's is the older one
 
     async def write() -> None:
-        store = await Store.open(sqlite_url(data / "gateway.db"))
-        sealer = Sealer(await SealingRing.open(data, {}), os.urandom)
-        await Connections(store, sealer, clock=lambda: 1.0, random_bytes=os.urandom).create(Connection("c", "c"))
-        stored = Tokens(store, sealer, clock=lambda: next(times), random_bytes=os.urandom)
-        await stored.put(TokenDraft("c", "alice", scopes=("b", "a"), access_token="CANARY", refresh_token="CANARY"))
-        await stored.put(TokenDraft("c", "", "acme", access_token="CANARY", expires_at=60.0))
-        await store.close()
+        async with open_store(data) as store:
+            sealer = Sealer(await SealingRing.open(data, {}), os.urandom)
+            await Connections(store, sealer, clock=lambda: 1.0, random_bytes=os.urandom).create(Connection("c", "c"))
+            stored = Tokens(store, sealer, clock=lambda: next(times), random_bytes=os.urandom)
+            await stored.put(TokenDraft("c", "alice", scopes=("b", "a"), access_token="CANARY", refresh_token="CANARY"))
+            await stored.put(TokenDraft("c", "", "acme", access_token="CANARY", expires_at=60.0))
 
     asyncio.run(write())
 

@@ -23,6 +23,7 @@ def test_egress_is_the_file_s(tmp_path: Path) -> None:
     assert egress_of(file).allow_http
 
 
+@pytest.mark.usefixtures("environment")
 def test_another_key_is_one_sentence(tmp_path: Path) -> None:
     """A sealing key that does not belong to the data ends the command with the way out."""
 

@@ -13,7 +13,7 @@ import json
 import os
 import sys
 from asyncio.subprocess import DEVNULL, PIPE, Process
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -47,16 +47,9 @@ class GatewayProcess:
         self.record_path = Path()
 
     @classmethod
-    async def start(cls, config: Path, data: Path, *arguments: str) -> GatewayProcess:
-        """Start a gateway with the file *config* and the state in *data*; return once it serves."""
-        # What the developer's shell says about a gateway of theirs is not for this one.
-        environ = {name: value for name, value in os.environ.items() if not name.startswith("GATEWAY_")}
-        command = [sys.executable, "-m", "gateway", "serve", "-c", str(config), "--data", str(data), *arguments]
-        process = cls(
-            await asyncio.create_subprocess_exec(
-                *command, cwd=ROOT, env=environ, stdin=DEVNULL, stdout=PIPE, stderr=PIPE, limit=1 << 20
-            )
-        )
+    async def start(cls, config: Path, data: Path, *, environ: Mapping[str, str] | None = None) -> GatewayProcess:
+        """Start a gateway with the file *config*, the state in *data* and the settings *environ*, and let it serve."""
+        process = cls(await _command("serve", "-c", str(config), "--data", str(data), environ=environ))
         try:
             async with asyncio.timeout(START_SECONDS):
                 said = await process._serving
@@ -129,16 +122,49 @@ class RunningProcess(Running):
 
 
 @asynccontextmanager
-async def serving(configuration: dict[str, Any], data: Path) -> AsyncIterator[RunningProcess]:
-    """Run `gateway serve` with *configuration* and the state in *data*; yield it with a management key."""
-    process = await GatewayProcess.start(_write(configuration, data), data)
+async def serving(
+    configuration: dict[str, Any], data: Path, *, environ: Mapping[str, str] | None = None
+) -> AsyncIterator[RunningProcess]:
+    """
+    Run `gateway serve` with *configuration*, the state in *data* and the settings *environ*.
+
+    Yield it with a management key.
+    """
+    process = await GatewayProcess.start(_write(configuration, data), data, environ=environ)
+    database_url = (environ or {}).get("GATEWAY_DATABASE_URL")
     try:
-        async with key_ring(data) as ring:
+        async with key_ring(data, database_url) as ring:
             management_key = (await ring.create_management("tests")).secret
         async with aiohttp.ClientSession(auto_decompress=False) as session:
-            yield RunningProcess(process, data, management_key, session, process=process)
+            yield RunningProcess(process, data, management_key, session, database_url, process=process)
     finally:
         await process.stop()
+
+
+@asynccontextmanager
+async def command(*arguments: str, environ: Mapping[str, str] | None = None) -> AsyncIterator[Process]:
+    """Run `gateway` with *arguments* and the settings *environ*; a command that still runs at the end is killed."""
+    process = await _command(*arguments, environ=environ)
+    try:
+        yield process
+    finally:
+        if process.returncode is None:
+            process.kill()
+        await process.communicate()
+
+
+async def _command(*arguments: str, environ: Mapping[str, str] | None) -> Process:
+    # What the developer's shell says about a gateway of theirs is not for this one.
+    clean = {name: value for name, value in os.environ.items() if not name.startswith("GATEWAY_")}
+    return await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "gateway", *arguments),
+        cwd=ROOT,
+        env={**clean, **(environ or {})},
+        stdin=DEVNULL,
+        stdout=PIPE,
+        stderr=PIPE,
+        limit=1 << 20,
+    )
 
 
 def _write(configuration: dict[str, Any], data: Path) -> Path:

@@ -30,15 +30,15 @@ async def test_grant_lives_after_fifty_rounds_of_concurrent_refresh(
 
 
 async def test_two_processes_on_one_database_never_exchange_at_once(
-    tmp_path: Path, oidc_provider: OidcProviderProcess
+    tmp_path: Path, database_url: str, oidc_provider: OidcProviderProcess
 ) -> None:
     """
-    Two gateways that share a data directory make one exchange a round between them, and the grant lives on.
+    Two gateways that share a data directory and a database make one exchange a round between them; the grant lives on.
     """
-    data = tmp_path / "data"
+    data, environ = tmp_path / "data", {"GATEWAY_DATABASE_URL": database_url}
     async with (
-        serving(_settings(oidc_provider), data) as first,
-        serving(_settings(oidc_provider), data) as second,
+        serving(_settings(oidc_provider), data, environ=environ) as first,
+        serving(_settings(oidc_provider), data, environ=environ) as second,
     ):
         await _connect(first, oidc_provider)
 

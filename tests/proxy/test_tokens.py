@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 
-from gateway.errors import ConnectionRequired
+from gateway.errors import ConnectionRequired, TokenServiceUnavailable
 from gateway.models import Caller, ConnectionToken, TokenKey
 from gateway.proxy.tokens import REJECTED_SECONDS, ConnectionTokens
 
@@ -24,6 +24,7 @@ class Ledger:
         self.exchanges = 0
         self.credentials: list[str] = []
         self.gate: asyncio.Event | None = None
+        self.is_away = False
         self._shares = shares
         self._max_cache_seconds = max_cache_seconds
 
@@ -41,6 +42,8 @@ class Ledger:
         token = self.stored.get(key)
         if self.gate is not None:
             await self.gate.wait()
+        if self.is_away:
+            raise TokenServiceUnavailable
         if token is None:
             raise ConnectionRequired
         return token
@@ -48,6 +51,8 @@ class Ledger:
     async def replace(
         self, key: TokenKey, *, rejected: ConnectionToken, caller: Caller, credential: str
     ) -> ConnectionToken:
+        if self.is_away:
+            raise TokenServiceUnavailable
         stored = self.stored[key]
         if stored.access_token != rejected.access_token:
             return stored
@@ -295,6 +300,44 @@ async def test_change_during_a_fetch_is_not_lost(tokens: ConnectionTokens, ledge
     await flight
 
     assert None is tokens.cached(KEY, "c")
+
+
+async def test_cache_is_not_believed_while_changes_are_not_heard(ledger: Ledger, clock: Clock) -> None:
+    """
+    While nobody can tell of changes, the service is asked for each call; afterwards the cache serves again.
+    """
+    is_live = True
+    tokens = ConnectionTokens(ledger, clock=clock, is_live=lambda: is_live)
+    await fetch(tokens)
+    is_live = False
+    ledger.stored[KEY] = replace(T1, access_token="T2")
+    seen = [(await fetch(tokens)).access_token for _ in range(2)]
+    del ledger.stored[KEY]
+    with pytest.raises(ConnectionRequired):
+        await fetch(tokens)
+    ledger.stored[KEY] = T1
+    is_live = True
+    asked = ledger.fetches
+
+    assert ["T2", "T2"] == seen
+    assert ("T2", asked) == ((await fetch(tokens)).access_token, ledger.fetches)
+
+
+async def test_valid_token_serves_while_its_service_is_away(ledger: Ledger, clock: Clock) -> None:
+    """
+    A service that does not answer, and so tells of no change either, costs nobody a token that is still valid.
+    """
+    tokens = ConnectionTokens(ledger, clock=clock, is_live=lambda: False)
+    ledger.stored[KEY] = replace(T1, refresh_at=clock.now + 10)
+    await fetch(tokens)
+    ledger.is_away = True
+
+    assert "T1" == (await fetch(tokens)).access_token
+    with pytest.raises(TokenServiceUnavailable):
+        await rejected(tokens, T1)
+    clock.now += 10
+    with pytest.raises(TokenServiceUnavailable):
+        await fetch(tokens)
 
 
 async def test_refresh_survives_its_caller(tokens: ConnectionTokens, ledger: Ledger) -> None:

@@ -48,26 +48,26 @@ async def add(store: Store, subject: str = "s") -> None:
 
 
 @pytest.mark.parametrize("engine", ["sqlite"])
-async def test_files_are_private(store: Store, path: Path) -> None:
+async def test_files_are_private(store: Store, database_path: Path) -> None:
     """
     The directory is 0700 and every file of the database 0600, also those that SQLite adds.
     """
     await add(store)
 
-    assert 0o700 == stat.S_IMODE(path.parent.stat().st_mode)
-    modes = {file.name: stat.S_IMODE(file.stat().st_mode) for file in path.parent.iterdir()}
+    assert 0o700 == stat.S_IMODE(database_path.parent.stat().st_mode)
+    modes = {file.name: stat.S_IMODE(file.stat().st_mode) for file in database_path.parent.iterdir()}
     assert {"gateway.db", "gateway.db-wal", "gateway.db-shm"} == set(modes)
     assert {0o600} == set(modes.values())
 
 
-async def test_opening_makes_an_open_directory_private(path: Path) -> None:
+async def test_opening_makes_an_open_directory_private(database_path: Path) -> None:
     """
     A directory and a file that others could read are closed to them.
     """
-    write_file(path, b"", 0o644)
-    await (await Store.open(sqlite_url(path))).close()
+    write_file(database_path, b"", 0o644)
+    await (await Store.open(sqlite_url(database_path))).close()
 
-    assert [0o700, 0o600] == [mode_of(path.parent), mode_of(path)]
+    assert [0o700, 0o600] == [mode_of(database_path.parent), mode_of(database_path)]
 
 
 SETTINGS = {"journal_mode": "wal", "synchronous": 2, "foreign_keys": 1, "secure_delete": 1, "busy_timeout": 5000}
@@ -189,7 +189,7 @@ async def test_seq_is_never_used_twice(store: Store) -> None:
 
 
 @pytest.mark.parametrize("engine", ["sqlite"])
-async def test_deleted_content_is_overwritten(store: Store, path: Path) -> None:
+async def test_deleted_content_is_overwritten(store: Store, database_path: Path) -> None:
     """
     What was deleted is in no file any more once the log is folded in.
     """
@@ -198,18 +198,27 @@ async def test_deleted_content_is_overwritten(store: Store, path: Path) -> None:
         await connection.execute(changes.delete())
     await store.close()
 
-    assert not [file.name for file in path.parent.iterdir() if b"canary-7d1" in file.read_bytes()]
+    assert not [file.name for file in database_path.parent.iterdir() if b"canary-7d1" in file.read_bytes()]
 
 
-async def test_file_that_is_no_database_is_refused(path: Path) -> None:
+async def test_url_may_leave_the_driver_out(database_path: Path) -> None:
+    """
+    sqlite:///PATH means the driver that is installed.
+    """
+    await (await Store.open(f"sqlite:///{database_path}")).close()
+
+    assert is_database(database_path)
+
+
+async def test_file_that_is_no_database_is_refused(database_path: Path) -> None:
     """
     A broken database is an error, never silently made anew.
     """
-    write_file(path, b"this is no database, " * 200, 0o600)
+    write_file(database_path, b"this is no database, " * 200, 0o600)
     with pytest.raises(DatabaseError, match="not a database"):
-        await Store.open(sqlite_url(path))
+        await Store.open(sqlite_url(database_path))
 
-    assert not is_database(path)
+    assert not is_database(database_path)
 
 
 def _write_rounds(url: str, name: str) -> None:
@@ -240,11 +249,11 @@ async def test_two_processes_write_and_lose_nothing(database_url: str) -> None:
 
 
 @pytest.mark.parametrize("engine", ["sqlite"])
-async def test_readers_do_not_wait_for_a_writer(store: Store, path: Path) -> None:
+async def test_readers_do_not_wait_for_a_writer(store: Store, database_path: Path) -> None:
     """
     While one transaction holds the lock, other connections read on; a writer that may not wait is told "locked".
     """
-    impatient = sqlite3.connect(path, timeout=0.05, isolation_level=None)
+    impatient = sqlite3.connect(database_path, timeout=0.05, isolation_level=None)
     async with store.write() as connection:
         await connection.execute(insert(changes).values(topic="t", subject="s", at=1.0))
         assert 0 == await count(store)

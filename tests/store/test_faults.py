@@ -6,6 +6,7 @@ import asyncio
 import os
 import signal
 import sqlite3
+import sys
 from collections.abc import AsyncIterator, Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -15,7 +16,7 @@ from sqlalchemy import func, insert, select, text
 from sqlalchemy.exc import OperationalError, SQLAlchemyError
 
 from gateway.store import engine as engine_module
-from gateway.store.engine import Store
+from gateway.store.engine import DatabaseUrlInvalid, Store
 from gateway.store.schema import changes
 from tests.postgres import PostgresServer
 
@@ -51,12 +52,12 @@ async def count(store: Store) -> int:
 
 @pytest.mark.parametrize("engine", ["sqlite"])
 async def test_locked_file_is_waited_for_and_then_told(
-    store: Store, path: Path, monkeypatch: pytest.MonkeyPatch
+    store: Store, database_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """
     While another program holds SQLite's write lock, reads go on; a write waits for it, or fails when the wait is over.
     """
-    other = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
+    other = sqlite3.connect(database_path, isolation_level=None, check_same_thread=False)
     other.execute("BEGIN IMMEDIATE")
     waiting = asyncio.create_task(add(store))
     assert 0 == await count(store)
@@ -67,7 +68,7 @@ async def test_locked_file_is_waited_for_and_then_told(
     assert 1 == await count(store)
 
     monkeypatch.setattr(engine_module, "BUSY_TIMEOUT_SECONDS", 0.1)
-    impatient = await Store.open(f"sqlite+aiosqlite:///{path}")
+    impatient = await Store.open(f"sqlite+aiosqlite:///{database_path}")
     other.execute("BEGIN IMMEDIATE")
     with pytest.raises(OperationalError, match="locked"):
         await add(impatient)
@@ -171,6 +172,37 @@ async def test_settings_bound_every_wait(store: Store) -> None:
         for name, milliseconds in engine_module.POSTGRES_SETTINGS.items():
             shown = (await connection.execute(text(f"SHOW {name}"))).scalar_one()
             assert f"{milliseconds // 1000}s" == shown
+
+
+UNUSABLE = {
+    "no URL": "canary-pw",
+    "a database that is neither": "mysql://user:canary-pw@host/db",
+    "another driver": "postgresql+asyncpg://user:canary-pw@host/db",
+    "a database that nobody knows": "nosuchdb://user:canary-pw@host/db",
+    "a port that is no number": "postgresql://user:canary-pw@host:port/db",
+    "SQLite without a file": "sqlite://",
+    "SQLite in memory": "sqlite+aiosqlite:///:memory:",
+}
+
+
+@pytest.mark.parametrize("url", UNUSABLE.values(), ids=UNUSABLE)
+async def test_url_of_another_database_is_refused(url: str) -> None:
+    """
+    A URL that names neither a file of SQLite nor PostgreSQL is told as such, and nothing of it is repeated.
+    """
+    with pytest.raises(DatabaseUrlInvalid, match=r"expected postgresql://.* or sqlite:///") as refused:
+        await Store.open(url)
+
+    assert "canary" not in str(refused.value)
+
+
+async def test_missing_driver_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    """
+    Where PostgreSQL's driver was not installed, the refusal says how to get it.
+    """
+    monkeypatch.setitem(sys.modules, "psycopg", None)
+    with pytest.raises(DatabaseUrlInvalid, match=r"pip install .*\[postgres\]"):
+        await Store.open("postgresql://user:canary-pw@host/db")
 
 
 @pytest.mark.parametrize("scheme", ["postgres", "postgresql", "postgresql+psycopg"])

@@ -21,7 +21,7 @@ from gateway.access.policy import Policy, PolicySet
 from gateway.errors import RecordUnavailable
 from gateway.net.client import OutboundClient
 from gateway.store.changes import ChangeFeed
-from gateway.store.engine import Store, sqlite_url
+from gateway.store.engine import Store
 from gateway.vault.api import create_app
 from gateway.vault.listener import ApiRunner
 from gateway.vault.service import Vault
@@ -103,7 +103,7 @@ async def serve(house: House, vault: Vault) -> AsyncIterator[Api]:
     def note(event: str, /, **fields: object) -> None:
         served[0].note(event, **fields)
 
-    store = await Store.open(sqlite_url(house.path))
+    store = await Store.open(house.database_url)
     feed = ChangeFeed(store, clock=house.clock, monotonic=house.clock)
     keyring = KeyRing(store, feed, clock=house.clock, random_bytes=os.urandom)
     async with OutboundClient(LOOPBACK) as client, running(web.AppRunner(issuer_app)) as issuer_url:

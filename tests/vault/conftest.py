@@ -1,9 +1,4 @@
-"""
-A vault on a real database, with a clock that the tests move, and a provider on a real socket.
-
-The database is SQLite. A module whose rules must hold on both engines overrides the fixture `engine` with the
-parameters `ENGINES`.
-"""
+"""A vault on a real database, with a clock that the tests move, and a provider on a real socket."""
 
 from __future__ import annotations
 
@@ -22,20 +17,18 @@ from sqlalchemy.pool import NullPool
 from gateway.errors import RecordUnavailable
 from gateway.models import Caller, Egress, TokenKey
 from gateway.net.client import OutboundClient
-from gateway.store.engine import Store, sqlite_url
+from gateway.store.engine import Store
 from gateway.vault.connection import Connection
 from gateway.vault.lease import Timing
 from gateway.vault.recovery import RECOVERY_DIRECTORY, Recovery
 from gateway.vault.sealing import Sealer, SealingKey
 from gateway.vault.service import Vault
 from gateway.vault.stored_token import StoredToken, TokenDraft
-from tests.postgres import PostgresServer
 from tests.vault.provider import CLIENT_ID, CLIENT_SECRET, Provider
 
 LOOPBACK = Egress(allow_private=(ipaddress.ip_network("127.0.0.0/8"),), allow_http=True)
 ANYBODY = Caller(kind="management", user=None, key_id="tests")
 KEY = TokenKey(connection="contacts", user="alice", tenant=None)
-ENGINES = ("sqlite", "postgresql")
 # A lease that a test can wait for; as many renewals in it as there are in production.
 QUICK = Timing(lease_seconds=1.0, renew_seconds=0.2, poll_seconds=0.02, wait_seconds=10.0, usable_wait_seconds=2.0)
 
@@ -54,11 +47,11 @@ class Clock:
 class House:
     """What the vault's tests share: one database, and as many vaults on it as wanted."""
 
-    path: Path
+    path: Path  # of the file, where the database is SQLite
     clock: Clock
     provider: Provider
     secret: bytes = field(repr=False)
-    database_url: str = ""
+    database_url: str
     recorded: list[tuple[str, dict[str, object]]] = field(default_factory=list)
     is_record_full: bool = False
 
@@ -145,25 +138,10 @@ class House:
 
 
 @pytest.fixture
-def engine() -> str:
-    """Which engine the database is: one of `ENGINES`."""
-    return "sqlite"
-
-
-@pytest.fixture
-def database_url(engine: str, tmp_path: Path, request: pytest.FixtureRequest) -> str:
-    """A database of this test's own."""
-    if engine == "sqlite":
-        return sqlite_url(tmp_path / "data" / "gateway.db")
-    server: PostgresServer = request.getfixturevalue("postgres")
-    return server.new_database()
-
-
-@pytest.fixture
-async def house(tmp_path: Path, database_url: str) -> AsyncIterator[House]:
+async def house(database_path: Path, database_url: str) -> AsyncIterator[House]:
     """A database, a clock and a provider; no vault yet."""
     async with Provider() as provider:
-        yield House(tmp_path / "data" / "gateway.db", Clock(), provider, os.urandom(32), database_url)
+        yield House(database_path, Clock(), provider, os.urandom(32), database_url)
 
 
 @pytest.fixture

@@ -11,7 +11,6 @@ from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from html import unescape
-from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 from urllib.parse import urljoin, urlsplit
@@ -22,7 +21,7 @@ from aiohttp import web
 from gateway.demo.provider import CONTACTS_SCOPE, ClientCredentials, DemoProvider
 from gateway.models import Caller, PageRequest
 from gateway.net.client import OutboundClient
-from gateway.store.engine import Store, sqlite_url
+from gateway.store.engine import Store
 from gateway.vault.connect import Connecting
 from gateway.vault.connection import Connection
 from gateway.vault.connections import Connections
@@ -59,7 +58,6 @@ async def serve(handle: Callable[[web.Request], Any] | web.Application, *, port:
 class Town:
     """Everything around a connect flow."""
 
-    path: Path
     url: str
     clock: Clock
     store: Store
@@ -84,10 +82,10 @@ class Town:
 
 
 @asynccontextmanager
-async def town(tmp_path: Path, *, redirect_urls: Iterable[str] = (), **pages_options: Any) -> AsyncIterator[Town]:
+async def town(database_url: str, *, redirect_urls: Iterable[str] = (), **pages_options: Any) -> AsyncIterator[Town]:
     """Serve the pages on a socket; no connection yet."""
-    path, clock = tmp_path / "data" / "gateway.db", Clock()
-    store = await Store.open(sqlite_url(path))
+    clock = Clock()
+    store = await Store.open(database_url)
     sealer = Sealer(SealingKey.from_bytes(secrets.token_bytes(32)), os.urandom)
     connections = Connections(store, sealer, clock=clock, random_bytes=os.urandom)
     tokens = Tokens(store, sealer, clock=clock, random_bytes=os.urandom)
@@ -136,7 +134,7 @@ async def town(tmp_path: Path, *, redirect_urls: Iterable[str] = (), **pages_opt
         pages = Pages(connecting, base_url=lambda: url, random_bytes=os.urandom, **pages_options)
         try:
             yield Town(
-                path, url, clock, store, connections, tokens, discovery, revocation, connecting, client, seen, recorded
+                url, clock, store, connections, tokens, discovery, revocation, connecting, client, seen, recorded
             )
         finally:
             await connecting.close()

@@ -1,5 +1,5 @@
 """
-A process of the rotation tests: `write`, `read` or `rotate` on a data directory, until its stdin closes.
+A process of the rotation tests: `write`, `read` or `rotate` on a data directory and a database, until its stdin closes.
 
 It says "ready" once it works, and at its end one line of JSON: how much it did, and what failed.
 """
@@ -14,7 +14,7 @@ import time
 from pathlib import Path
 
 from gateway.models import TokenKey
-from gateway.store.engine import Store, sqlite_url
+from gateway.store.engine import Store
 from gateway.vault.key_ring import SealingRing
 from gateway.vault.rotation import Pace, retire, rotate
 from gateway.vault.sealing import Sealer
@@ -69,9 +69,9 @@ class Work:
                 await retire(self.store, self.ring, entry.key_id, pace=QUICK)
 
 
-async def main(step: str, data: Path) -> None:
+async def main(step: str, data: Path, database_url: str) -> None:
     """Work until stdin closes."""
-    store = await Store.open(sqlite_url(data / "gateway.db"))
+    store = await Store.open(database_url)
     ring = await SealingRing.open(data, {}, with_retired=step == "rotate")
     if step != "rotate":
         ring.watch()
@@ -90,4 +90,4 @@ async def main(step: str, data: Path) -> None:
 
 
 if __name__ == "__main__":
-    asyncio.run(main(sys.argv[1], Path(sys.argv[2])))
+    asyncio.run(main(sys.argv[1], Path(sys.argv[2]), sys.argv[3]))

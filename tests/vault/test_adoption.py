@@ -10,13 +10,7 @@ from gateway.vault.adoption import CLAIM_SECONDS, RefreshTokenStored
 from gateway.vault.refresh import RefreshFailed
 from gateway.vault.service import Vault
 from gateway.vault.stored_token import StoredToken, TokenDraft
-from tests.vault.conftest import ANYBODY, ENGINES, KEY, House
-
-
-@pytest.fixture(params=ENGINES)
-def engine(request: pytest.FixtureRequest) -> str:
-    """Every rule here holds on both engines."""
-    return str(request.param)
+from tests.vault.conftest import ANYBODY, KEY, House
 
 
 def draft(house: House, *, scopes: tuple[str, ...] = ("read",), refresh_token: str = "") -> TokenDraft:

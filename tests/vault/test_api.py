@@ -16,6 +16,8 @@ from gateway.vault.stored_token import TokenDraft
 from tests.vault.api_server import PROJECT, Api, serve
 from tests.vault.conftest import House
 
+pytestmark = pytest.mark.parametrize("engine", ["sqlite"])  # the rules are the wire's
+
 LATEST = "/v1/mgmt/outbound/app/user/token/latest"
 BY_SCOPES = "/v1/mgmt/outbound/app/user/token"
 TENANT_LATEST = "/v1/mgmt/outbound/app/tenant/token/latest"

@@ -10,7 +10,7 @@ import pytest
 
 from gateway.models import Caller, Egress, TokenKey
 from gateway.net.client import OutboundClient
-from gateway.store.engine import Store, sqlite_url
+from gateway.store.engine import Store
 from gateway.vault.assembly import OpenVault, open_vault
 from gateway.vault.connection import Connection
 from gateway.vault.record import to_log
@@ -35,11 +35,11 @@ async def opened(store: Store, client: OutboundClient, data: Path) -> OpenVault:
     )
 
 
-async def test_opens_offers_and_closes(tmp_path: Path) -> None:
+async def test_opens_offers_and_closes(tmp_path: Path, database_url: str) -> None:
     """
     What was opened offers a link for a connection that a browser can connect, none for one that is unknown, and closes.
     """
-    store = await Store.open(sqlite_url(tmp_path / "gateway.db"))
+    store = await Store.open(database_url)
     async with OutboundClient(Egress()) as client:
         house = await opened(store, client, tmp_path)
         await house.vault.connections.create(
@@ -58,11 +58,11 @@ async def test_opens_offers_and_closes(tmp_path: Path) -> None:
     assert offer.url not in repr(offer)
 
 
-async def test_does_not_open_with_another_key(tmp_path: Path) -> None:
+async def test_does_not_open_with_another_key(tmp_path: Path, database_url: str) -> None:
     """
     A database that was sealed with another key is refused, and nothing stays open.
     """
-    store = await Store.open(sqlite_url(tmp_path / "gateway.db"))
+    store = await Store.open(database_url)
     async with OutboundClient(Egress()) as client:
         house = await opened(store, client, tmp_path)
         await house.vault.connections.create(Connection("c", "C", client_id="x", client_secret="s3cret"))

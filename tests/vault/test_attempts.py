@@ -5,11 +5,10 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import AsyncIterator
-from pathlib import Path
 
 import pytest
 
-from gateway.store.engine import Store, sqlite_url
+from gateway.store.engine import Store
 from gateway.vault import attempts as module
 from gateway.vault.attempts import MAX_OPEN_PER_SUBJECT, Attempts, NewAttempt, TooManyAttempts, new_secret
 from gateway.vault.connection import Connection
@@ -27,9 +26,9 @@ def clock() -> Clock:
 
 
 @pytest.fixture
-async def attempts(tmp_path: Path, clock: Clock) -> AsyncIterator[Attempts]:
+async def attempts(database_url: str, clock: Clock) -> AsyncIterator[Attempts]:
     """The table, and the connection "c"."""
-    store = await Store.open(sqlite_url(tmp_path / "gateway.db"))
+    store = await Store.open(database_url)
     sealer = Sealer(SealingKey.from_bytes(os.urandom(32)), os.urandom)
     await Connections(store, sealer, clock=clock, random_bytes=os.urandom).create(Connection("c", "c"))
     yield Attempts(store, sealer, clock=clock, random_bytes=os.urandom)
@@ -71,9 +70,9 @@ async def test_subjects_oldest_makes_room(attempts: Attempts, clock: Clock) -> N
     assert await attempts.get(last.id) is not None
 
 
-async def test_all_attempts_are_bounded(tmp_path: Path, attempts: Attempts, clock: Clock) -> None:
+async def test_all_attempts_are_bounded(database_url: str, attempts: Attempts, clock: Clock) -> None:
     """When too many are under way no further one begins; when they are over, one does, and old rows are swept."""
-    store = await Store.open(sqlite_url(tmp_path / "gateway.db"))
+    store = await Store.open(database_url)
     sealer = Sealer(SealingKey.from_bytes(os.urandom(32)), os.urandom)
     attempts = Attempts(store, sealer, clock=clock, random_bytes=os.urandom, max_open=2)
     ids = [(await attempts.begin(NEW))[0].id for _ in range(2)]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,6 +11,8 @@ from gateway.vault.discovery import OIDC_WELL_KNOWN
 from tests.vault.authority import authority
 from tests.vault.connecting import Browser, town
 
+pytestmark = pytest.mark.parametrize("engine", ["sqlite"])  # the rules are the provider's
+
 BAD = {
     "another issuer's": {"iss": "https://evil.example"},
     "for another client": {"aud": "other"},
@@ -19,9 +20,9 @@ BAD = {
 }
 
 
-async def connect(tmp_path: Path, settings: dict[str, Any], **changes: Any) -> tuple[str, Any, Any]:
+async def connect(database_url: str, settings: dict[str, Any], **changes: Any) -> tuple[str, Any, Any]:
     """Connect with a provider of these settings; return the last page, the stored token, and the provider."""
-    async with town(tmp_path) as place, authority(**settings) as provider:
+    async with town(database_url) as place, authority(**settings) as provider:
         fields: dict[str, Any] = {
             "client_id": "client", "client_secret": "s3cret", "extra": {"discoveryUrl": provider.url}
         }  # fmt: skip
@@ -32,9 +33,9 @@ async def connect(tmp_path: Path, settings: dict[str, Any], **changes: Any) -> t
 
 
 @pytest.mark.parametrize("claims", BAD.values(), ids=BAD.keys())
-async def test_id_token_for_somebody_else_is_refused(tmp_path: Path, claims: dict[str, Any]) -> None:
+async def test_id_token_for_somebody_else_is_refused(database_url: str, claims: dict[str, Any]) -> None:
     """An id token that is not this provider's, for this client, makes the grant unusable: it is given back."""
-    text, stored, provider = await connect(tmp_path, {"id_token": claims})
+    text, stored, provider = await connect(database_url, {"id_token": claims})
 
     assert "did not match" in text
     assert stored is None
@@ -60,13 +61,13 @@ TENANTS: dict[str, tuple[dict[str, Any], bool]] = {
 @pytest.mark.parametrize("is_discovered", [True, False])
 @pytest.mark.parametrize(("claims", "is_taken"), TENANTS.values(), ids=TENANTS.keys())
 async def test_id_token_is_of_the_tenant_that_it_names(
-    tmp_path: Path, claims: dict[str, Any], is_taken: bool, is_discovered: bool
+    database_url: str, claims: dict[str, Any], is_taken: bool, is_discovered: bool
 ) -> None:
     """
     A provider whose tenants have issuers of their own names one in each id token; its metadata has a placeholder there.
     """
     settings = {"well_known": f"/common/v2.0{OIDC_WELL_KNOWN}", "iss": None}
-    async with town(tmp_path) as place, authority(**settings) as provider:
+    async with town(database_url) as place, authority(**settings) as provider:
         issuer = f"{provider.url}/{{tenantid}}/v2.0"
         provider.metadata = {"issuer": issuer, "authorization_response_iss_parameter_supported": None}
         provider.id_token = {
@@ -98,9 +99,9 @@ SUBS: dict[str, tuple[dict[str, Any], str]] = {
 
 
 @pytest.mark.parametrize(("settings", "sub"), SUBS.values(), ids=SUBS.keys())
-async def test_account_is_what_the_provider_says(tmp_path: Path, settings: dict[str, Any], sub: str) -> None:
+async def test_account_is_what_the_provider_says(database_url: str, settings: dict[str, Any], sub: str) -> None:
     """Whose account it is, comes from the id token or the user info, else it is unknown."""
-    async with town(tmp_path) as place, authority(**settings) as provider:
+    async with town(database_url) as place, authority(**settings) as provider:
         provider.metadata = {"userinfo_endpoint": f"{provider.url}/userinfo"}
         await place.connections.create(
             Connection("contacts", "C", client_id="client", client_secret="s", extra={"discoveryUrl": provider.url})
@@ -123,17 +124,17 @@ ANSWERS: dict[str, tuple[dict[str, Any], str]] = {
 
 
 @pytest.mark.parametrize(("settings", "told"), ANSWERS.values(), ids=ANSWERS.keys())
-async def test_unusable_answer_is_a_page(tmp_path: Path, settings: dict[str, Any], told: str) -> None:
+async def test_unusable_answer_is_a_page(database_url: str, settings: dict[str, Any], told: str) -> None:
     """What is no usable token is told, and not stored (threats J11)."""
-    text, stored, _ = await connect(tmp_path, settings)
+    text, stored, _ = await connect(database_url, settings)
 
     assert told in text
     assert stored is None
 
 
-async def test_public_client_sends_its_verifier(tmp_path: Path) -> None:
+async def test_public_client_sends_its_verifier(database_url: str) -> None:
     """A client without a secret proves itself with PKCE: S256, one verifier per attempt."""
-    _, stored, provider = await connect(tmp_path, {}, client_secret=None)
+    _, stored, provider = await connect(database_url, {}, client_secret=None)
 
     assert stored is not None
     assert ("S256", 43) == (provider.asked[0]["code_challenge_method"], len(provider.asked[0]["code_challenge"]))
@@ -149,9 +150,9 @@ METADATA: dict[str, dict[str, Any]] = {
 
 
 @pytest.mark.parametrize("metadata", METADATA.values(), ids=METADATA.keys())
-async def test_provider_that_cannot_be_trusted_is_not_asked(tmp_path: Path, metadata: dict[str, Any]) -> None:
+async def test_provider_that_cannot_be_trusted_is_not_asked(database_url: str, metadata: dict[str, Any]) -> None:
     """Metadata that is wrong stops the attempt before anybody is sent anywhere (threats J4, J10)."""
-    async with town(tmp_path) as place, authority(metadata=metadata) as provider:
+    async with town(database_url) as place, authority(metadata=metadata) as provider:
         await place.connections.create(
             Connection("contacts", "C", client_id="client", client_secret="s", extra={"discoveryUrl": provider.url})
         )
@@ -164,9 +165,9 @@ async def test_provider_that_cannot_be_trusted_is_not_asked(tmp_path: Path, meta
     assert [] == provider.asked
 
 
-async def test_missing_iss_is_refused_where_it_is_advertised(tmp_path: Path) -> None:
+async def test_missing_iss_is_refused_where_it_is_advertised(database_url: str) -> None:
     """A provider that says it sends `iss` and does not is not believed (RFC 9207 section 2.4)."""
-    text, stored, provider = await connect(tmp_path, {"iss": None})
+    text, stored, provider = await connect(database_url, {"iss": None})
 
     assert "right place" in text
     assert (None, []) == (stored, provider.exchanged)

@@ -15,9 +15,9 @@ from tests.vault.connecting import ADA, Browser, Town, contacts, demo_provider, 
 
 
 @pytest.fixture
-async def place(tmp_path: Path) -> AsyncIterator[Town]:
+async def place(database_url: str) -> AsyncIterator[Town]:
     """The pages on a socket."""
-    async with town(tmp_path) as made:
+    async with town(database_url) as made:
         yield made
 
 
@@ -331,9 +331,9 @@ async def test_agent_waits_for_the_outcome(place: Town, provider: DemoProvider) 
     assert (200, '{"status":"connected"}') == (page.status, page.text)
 
 
-async def test_wait_ends_without_an_outcome(tmp_path: Path) -> None:
+async def test_wait_ends_without_an_outcome(database_url: str) -> None:
     """A wait is bounded; an address that nobody knows is told like an expired one."""
-    async with town(tmp_path, wait_seconds=0.02, poll_seconds=0.01) as place, demo_provider(place) as (_, url):
+    async with town(database_url, wait_seconds=0.02, poll_seconds=0.01) as place, demo_provider(place) as (_, url):
         await place.connections.create(contacts(url))
         link = await place.link()
         async with Browser() as agent:
@@ -347,8 +347,9 @@ async def test_wait_ends_without_an_outcome(tmp_path: Path) -> None:
     ]  # fmt: skip
 
 
+@pytest.mark.parametrize("engine", ["sqlite"])
 async def test_secrets_stay_out_of_logs_and_the_database(
-    place: Town, provider: DemoProvider, capsys: pytest.CaptureFixture[str]
+    place: Town, provider: DemoProvider, database_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Neither link, state, code, verifier, cookie nor token is in a log line, nor in the database in clear."""
     link = await place.link()
@@ -358,7 +359,7 @@ async def test_secrets_stay_out_of_logs_and_the_database(
     assert "Connected" in done.text
     assert stored is not None
     told = capsys.readouterr()
-    content = b"".join(path.read_bytes() for path in place.path.parent.glob("gateway.db*"))
+    content = b"".join(path.read_bytes() for path in database_path.parent.glob("gateway.db*"))
     asked = dict(parse_qsl(query_of(next(hop for hop in browser.hops if "/authorize" in hop))))
     came = dict(parse_qsl(query_of(next(hop for hop in browser.hops if CALLBACK_PATH in hop))))
     secrets = [link.url.rpartition("/")[2], asked["state"], came["code"], stored.access_token, stored.refresh_token]

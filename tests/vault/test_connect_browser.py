@@ -11,9 +11,12 @@ from pathlib import Path
 from typing import Any
 
 import aiohttp
+import pytest
 
 from tests.tools import require_tool
 from tests.vault.connecting import contacts, demo_provider, town
+
+pytestmark = pytest.mark.parametrize("engine", ["sqlite"])  # the rules are the browser's
 
 START_SECONDS = 30.0
 
@@ -77,9 +80,9 @@ async def chromium() -> AsyncIterator[Tab]:
             await process.wait()
 
 
-async def test_user_connects_in_a_browser(tmp_path: Path) -> None:
+async def test_user_connects_in_a_browser(database_url: str) -> None:
     """Page, consent, provider, callback, confirmation page: nothing on the way is blocked, and the style applies."""
-    async with town(tmp_path) as place, demo_provider(place) as (_, url), chromium() as tab:
+    async with town(database_url) as place, demo_provider(place) as (_, url), chromium() as tab:
         await place.connections.create(contacts(url))
         link = await place.link()
         await tab.call("Page.navigate", url=link.url)

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import jwt
+import pytest
 from cryptography.hazmat.primitives.asymmetric import rsa
 from jwt.algorithms import RSAAlgorithm
 
@@ -14,10 +13,12 @@ from tests.oidc_provider_process import OidcProviderProcess
 from tests.vault.authority import authority
 from tests.vault.connecting import ADA, Browser, town
 
+pytestmark = pytest.mark.parametrize("engine", ["sqlite"])  # the rules are the provider's
 
-async def test_connects_and_disconnects_at_a_strict_provider(tmp_path: Path) -> None:
+
+async def test_connects_and_disconnects_at_a_strict_provider(database_url: str) -> None:
     """Discovery, PKCE, consent, `iss`, narrowed scopes, `sub`: the grant lives; revoked, it is dead at the provider."""
-    async with town(tmp_path) as place:  # noqa: SIM117  # the provider must know the place's URL
+    async with town(database_url) as place:  # noqa: SIM117  # the provider must know the place's URL
         async with OidcProviderProcess(redirect_uris=(f"{place.url}{CALLBACK_PATH}",)) as provider:
             await place.connections.create(
                 Connection(
@@ -46,11 +47,11 @@ async def test_connects_and_disconnects_at_a_strict_provider(tmp_path: Path) -> 
     assert "invalid_grant" == answer["error"]
 
 
-async def test_client_proves_itself_with_a_key(tmp_path: Path) -> None:
+async def test_client_proves_itself_with_a_key(database_url: str) -> None:
     """private_key_jwt: the code is exchanged with an assertion that the provider can verify, and no secret."""
     key = rsa.generate_private_key(public_exponent=65537, key_size=2048)
     jwk = RSAAlgorithm.to_jwk(key)
-    async with town(tmp_path) as place, authority() as provider:
+    async with town(database_url) as place, authority() as provider:
         await place.connections.create(
             Connection(
                 "contacts",

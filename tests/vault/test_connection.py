@@ -39,6 +39,10 @@ INVALID: dict[str, tuple[dict[str, Any], str]] = {
     "a scope with a space": ({"default_scopes": ("a b",)}, "scopes"),
     "a parameter that is ours": ({"token_params": (("Grant_Type", "x"),)}, "token URL parameters"),
     "a parameter without a name": ({"authorization_params": (("", "x"),)}, "authorization URL parameters"),
+    "a description that PostgreSQL cannot hold": ({"description": "CANARY\0"}, "description"),
+    "a description that is no text": ({"description": "CANARY\ud800"}, "description"),
+    "another field that PostgreSQL cannot hold": ({"extra": {"logo": "CANARY\0"}}, "logo"),
+    "such a value in a list": ({"extra": {"prompt": ["login", "CANARY\0"]}}, "prompt"),
     "an origin in another spelling": ({"origins": ("https://P.example:443",)}, "origins"),
 }
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -111,9 +110,9 @@ def test_what_is_no_endpoint(url: str) -> None:
     assert not is_endpoint(url, allow_http=True)
 
 
-async def test_document_is_fetched_once_an_hour_and_survives_an_outage(tmp_path: Path) -> None:
+async def test_document_is_fetched_once_an_hour_and_survives_an_outage(database_url: str) -> None:
     """Metadata is remembered; while the provider does not answer, the last good document serves for a day."""
-    async with town(tmp_path) as place, authority() as provider:
+    async with town(database_url) as place, authority() as provider:
         connection = Connection("c", "c", token_url="https://own.example/t", extra={"discoveryUrl": provider.url})
         for _ in range(3):
             made = (await place.discovery.resolve(connection)).connection
@@ -129,8 +128,8 @@ async def test_document_is_fetched_once_an_hour_and_survives_an_outage(tmp_path:
             await place.discovery.resolve(connection)
 
 
-async def test_provider_without_metadata_is_told(tmp_path: Path) -> None:
+async def test_provider_without_metadata_is_told(database_url: str) -> None:
     """Where there is no document, that is said."""
-    async with town(tmp_path) as place, authority(well_known="/nowhere") as provider:
+    async with town(database_url) as place, authority(well_known="/nowhere") as provider:
         with pytest.raises(DiscoveryFailed, match="status_404"):
             await place.discovery.metadata(provider.url)

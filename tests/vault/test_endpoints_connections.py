@@ -88,6 +88,20 @@ async def test_refused_changes_change_nothing(
     assert [event for event, _ in api.recorded] in ([], ["change_intent", "change_refused"])
 
 
+NOT_STORED = ("description", "logo", "callbackDomain", "accessType", "tenantId", "issuer", "prompt")
+
+
+@pytest.mark.parametrize("field", NOT_STORED)
+async def test_text_that_one_engine_cannot_hold_is_refused(api: Api, field: str) -> None:
+    """U+0000 is 400 wherever text is free, on both engines alike, and keeps nobody from making the next connection."""
+    text: Any = ["a\0b"] if field == "prompt" else "a\0b"
+    status, answer, _ = await api.call("POST", f"{APP}/create", FULL | {field: text})
+    assert (400, "E011004") == (status, answer["errorCode"]), answer
+    assert answer["errorMessage"].startswith(field)
+
+    assert 200 == (await api.call("POST", f"{APP}/create", FULL))[0]
+
+
 async def test_delete_takes_the_tokens_along(api: Api, house: House) -> None:
     """No token of a deleted connection is left, and caches are told."""
     status, answer, _ = await api.call("POST", f"{APP}/delete", {"id": "contacts"})

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import sqlite3
 from collections.abc import AsyncIterator
-from contextlib import closing
 from dataclasses import replace
 from typing import Any
 
@@ -42,8 +40,8 @@ async def api(house: House, vault: Vault) -> AsyncIterator[Api]:
 
 def rows(api: Api) -> list[tuple[Any, ...]]:
     """Everything that is stored about connections and tokens."""
-    with closing(sqlite3.connect(api.house.path)) as db:
-        return [*db.execute("SELECT * FROM tokens ORDER BY id"), *db.execute("SELECT * FROM connections ORDER BY id")]
+    statements = ("SELECT * FROM tokens ORDER BY id", "SELECT * FROM connections ORDER BY id")
+    return [tuple(row) for statement in statements for row in api.house.execute(statement)]
 
 
 MALFORMED: dict[str, tuple[str, str, Any, int, str]] = {

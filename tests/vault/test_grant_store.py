@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
-from pathlib import Path
 
 import pytest
 
@@ -14,9 +13,9 @@ from tests.vault.connecting import ADA, Browser, Page, Town, town
 
 
 @pytest.fixture
-async def place(tmp_path: Path) -> AsyncIterator[Town]:
+async def place(database_url: str) -> AsyncIterator[Town]:
     """The pages on a socket."""
-    async with town(tmp_path) as made:
+    async with town(database_url) as made:
         yield made
 
 

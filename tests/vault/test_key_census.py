@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import os
 from collections.abc import AsyncIterator
-from pathlib import Path
 
 import pytest
 
-from gateway.store.engine import Store, sqlite_url
+from gateway.store.engine import Store
 from gateway.vault.connection import Connection
 from gateway.vault.connections import Connections
 from gateway.vault.key_census import Counted, check_keys, count_keys, sealed_columns
@@ -20,9 +19,9 @@ KEYS = [SealingKey.from_bytes(bytes(range(start, start + 32))) for start in rang
 
 
 @pytest.fixture
-async def store(tmp_path: Path) -> AsyncIterator[Store]:
+async def store(database_url: str) -> AsyncIterator[Store]:
     """A database with a connection and a token of the first key, and a token of the second."""
-    store = await Store.open(sqlite_url(tmp_path / "data" / "gateway.db"))
+    store = await Store.open(database_url)
     first, second = (Sealer(key, os.urandom) for key in KEYS[:2])
     connection = Connection(id="contacts", name="Contacts", client_id="me", client_secret="CANARY")
     await Connections(store, first, clock=lambda: 1.0, random_bytes=os.urandom).create(connection)
@@ -40,9 +39,9 @@ def test_every_sealed_column_is_known() -> None:
     assert {"connections.sealed_client_secret", "tokens.sealed_access_token", "tokens.sealed_refresh_token"} <= names
 
 
-async def test_empty_database_counts_nothing_and_takes_any_key(tmp_path: Path) -> None:
+async def test_empty_database_counts_nothing_and_takes_any_key(database_url: str) -> None:
     """Where nothing is sealed there is nothing to miss."""
-    store = await Store.open(sqlite_url(tmp_path / "data" / "gateway.db"))
+    store = await Store.open(database_url)
     assert [] == await count_keys(store)
     await check_keys(store, Sealer(KEYS[2], os.urandom))
     await store.close()

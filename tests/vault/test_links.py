@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -23,9 +22,9 @@ CLIENT = Caller(kind="jwt", user=None, client="batch", tenants=frozenset({"acme"
 
 
 @pytest.fixture
-async def place(tmp_path: Path) -> AsyncIterator[Town]:
+async def place(database_url: str) -> AsyncIterator[Town]:
     """The pages, one redirect target, and connections of several kinds."""
-    async with town(tmp_path, redirect_urls=(APP,)) as made, demo_provider(made) as (_, url):
+    async with town(database_url, redirect_urls=(APP,)) as made, demo_provider(made) as (_, url):
         await made.connections.create(contacts(url))
         await made.connections.create(Connection("keys", "Keys", kind="apikey"))
         await made.connections.create(

@@ -13,6 +13,8 @@ from gateway.vault.service import Vault
 from tests.vault.api_server import Api, serve
 from tests.vault.conftest import House
 
+pytestmark = pytest.mark.parametrize("engine", ["sqlite"])  # the rules are the wire's
+
 
 @pytest.fixture
 async def api(house: House, vault: Vault) -> AsyncIterator[Api]:

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import os
-import sqlite3
 from collections import Counter
 from collections.abc import AsyncIterator
-from contextlib import closing
-from pathlib import Path
 
 import pytest
 from prometheus_client import CollectorRegistry, generate_latest
+from sqlalchemy import text, update
 
-from gateway.store.engine import Store, sqlite_url
+from gateway.store import schema
+from gateway.store.engine import Store
 from gateway.vault.connection import Connection
 from gateway.vault.connections import Connections
 from gateway.vault.metrics import MAX_CONNECTIONS, MAX_OUTCOMES, VaultMetrics
@@ -28,8 +27,8 @@ DAY = 86_400.0
 class House:
     """A vault's tables, its metrics, and a registry that holds nothing else."""
 
-    def __init__(self, path: Path, store: Store) -> None:
-        self.path = path
+    def __init__(self, store: Store) -> None:
+        self.store = store
         self.counts: Counter[str] = Counter()
         self.monotonic = 0.0
         sealer = Sealer(SealingKey.from_bytes(os.urandom(32)), os.urandom)
@@ -60,11 +59,10 @@ class House:
             TokenDraft(connection, user=user, access_token="A", refresh_token=refresh_token, expires_at=expires_at)
         )
 
-    def mark(self, user: str, **values: object) -> None:
+    async def mark(self, user: str, **values: object) -> None:
         """Write into a user's row what a refresh would."""
-        with closing(sqlite3.connect(self.path)) as db, db:
-            for column, value in values.items():
-                db.execute(f"UPDATE tokens SET {column} = ? WHERE user_id = ?", (value, user))  # noqa: S608
+        async with self.store.write() as db:
+            await db.execute(update(schema.tokens).where(schema.tokens.c.user_id == user).values(values))
 
     def scrape(self) -> list[str]:
         """The lines of a scrape, without comments."""
@@ -72,11 +70,10 @@ class House:
 
 
 @pytest.fixture
-async def house(tmp_path: Path) -> AsyncIterator[House]:
+async def house(database_url: str) -> AsyncIterator[House]:
     """An empty vault with the connection `contacts`."""
-    path = tmp_path / "data" / "gateway.db"
-    store = await Store.open(sqlite_url(path))
-    house = House(path, store)
+    store = await Store.open(database_url)
+    house = House(store)
     await house.connect("contacts")
     yield house
     await house.metrics.close()
@@ -123,8 +120,8 @@ async def test_each_token_is_in_one_state(house: House) -> None:
     await house.put("due", days=-1, renewable=True)
     await house.put("forever", days=None)
     await house.put("made", days=-1, connection="minted")
-    house.mark("dead", dead=1, last_refresh_error="invalid_grant")
-    house.mark("failing", last_refresh_error="timeout")
+    await house.mark("dead", dead=True, last_refresh_error="invalid_grant")
+    await house.mark("failing", last_refresh_error="timeout")
     await house.metrics.refresh()
 
     assert [
@@ -149,8 +146,8 @@ async def test_tells_what_dies_this_week(house: House) -> None:
     ):
         await house.put(user, days=days, renewable=renewable)
     await house.put("made", days=1, connection="minted")
-    house.mark("failing", last_refresh_error="timeout")
-    house.mark("dead", dead=1)
+    await house.mark("failing", last_refresh_error="timeout")
+    await house.mark("dead", dead=True)
     await house.metrics.refresh()
 
     assert [
@@ -163,8 +160,8 @@ async def test_oldest_failing_grant(house: House) -> None:
     """The age is counted from when the refresh was due; a dead grant fails no more."""
     for user, days in (("young", -0.5), ("old", -2.0), ("dead", -9.0)):
         await house.put(user, days=days, renewable=True)
-        house.mark(user, last_refresh_error="timeout")
-    house.mark("dead", dead=1)
+        await house.mark(user, last_refresh_error="timeout")
+    await house.mark("dead", dead=True)
     await house.metrics.refresh()
 
     assert f"gateway_oldest_failing_grant_seconds {2 * DAY + 60}" in house.scrape()
@@ -187,7 +184,8 @@ async def test_scrape_goes_on_when_the_database_has_gone(house: House) -> None:
     """What was known is still told, with its age."""
     await house.put("alice", days=None)
     await house.metrics.refresh()
-    house.path.unlink()
+    async with house.store.write() as db:
+        await db.execute(text("ALTER TABLE tokens RENAME TO gone"))
     house.monotonic = 90.0
     lines = house.scrape()
 

@@ -35,9 +35,9 @@ PATHS: dict[str, tuple[str, str, int]] = {
 
 
 @pytest.mark.parametrize(("method", "path", "status"), PATHS.values(), ids=PATHS.keys())
-async def test_paths(tmp_path: Path, method: str, path: str, status: int) -> None:
+async def test_paths(database_url: str, method: str, path: str, status: int) -> None:
     """Each path has its answer, and every answer is a page."""
-    async with town(tmp_path) as place:
+    async with town(database_url) as place:
         made = Pages(place.connecting, base_url=lambda: place.url, random_bytes=os.urandom)
         answer = await made.answer(PageRequest(method, path))
 
@@ -53,9 +53,9 @@ def test_what_is_taken() -> None:
     assert [True] * 2 + [False] * 5 == [Pages.takes(path) for path in taken + left]
 
 
-async def test_cookie_has_its_prefix_over_https(tmp_path: Path) -> None:
+async def test_cookie_has_its_prefix_over_https(database_url: str) -> None:
     """Over https the cookie is Secure and __Host-; one without the prefix is not looked at."""
-    async with town(tmp_path) as place, demo_provider(place) as (_, url):
+    async with town(database_url) as place, demo_provider(place) as (_, url):
         await place.connections.create(contacts(url))
         path = "/connect/" + (await place.link()).url.rpartition("/")[2]
         made = Pages(place.connecting, base_url=lambda: "https://g.example", random_bytes=os.urandom)
@@ -67,9 +67,9 @@ async def test_cookie_has_its_prefix_over_https(tmp_path: Path) -> None:
     assert cookie.endswith("; Secure")
 
 
-async def test_form_may_lead_to_the_provider(tmp_path: Path) -> None:
+async def test_form_may_lead_to_the_provider(database_url: str) -> None:
     """The policy lets a form's answer lead to any https, and to the provider's own plain http origin; no further."""
-    async with town(tmp_path) as place, demo_provider(place) as (_, url):
+    async with town(database_url) as place, demo_provider(place) as (_, url):
         await place.connections.create(contacts(url))
         async with Browser() as browser:
             page = await browser.get((await place.link()).url)
@@ -77,9 +77,9 @@ async def test_form_may_lead_to_the_provider(tmp_path: Path) -> None:
     assert f"form-action 'self' https: {url};" in page.headers["Content-Security-Policy"]
 
 
-async def test_exchange_outlives_the_browser(tmp_path: Path) -> None:
+async def test_exchange_outlives_the_browser(database_url: str) -> None:
     """A browser that goes away during the exchange costs no grant."""
-    async with town(tmp_path) as place, authority() as provider:
+    async with town(database_url) as place, authority() as provider:
         await place.connections.create(contacts(provider.url, client_id="client", extra={"discoveryUrl": provider.url}))
         link = await place.link()
         url = await place.connecting.consent(link.url.rpartition("/")[2], browser=SECRET)

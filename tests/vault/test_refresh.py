@@ -14,13 +14,7 @@ from gateway.vault.connection import Connection
 from gateway.vault.recovery import RECOVERY_DIRECTORY
 from gateway.vault.service import Vault
 from gateway.vault.stored_token import StoredToken, TokenDraft
-from tests.vault.conftest import ANYBODY, ENGINES, KEY, QUICK, House
-
-
-@pytest.fixture(params=ENGINES)
-def engine(request: pytest.FixtureRequest) -> str:
-    """Every rule here holds on both engines."""
-    return str(request.param)
+from tests.vault.conftest import ANYBODY, KEY, QUICK, House
 
 
 async def fetch(vault: Vault) -> ConnectionToken:

@@ -16,13 +16,7 @@ from gateway.store import engine as engine_module
 from gateway.store.changes import ChangeFeed
 from gateway.store.engine import Store
 from gateway.vault.service import Vault
-from tests.vault.conftest import ANYBODY, ENGINES, KEY, House
-
-
-@pytest.fixture(params=ENGINES)
-def engine(request: pytest.FixtureRequest) -> str:
-    """Every rule here holds on both engines."""
-    return str(request.param)
+from tests.vault.conftest import ANYBODY, KEY, House
 
 
 @asynccontextmanager

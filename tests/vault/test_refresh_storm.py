@@ -2,19 +2,10 @@
 
 from __future__ import annotations
 
-import pytest
-
 from soak.storm import storm
 from tests.oidc_provider_process import OidcProviderProcess
-from tests.vault.conftest import ENGINES
 
 ROUNDS = 10
-
-
-@pytest.fixture(params=ENGINES)
-def engine(request: pytest.FixtureRequest) -> str:
-    """Every rule here holds on both engines."""
-    return str(request.param)
 
 
 async def test_storm_costs_one_exchange_per_expiry(oidc_provider: OidcProviderProcess, database_url: str) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -31,9 +30,9 @@ async def made(place: Town, connection: Connection) -> Connection:
     )
 
 
-async def test_registered_client_connects(tmp_path: Path) -> None:
+async def test_registered_client_connects(database_url: str) -> None:
     """The client that the provider makes is the one that users then connect with."""
-    async with town(tmp_path) as place, authority(id_token=None) as provider:
+    async with town(database_url) as place, authority(id_token=None) as provider:
         await place.connections.create(await made(place, wanting(provider)))
         async with Browser() as browser:
             page = await browser.answer(await browser.get((await place.link()).url))
@@ -48,19 +47,19 @@ async def test_registered_client_connects(tmp_path: Path) -> None:
     assert provider.authorizations[0].startswith("Basic ")
 
 
-async def test_public_client_where_the_provider_has_no_other(tmp_path: Path) -> None:
+async def test_public_client_where_the_provider_has_no_other(database_url: str) -> None:
     """A provider that only has public clients gets one."""
     metadata = {"token_endpoint_auth_methods_supported": ["none"]}
     registration: dict[str, Any] = {"client_secret": None}
-    async with town(tmp_path) as place, authority(metadata=metadata, registration=registration) as provider:
+    async with town(database_url) as place, authority(metadata=metadata, registration=registration) as provider:
         client = await made(place, wanting(provider))
 
     assert ("made-id", None, "none") == (client.client_id, client.client_secret, client.client_authentication)
 
 
-async def test_nothing_is_registered_twice_or_unasked(tmp_path: Path) -> None:
+async def test_nothing_is_registered_twice_or_unasked(database_url: str) -> None:
     """A connection that has a client, or does not say useDcr, is left as it is."""
-    async with town(tmp_path) as place, authority() as provider:
+    async with town(database_url) as place, authority() as provider:
         for connection in (wanting(provider, client_id="own"), wanting(provider, extra={"useDcr": False})):
             assert connection == await made(place, connection)
 
@@ -88,11 +87,11 @@ UNUSABLE: dict[str, tuple[dict[str, Any], int, str, bool, str]] = {
 
 @pytest.mark.parametrize(("answer", "status", "reason", "is_passing", "told"), UNUSABLE.values(), ids=UNUSABLE.keys())
 async def test_unusable_client_is_refused_and_says_what_to_do(
-    tmp_path: Path, answer: dict[str, Any], status: int, reason: str, is_passing: bool, told: str
+    database_url: str, answer: dict[str, Any], status: int, reason: str, is_passing: bool, told: str
 ) -> None:
     """A client that could not be used, or not for long, is none; nothing that the provider wrote is repeated."""
     settings = {"registration": answer, "registration_status": status}
-    async with town(tmp_path) as place, authority(**settings) as provider:
+    async with town(database_url) as place, authority(**settings) as provider:
         with pytest.raises(RegistrationFailed) as refused:
             await made(place, wanting(provider))
 
@@ -101,9 +100,9 @@ async def test_unusable_client_is_refused_and_says_what_to_do(
     assert "CANARY" not in str(refused.value)
 
 
-async def test_nothing_is_sent_where_nothing_can_come_of_it(tmp_path: Path) -> None:
+async def test_nothing_is_sent_where_nothing_can_come_of_it(database_url: str) -> None:
     """A place that is none, and a client that would need a key, are refused before anything is sent."""
-    async with town(tmp_path) as place, authority() as provider:
+    async with town(database_url) as place, authority() as provider:
         for connection, reason in (
             (wanting(provider, extra={"dcrUrl": "javascript:alert(1)"}), "no_registration_endpoint"),
             (wanting(provider, token_auth="private_key_jwt"), "private_key"),
@@ -116,9 +115,9 @@ async def test_nothing_is_sent_where_nothing_can_come_of_it(tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize("extra", [{"discoveryUrl": "http://127.0.0.1:1"}, {"dcrUrl": "http://127.0.0.1:1/register"}])
-async def test_provider_that_is_away_may_be_asked_again(tmp_path: Path, extra: dict[str, Any]) -> None:
+async def test_provider_that_is_away_may_be_asked_again(database_url: str, extra: dict[str, Any]) -> None:
     """Where nothing was sent, nothing was registered."""
-    async with town(tmp_path) as place, authority() as provider:
+    async with town(database_url) as place, authority() as provider:
         with pytest.raises(RegistrationFailed) as refused:
             await made(place, wanting(provider, extra=extra))
 
@@ -139,11 +138,11 @@ async def eventually(holds: Callable[[], Awaitable[bool]]) -> bool:
     return False
 
 
-async def test_waiting_connections_are_registered_once(tmp_path: Path) -> None:
+async def test_waiting_connections_are_registered_once(database_url: str) -> None:
     """
     What the file says without a client gets one in the background; a restart finds it, and registers nothing.
     """
-    async with town(tmp_path) as place, authority() as provider:
+    async with town(database_url) as place, authority() as provider:
         said = wanting(provider)
         for _ in range(2):
             await place.connections.upsert_from_file([said, contacts(provider.url, id="own", name="Own")])
@@ -164,11 +163,11 @@ async def has_client(place: Town) -> bool:
     return stored is not None and stored.client_id == "made-id"
 
 
-async def test_provider_that_is_away_is_asked_until_it_is_there(tmp_path: Path) -> None:
+async def test_provider_that_is_away_is_asked_until_it_is_there(database_url: str) -> None:
     """
     A start waits for no provider: one that cannot be reached is asked again.
     """
-    async with town(tmp_path) as place, authority() as provider:
+    async with town(database_url) as place, authority() as provider:
         provider.registration_status = 503
         await place.connections.upsert_from_file([wanting(provider)])
         registrar = registrar_of(place)
@@ -187,11 +186,11 @@ async def registered(provider: Authority, times: int) -> bool:
 
 
 @pytest.mark.parametrize("answer", [{"client_secret_expires_at": 1_900_000_000}, {"client_id": None}])
-async def test_client_that_may_have_been_made_is_not_asked_for_again(tmp_path: Path, answer: dict[str, Any]) -> None:
+async def test_client_that_may_have_been_made_is_not_asked_for_again(database_url: str, answer: dict[str, Any]) -> None:
     """
     A provider that has perhaps made a client makes no second one before the next start; the others get theirs.
     """
-    async with town(tmp_path) as place, authority(registration=answer) as bad, authority() as good:
+    async with town(database_url) as place, authority(registration=answer) as bad, authority() as good:
         wanted = [replace(wanting(bad), id="bad", name="Bad"), replace(wanting(good), id="good", name="Good")]
         await place.connections.upsert_from_file(wanted)
         registrar, given_up = registrar_of(place), set[str]()
@@ -203,11 +202,11 @@ async def test_client_that_may_have_been_made_is_not_asked_for_again(tmp_path: P
     assert [("bad", ""), ("good", "made-id")] == stored
 
 
-async def test_registration_under_way_is_stored_when_the_gateway_stops(tmp_path: Path) -> None:
+async def test_registration_under_way_is_stored_when_the_gateway_stops(database_url: str) -> None:
     """
     Between the provider's answer and the row nothing is cut.
     """
-    async with town(tmp_path) as place, authority() as provider:
+    async with town(database_url) as place, authority() as provider:
         await place.connections.upsert_from_file([wanting(provider)])
         entered, leave = asyncio.Event(), asyncio.Event()
 
@@ -228,9 +227,9 @@ async def test_registration_under_way_is_stored_when_the_gateway_stops(tmp_path:
         assert await has_client(place)
 
 
-async def test_invalid_connection_makes_no_client(tmp_path: Path) -> None:
+async def test_invalid_connection_makes_no_client(database_url: str) -> None:
     """What could not be stored is found before a provider makes a client for it."""
-    async with town(tmp_path) as place, authority() as provider:
+    async with town(database_url) as place, authority() as provider:
         with pytest.raises(ConnectionInvalid, match="scopes"):
             await place.connecting.register(replace(wanting(provider), default_scopes=("a b",)))
 

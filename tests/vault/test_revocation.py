@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,9 +13,9 @@ from tests.vault.authority import authority
 from tests.vault.connecting import town
 
 
-async def test_refresh_token_is_named_first(tmp_path: Path) -> None:
+async def test_refresh_token_is_named_first(database_url: str) -> None:
     """The refresh token ends the whole grant; without one, the access token goes."""
-    async with town(tmp_path) as place, authority() as provider:
+    async with town(database_url) as place, authority() as provider:
         connection = Connection("c", "c", client_id="id", client_secret="s", extra={"discoveryUrl": provider.url})
         outcomes = [
             await place.revocation.revoke(connection, access_token="AT", refresh_token=refresh)
@@ -38,9 +37,9 @@ WHY: dict[str, tuple[dict[str, Any], str]] = {
 
 
 @pytest.mark.parametrize(("fields", "outcome"), WHY.values(), ids=WHY.keys())
-async def test_failure_is_told_not_raised(tmp_path: Path, fields: dict[str, Any], outcome: str) -> None:
+async def test_failure_is_told_not_raised(database_url: str, fields: dict[str, Any], outcome: str) -> None:
     """Whatever a provider does, deleting goes on: what came of it is a word."""
-    async with town(tmp_path) as place:
+    async with town(database_url) as place:
         connection = Connection("c", "c", client_id="id", client_secret="s", **fields)
         said = await place.revocation.revoke(connection, access_token="AT", refresh_token="RT")
 

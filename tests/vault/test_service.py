@@ -13,13 +13,7 @@ from gateway.store.engine import Store
 from gateway.vault.sealing import Sealer, SealingKey, SealingKeyError
 from gateway.vault.service import Vault, check_sealing_key
 from gateway.vault.stored_token import TokenDraft
-from tests.vault.conftest import ANYBODY, ENGINES, KEY, House
-
-
-@pytest.fixture(params=ENGINES)
-def engine(request: pytest.FixtureRequest) -> str:
-    """Every rule here holds on both engines."""
-    return str(request.param)
+from tests.vault.conftest import ANYBODY, KEY, House
 
 
 async def fetch(vault: Vault) -> ConnectionToken:

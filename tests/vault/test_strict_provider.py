@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import asyncio
 
+import pytest
+
 from gateway.vault.stored_token import TokenDraft
 from tests.oidc_provider_process import OidcProviderProcess
 from tests.vault.conftest import ANYBODY, KEY, House
+
+pytestmark = pytest.mark.parametrize("engine", ["sqlite"])  # the rules are the provider's
 
 ROUNDS = 50
 

@@ -12,13 +12,7 @@ from gateway.vault.oauth import Granted
 from gateway.vault.sealing import SealBroken
 from gateway.vault.service import Vault
 from gateway.vault.stored_token import StoredToken, TokenDraft, scopes_key
-from tests.vault.conftest import ENGINES, House
-
-
-@pytest.fixture(params=ENGINES)
-def engine(request: pytest.FixtureRequest) -> str:
-    """Every rule here holds on both engines."""
-    return str(request.param)
+from tests.vault.conftest import House
 
 
 def draft(
