@@ -75,6 +75,7 @@ class Tokens:
             "updated_at": now,
             "last_refresh_at": None,
             "last_refresh_error": "",
+            "failing_since": None,
             "dead": False,
         }
         if row is None:
@@ -191,7 +192,7 @@ class Tokens:
         if heir is not None:
             values |= {"lease_owner": heir, "lease_until": now + seconds, "lease_beat": table.c.lease_beat + 1}
         if token.refresh_token is not None:
-            values["last_refresh_error"] = ANSWER_LOST
+            values |= _failed(ANSWER_LOST, now)
         stands_still = (*_as_read(token), table.c.lease_owner == token.lease_owner, table.c.lease_until.is_not(None))
         async with self._store.write() as db:
             given_up = await db.execute(update(table).where(*stands_still).values(values))
@@ -228,7 +229,7 @@ class Tokens:
         )
         values = self._granted(token, granted) | {"dead": False}
         if token.last_refresh_error == ANSWER_LOST:
-            values["last_refresh_error"] = ANSWER_LOST  # of another exchange, begun after this one
+            values |= _failed(ANSWER_LOST, self._clock())  # of another exchange, begun after this one
         return await self._write(token, values | {"version": token.version + 1}, where=still)
 
     def _granted(self, token: StoredToken, granted: Granted) -> dict[str, object]:
@@ -240,6 +241,7 @@ class Tokens:
             "expires_at": granted.expires_at,
             "last_refresh_at": now,
             "last_refresh_error": "",
+            "failing_since": None,
         }
         if granted.refresh_token is not None:
             values["sealed_refresh_token"] = self._seal(token, "sealed_refresh_token", granted.refresh_token)
@@ -249,11 +251,11 @@ class Tokens:
 
     async def mark_dead(self, token: StoredToken, *, error: str, owner: str) -> bool:
         """Write that the provider refused the grant for good, under the conditions of `store_granted`."""
-        return await self._swap(token, {"dead": True, "last_refresh_error": error}, owner=owner, is_new_version=True)
+        return await self._swap(token, {"dead": True} | _failed(error, self._clock()), owner=owner, is_new_version=True)
 
     async def note_failure(self, token: StoredToken, *, error: str, owner: str) -> bool:
         """Write why an exchange failed for a passing cause, under the conditions of `store_granted`."""
-        return await self._swap(token, {"last_refresh_error": error}, owner=owner, is_new_version=False)
+        return await self._swap(token, _failed(error, self._clock()), owner=owner, is_new_version=False)
 
     async def _swap(self, token: StoredToken, values: dict[str, object], *, owner: str, is_new_version: bool) -> bool:
         if is_new_version:
@@ -287,6 +289,7 @@ class Tokens:
         return {
             "version": row["version"] + (0 if is_leased else 1),
             "last_refresh_error": ANSWER_LOST if is_lost else "",
+            "failing_since": row["failing_since"] if is_lost else None,
         }
 
     # --- sealing ---------------------------------------------------------------------------------------------------
@@ -323,6 +326,11 @@ class Tokens:
             # A database that compares text without case or trailing spaces would bring us here.
             raise SealBroken("the row that was found is not the one that was asked for")
         return token
+
+
+def _failed(error: str, now: float) -> dict[str, object]:
+    """What a row says after a failure at *now*: why, and since when without a success between."""
+    return {"last_refresh_error": error, "failing_since": func.coalesce(table.c.failing_since, now)}
 
 
 def _as_read(token: StoredToken) -> tuple[ColumnElement[bool], ...]:
