@@ -12,7 +12,7 @@ Rules:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -34,6 +34,7 @@ __all__ = [
     "ConnectionReadOnly",
     "Connections",
     "FileConnections",
+    "settings_in",
 ]
 
 
@@ -214,6 +215,12 @@ class Connections:
             return connection
         secret = self._sealer.open(bytes(sealed), binding=_binding(connection.id)).decode()
         return replace(connection, client_secret=secret)
+
+
+async def settings_in(db: AsyncConnection, ids: Collection[str]) -> dict[str, Connection]:
+    """Return the connections of these ids as `Connections.list` does, by id, read in the transaction of *db*."""
+    rows = (await db.execute(select(table).where(table.c.id.in_(ids)))).mappings().all()
+    return {row["id"]: _without_secret(row) for row in rows}
 
 
 def _without_secret(row: Any) -> Connection:
