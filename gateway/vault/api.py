@@ -217,7 +217,9 @@ async def _flat_errors(
 
 
 def _of_refusal(refusal: Refusal) -> ApiError:
-    if isinstance(refusal, ConnectionRequired | ConnectionUnknown):
+    if isinstance(refusal, ConnectionUnknown):  # its own text is about a route, and who calls here names an app
+        return ApiError(wire.TOKEN_NOT_FOUND, "There is no connection of this appId.")
+    if isinstance(refusal, ConnectionRequired):
         return ApiError(wire.TOKEN_NOT_FOUND, refusal.detail)
     if refusal.status == 401:
         return ApiError(wire.UNAUTHORIZED)
