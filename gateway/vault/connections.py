@@ -155,6 +155,11 @@ class Connections:
             found = await db.execute(select(table.c.id).where(table.c.id == connection_id))
             return found.one_or_none() is not None
 
+    async def is_name_taken(self, connection: Connection) -> bool:
+        """Tell whether another connection has the name of *connection*."""
+        async with self._store.read() as db:
+            return await _is_name_taken(db, connection)
+
     async def upsert_from_file(self, connections: Iterable[Connection]) -> FileConnections:
         """
         Make the stored connections what the file says (rule 3), all of them or none, and tell what changed.
