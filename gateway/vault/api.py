@@ -112,7 +112,7 @@ async def _handle(api: TokenApi, request: web.Request, path: str) -> Mapping[str
         malformed = wire.FETCH_METHOD if endpoint.is_fetch else wire.MALFORMED
         content = wire.read_object(await _read(request, malformed), malformed=malformed)
     elif endpoint.query is not None:
-        content = wire.read_query(request.rel_url.query.items())
+        content = wire.read_query(request.rel_url.raw_query_string)
     call = Call(api, caller, content, params, id=api.random_bytes(8).hex())
     return await (_change(endpoint, call) if endpoint.is_change else endpoint.handle(call))
 

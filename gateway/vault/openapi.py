@@ -29,7 +29,8 @@ Descope's outbound-application API, answered by the Connection Gateway's vault.
 
 Every answer is a JSON object; every error is flat: `errorCode`, `errorDescription`, `errorMessage`. Unknown keys are
 ignored, an explicit null is an absent field. The four fetches answer 500 (E011001) to malformed JSON and to any other
-method than POST, as Descope's page documents it; everything else answers 400 and 405."""
+method than POST, as Descope's page documents it; everything else answers 400 and 405. A key that is there twice in an
+object, a parameter twice, and a query that is not UTF-8 are answered with 400 everywhere."""
 BEARER = (
     "`Bearer <project>:<credential>`, the credential being a management key or an access token of a trusted issuer "
     "with the scope outbound.token.fetch. A third part, which SDKs append, is ignored."
