@@ -89,7 +89,7 @@ def create_app(
         return json_answer(200, await _handle(api, request, path))
 
     app = web.Application(middlewares=[_flat_errors], client_max_size=MAX_BODY_BYTES)
-    app.router.add_route("*", "/{tail:.*}", answer, expect_handler=_expect)
+    app.router.add_route("*", r"/{tail:[\s\S]*}", answer, expect_handler=_expect)  # a line feed, too
     return app
 
 

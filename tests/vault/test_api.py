@@ -98,6 +98,11 @@ async def test_two_credentials_are_refused(api: Api) -> None:
         assert 401 == response.status
 
 
+async def test_stranger_with_a_line_feed_learns_nothing(api: Api) -> None:
+    """A path that no pattern of the web framework fits is 401, as every other."""
+    assert 401 == (await api.call("GET", "/v1/nothing%0Ax", credential="gwm_nobody"))[0]
+
+
 async def test_third_part_of_the_bearer_is_ignored(api: Api) -> None:
     """The SDKs may append an authentication management key."""
     status, _, _ = await api.call("POST", LATEST, ALICE, credential=f"{api.access_token()}:some-auth-key")
@@ -120,6 +125,7 @@ ANSWERS: dict[str, tuple[str, str, bytes | None, int, str]] = {
     "no such connection": ("POST", LATEST, b'{"appId": "nothing", "userId": "alice"}', 404, "E111504"),
     "other scopes": ("POST", BY_SCOPES, b'{"appId": "contacts", "userId": "alice", "scopes": ["x"]}', 404, "E111504"),
     "no such path": ("GET", "/v1/nothing", None, 404, "E011007"),
+    "a path with a line feed": ("GET", "/v1/mgmt/outbound/app/a%0Ab", None, 404, "E151002"),
     "the root": ("GET", "/", None, 404, "E011007"),
     "no such app": ("GET", "/v1/mgmt/outbound/app/nothing", None, 404, "E151002"),
     "a strange method": ("PATCH", LATEST, None, 500, "E011001"),
