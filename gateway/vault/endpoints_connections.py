@@ -39,7 +39,11 @@ READ_ONLY = "This connection belongs to routes.yaml: change it there, and restar
 
 
 async def create_app(call: Call) -> Json:
-    """Create a connection."""
+    """
+    Create a connection.
+
+    A connection for OAuth whose tokenEndpointAuthMethod is another than none needs a clientSecret.
+    """
     new_id = call.api.vault.connections.new_id()
     return await _create(call, read_connection(wire.read_message(CreateApp, call.content), new_id=new_id))
 
@@ -82,7 +86,11 @@ async def _create(call: Call, wanted: Connection) -> Json:
 
 
 async def update_app(call: Call) -> Json:
-    """Change a connection: what is left out becomes empty, an absent client secret stays."""
+    """
+    Change a connection: what is left out becomes empty, an absent client secret stays.
+
+    A connection for OAuth whose tokenEndpointAuthMethod is another than none needs a clientSecret.
+    """
     app = wire.read_message(UpdateApp, call.content).app
     try:
         changed = await call.api.vault.connections.update(app.id, lambda stored: change_connection(stored, app))

@@ -34,8 +34,8 @@ FETCH_SCOPE = "outbound.token.fetch"
 
 MINTED_FOR_TENANTS = "This connection's tokens are made by the gateway, for tenants only: no user has one."
 NOT_MINTED = (
-    "The gateway makes this connection's tokens, for its own tenant where it names one, without an account, and with its "
-    "default scopes or some of them. This is another one, and there is none."
+    "The gateway makes this connection's tokens, for its own tenant where it names one, without an account, and with "
+    "its default scopes or some of them. This is another one, and there is none."
 )
 
 Json = Mapping[str, object]

@@ -130,6 +130,8 @@ def _seconds(value: object) -> object:
     """A digit string is a number here: answers carry strings, and what was read is what some clients send back."""
     if isinstance(value, str) and value.isascii() and value.isdigit() and len(value) <= 12:
         return int(value)
+    if isinstance(value, float) and value.is_integer():
+        return int(value)  # 3.0 is an integer to JSON Schema, as to JavaScript
     return 0 if value == "" else value
 
 
