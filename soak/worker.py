@@ -132,8 +132,9 @@ async def _serve(order: Order, pipe: Pipe) -> None:
     sealer = Sealer(SealingKey.from_bytes(order.secret), os.urandom)
     vault = Vault(store, sealer, client, clock=time.time, random_bytes=os.urandom, timing=order.timing)
     # Instance attributes over the methods: the points are the soak's, the job is the product's.
-    vault.tokens.lease = doom.wrap("lease", vault.tokens.lease)  # type: ignore[assignment, method-assign]  # see above
-    vault.tokens.store_granted = doom.wrap("write", vault.tokens.store_granted)  # type: ignore[assignment, method-assign]  # see above
+    rows = vault.tokens.rows
+    rows.lease = doom.wrap("lease", rows.lease)  # type: ignore[assignment, method-assign]  # see above
+    rows.store_granted = doom.wrap("write", rows.store_granted)  # type: ignore[assignment, method-assign]  # see above
     pipe.send("ready")
     doom.strike("any time", within_seconds=ANY_TIME_SECONDS)
     loop = asyncio.get_running_loop()

@@ -89,6 +89,7 @@ tokens = Table(
     Column("updated_at", Float, nullable=False),
     Column("last_refresh_at", Float, nullable=True),
     Column("last_refresh_error", String(200), nullable=False, default=""),
+    Column("failing_since", Float, nullable=True),  # when the first of the failures was noted that nothing ended yet
     Column("dead", Boolean, nullable=False, default=False),  # the provider refused the grant for good
     Column("version", Integer, nullable=False, default=1),
     Column("lease_owner", String(64), nullable=True),  # the exchange that was begun last

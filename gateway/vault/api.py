@@ -90,7 +90,7 @@ def create_app(
         return json_answer(200, await _handle(api, request, path))
 
     app = web.Application(middlewares=[_flat_errors], client_max_size=MAX_BODY_BYTES)
-    app.router.add_route("*", "/{tail:.*}", answer, expect_handler=_expect)
+    app.router.add_route("*", r"/{tail:[\s\S]*}", answer, expect_handler=_expect)  # a line feed, too
     return app
 
 
@@ -114,7 +114,7 @@ async def _handle(api: TokenApi, request: web.Request, path: str) -> Mapping[str
         malformed = wire.FETCH_METHOD if endpoint.is_fetch else wire.MALFORMED
         content = wire.read_object(await _read(request, malformed), malformed=malformed)
     elif endpoint.query is not None:
-        content = wire.read_query(request.rel_url.query.items())
+        content = wire.read_query(request.rel_url.raw_query_string)
     call = Call(api, caller, content, params, id=api.random_bytes(8).hex())
     return await (_change(endpoint, call) if endpoint.is_change else endpoint.handle(call))
 
@@ -219,7 +219,9 @@ async def _flat_errors(
 
 
 def _of_refusal(refusal: Refusal) -> ApiError:
-    if isinstance(refusal, ConnectionRequired | ConnectionUnknown):
+    if isinstance(refusal, ConnectionUnknown):  # its own text is about a route, and who calls here names an app
+        return ApiError(wire.TOKEN_NOT_FOUND, "There is no connection of this appId.")
+    if isinstance(refusal, ConnectionRequired):
         return ApiError(wire.TOKEN_NOT_FOUND, refusal.detail)
     if refusal.status == 401:
         return ApiError(wire.UNAUTHORIZED)

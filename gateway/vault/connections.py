@@ -13,7 +13,7 @@ Rules:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -35,6 +35,7 @@ __all__ = [
     "ConnectionReadOnly",
     "Connections",
     "FileConnections",
+    "settings_in",
 ]
 
 
@@ -184,6 +185,11 @@ class Connections:
             found = await db.execute(select(table.c.id).where(table.c.id == connection_id))
             return found.one_or_none() is not None
 
+    async def is_name_taken(self, connection: Connection) -> bool:
+        """Tell whether another connection has the name of *connection*."""
+        async with self._store.read() as db:
+            return await _is_name_taken(db, connection)
+
     async def upsert_from_file(self, connections: Iterable[Connection]) -> FileConnections:
         """
         Make the stored connections what the file says (rule 3), all of them or none, and tell what changed.
@@ -245,6 +251,12 @@ class Connections:
             return connection
         secret = self._sealer.open(bytes(sealed), binding=_binding(connection.id)).decode()
         return replace(connection, client_secret=secret)
+
+
+async def settings_in(db: AsyncConnection, ids: Collection[str]) -> dict[str, Connection]:
+    """Return the connections of these ids as `Connections.list` does, by id, read in the transaction of *db*."""
+    rows = (await db.execute(select(table).where(table.c.id.in_(ids)))).mappings().all()
+    return {row["id"]: _without_secret(row) for row in rows}
 
 
 def _without_secret(row: Any) -> Connection:

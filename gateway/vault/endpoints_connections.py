@@ -2,7 +2,8 @@
 What a management key does with connections, which the contract calls apps (rows 14 to 19).
 
 Rules (descope-contract.md sections 2 and 11):
-1. Ids and names are unique; an id never changes, nor does a connection's type.
+1. Ids and names are unique; an id never changes, nor does a connection's type. A connection made from a template is
+   named like the provider, or where that name is taken like its own id.
 2. What routes.yaml lists is read-only here: 409, and says where it is to be changed.
 3. Deleting a connection deletes its tokens, revoked where that can be done.
 4. Each change is recorded, without secrets.
@@ -38,7 +39,11 @@ READ_ONLY = "This connection belongs to routes.yaml: change it there, and restar
 
 
 async def create_app(call: Call) -> Json:
-    """Create a connection."""
+    """
+    Create a connection.
+
+    A connection for OAuth whose tokenEndpointAuthMethod is another than none needs a clientSecret.
+    """
     new_id = call.api.vault.connections.new_id()
     return await _create(call, read_connection(wire.read_message(CreateApp, call.content), new_id=new_id))
 
@@ -46,10 +51,11 @@ async def create_app(call: Call) -> Json:
 async def create_app_by_template(call: Call) -> Json:
     """Create a connection to a well-known provider."""
     message = wire.read_message(CreateAppByTemplate, call.content)
+    vault = call.api.vault
     try:
         made = from_template(
             message.templateId,
-            id=message.id or call.api.vault.connections.new_id(),
+            id=message.id or vault.connections.new_id(),
             client_id=message.clientId or "",
             client_secret=message.clientSecret,
             variables=message.variables or {},
@@ -60,7 +66,10 @@ async def create_app_by_template(call: Call) -> Json:
         raise ApiError(wire.INVALID, str(exc)) from exc
     if message.tenantId is not None:
         made = replace(made, extra=dict(made.extra) | {"tenantId": message.tenantId})
-    return await _create(call, override_connection(made, message.overrides or Overrides()))
+    wanted = override_connection(made, message.overrides or Overrides())
+    if (message.overrides is None or message.overrides.name is None) and await vault.connections.is_name_taken(wanted):
+        wanted = replace(wanted, name=wanted.id)  # the second connection to a provider; the first has its name
+    return await _create(call, wanted)
 
 
 async def _create(call: Call, wanted: Connection) -> Json:
@@ -78,7 +87,11 @@ async def _create(call: Call, wanted: Connection) -> Json:
 
 
 async def update_app(call: Call) -> Json:
-    """Change a connection: what is left out becomes empty, an absent client secret stays."""
+    """
+    Change a connection: what is left out becomes empty, an absent client secret stays.
+
+    A connection for OAuth whose tokenEndpointAuthMethod is another than none needs a clientSecret.
+    """
     app = wire.read_message(UpdateApp, call.content).app
     try:
         changed = await call.api.vault.connections.update(app.id, lambda stored: change_connection(stored, app))

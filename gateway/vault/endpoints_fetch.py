@@ -13,9 +13,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from gateway.errors import ConnectionRequired
 from gateway.models import Subject, TokenKey
 from gateway.vault import wire
 from gateway.vault.calls import Call
+from gateway.vault.grants import is_minted
 from gateway.vault.record import whose
 from gateway.vault.wire import ApiError
 from gateway.vault.wire_tokens import (
@@ -29,6 +31,12 @@ from gateway.vault.wire_tokens import (
 
 # The contract's. An issuer's required_scope in routes.yaml may ask for more, never for less.
 FETCH_SCOPE = "outbound.token.fetch"
+
+MINTED_FOR_TENANTS = "This connection's tokens are made by the gateway, for tenants only: no user has one."
+NOT_MINTED = (
+    "The gateway makes this connection's tokens, for its own tenant where it names one, without an account, and with "
+    "its default scopes or some of them. This is another one, and there is none."
+)
 
 Json = Mapping[str, object]
 
@@ -72,7 +80,14 @@ async def _fetch(call: Call, message: FetchUser | FetchTenant, *, user: str | No
         scopes=None if scopes is None else tuple(sorted(set(scopes))),
         account=subject.account,
     )
-    token, connection = await call.api.vault.fetch_stored(key, force_refresh=options.forceRefresh is True)
+    try:
+        token, connection = await call.api.vault.fetch_stored(key, force_refresh=options.forceRefresh is True)
+    except ConnectionRequired as exc:
+        found = await call.api.vault.connections.load(message.appId)
+        if found is None or not is_minted(found):
+            raise
+        # Nobody can connect it: the text of the refusal would send its reader to look for a page that is not there.
+        raise ApiError(wire.TOKEN_NOT_FOUND, NOT_MINTED if user is None else MINTED_FOR_TENANTS) from exc
     with_refresh_token = options.withRefreshToken is True
     call.note("raw_token_fetched", token=token.id, with_refresh_token=with_refresh_token, **about)
     return {"token": token_of(token, kind=connection.kind, with_refresh_token=with_refresh_token)}

@@ -45,7 +45,11 @@ Json = Mapping[str, object]
 
 
 async def delete_user_tokens(call: Call) -> Json:
-    """Delete the tokens of a user, of a connection's users, or of one user of one connection."""
+    """
+    Delete the tokens of a user, of a connection's users, or of one user of one connection.
+
+    One of appId and userId is required.
+    """
     message = wire.read_message(DeleteUserTokens, call.content)
     if message.appId is None and message.userId is None:
         raise ApiError(wire.MISSING, "One of appId and userId is required")
@@ -73,12 +77,20 @@ async def list_apps_with_user_token(call: Call) -> Json:
 
 
 async def upload_user_token(call: Call) -> Json:
-    """Store a user's token that was obtained elsewhere."""
+    """
+    Store a user's token that was obtained elsewhere.
+
+    With verifyRefresh a refreshToken is required, and a connection that has a tokenUrl.
+    """
     return await _upload(call, wire.read_message(UploadUserToken, call.content))
 
 
 async def upload_tenant_token(call: Call) -> Json:
-    """Store a tenant's token that was obtained elsewhere."""
+    """
+    Store a tenant's token that was obtained elsewhere.
+
+    With verifyRefresh a refreshToken is required, and a connection that has a tokenUrl.
+    """
     return await _upload(call, wire.read_message(UploadTenantToken, call.content))
 
 

@@ -68,10 +68,15 @@ def is_minted(connection: Connection) -> bool:
 
 def can_exchange(connection: Connection, token: StoredToken) -> bool:
     """Tell whether there is something to get another token with."""
+    return can_renew(connection, has_refresh_token=token.refresh_token is not None)
+
+
+def can_renew(connection: Connection, *, has_refresh_token: bool) -> bool:
+    """Tell the same as `can_exchange`, of a token that was not opened."""
     if is_minted(connection):
         return True
     has_endpoint = connection.token_url or connection.quirks.refresh_url or text_of(connection, "discoveryUrl")
-    return token.refresh_token is not None and bool(has_endpoint)
+    return has_refresh_token and bool(has_endpoint)
 
 
 def may_mint(connection: Connection, key: TokenKey) -> bool:

@@ -4,7 +4,7 @@ Many tokens at once: which connections a user holds valid tokens of, and batches
 Rules (descope-contract.md section 4):
 1. A user's tokens within a tenant are asked for with the tenant; without one only the user's own level counts, as in a
    fetch. Any account of the user counts.
-2. A token is valid if a fetch could serve it: it is not dead, and has not expired or has a refresh token.
+2. A token is valid if a fetch could serve it: it is not dead, and has not expired or can be renewed (`can_renew`).
 3. A batch is one transaction.
 """
 
@@ -16,6 +16,8 @@ from sqlalchemy import select
 
 from gateway.store.engine import Store
 from gateway.store.schema import tokens as table
+from gateway.vault.connections import settings_in
+from gateway.vault.grants import can_renew
 from gateway.vault.stored_token import TokenDraft
 from gateway.vault.tokens import Tokens
 
@@ -39,12 +41,13 @@ class Holdings:
         of_user = held.where(table.c.user_id == user, table.c.tenant_id == (tenant or ""), table.c.dead.is_(False))
         async with self._store.read() as db:
             rows = (await db.execute(of_user)).mappings().all()
+            connections = await settings_in(db, {row["connection_id"] for row in rows})
         now = self._clock()
         found = {
             row["connection_id"]
             for row in rows
             if (row["has_access_token"] and (row["expires_at"] is None or now < row["expires_at"]))
-            or row["has_refresh_token"]
+            or can_renew(connections[row["connection_id"]], has_refresh_token=row["has_refresh_token"])
         }
         return tuple(sorted(found))
 

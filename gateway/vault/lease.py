@@ -104,7 +104,7 @@ async def _renew(tokens: Tokens, row: StoredToken, *, owner: str, timing: Timing
         if is_over.is_set():
             return
         try:
-            if not await tokens.renew(row, owner=owner, seconds=timing.lease_seconds):
+            if not await tokens.rows.renew(row, owner=owner, seconds=timing.lease_seconds):
                 return
         except (SQLAlchemyError, OSError) as exc:
             log.warning("refresh_lease_not_renewed", token=row.id, error=type(exc).__name__)

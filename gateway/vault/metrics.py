@@ -35,7 +35,6 @@ from gateway.vault.connections import Connections
 REFRESH_SECONDS = 30.0
 LIMIT_SECONDS = 10.0  # 100,000 tokens take 0.2 s; a database that is away must not gather readers
 DYING_SECONDS = 7 * 86_400.0
-DUE_SECONDS = 60.0  # a refresh is due this long before expiry (contract section 11): failing begins there
 MAX_CONNECTIONS = 100
 MAX_OUTCOMES = 50  # there are about 20; a word that some later code makes of an answer must not become a series each
 OTHER = "other"
@@ -127,7 +126,7 @@ class VaultMetrics(Collector):
         yield dying
         yield GaugeMetricFamily(
             "gateway_oldest_failing_grant_seconds",
-            "For how long the refresh of the oldest failing grant has been due; 0 where none fails.",
+            "For how long the refresh of the oldest failing grant has been failing; 0 where none fails.",
             value=self._numbers.oldest_failing_seconds,
         )
         age = GaugeMetricFamily(
@@ -174,11 +173,12 @@ class VaultMetrics(Collector):
             c.expires_at <= now + DYING_SECONDS,
             or_(is_failing, is_helpless),
         )
-        due_at = func.coalesce(c.expires_at - DUE_SECONDS, c.issued_at, c.created_at)
+        # A gateway of an older release, beside this one on the same database, notes an error and not since when.
+        failing_since = func.min(func.coalesce(c.failing_since, c.updated_at))
         async with self._store.read() as db:
             states = (await db.execute(_by(state))).all()
             dying = (await db.execute(_by(cause).where(is_dying))).all()
-            oldest = (await db.execute(select(func.min(due_at)).where(c.dead.is_(False), is_failing))).scalar_one()
+            oldest = (await db.execute(select(failing_since).where(c.dead.is_(False), is_failing))).scalar_one()
         return TokenNumbers(
             states=_labelled(states, labels),
             dying=_labelled(dying, labels),

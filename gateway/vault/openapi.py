@@ -3,13 +3,15 @@ The token API as an OpenAPI 3.1 document, made of the table that routes its requ
 
 Rules:
 1. Nothing is described by hand that the code knows: paths, methods and credentials come from `ENDPOINTS`, schemas from
-   the messages and answers, statuses and codes from the errors of a row and from what every row can answer.
+   the messages and answers, statuses and codes from the errors of a row and from what every row can answer. What a
+   schema cannot say (a rule between two fields) stands in the docstring of whoever answers.
 2. The document holds nothing of this gateway's configuration: it is public, and the same everywhere.
 3. What the document says, the API does: tests/vault/test_openapi.py lets schemathesis compare the two.
 """
 
 from __future__ import annotations
 
+import inspect
 import re
 from collections.abc import Iterable
 from http import HTTPStatus
@@ -29,7 +31,8 @@ Descope's outbound-application API, answered by the Connection Gateway's vault.
 
 Every answer is a JSON object; every error is flat: `errorCode`, `errorDescription`, `errorMessage`. Unknown keys are
 ignored, an explicit null is an absent field. The four fetches answer 500 (E011001) to malformed JSON and to any other
-method than POST, as Descope's page documents it; everything else answers 400 and 405."""
+method than POST, as Descope's page documents it; everything else answers 400 and 405. A key that is there twice in an
+object, a parameter twice, and a query that is not UTF-8 are answered with 400 everywhere."""
 BEARER = (
     "`Bearer <project>:<credential>`, the credential being a management key or an access token of a trusted issuer "
     "with the scope outbound.token.fetch. A third part, which SDKs append, is ignored."
@@ -84,10 +87,11 @@ def _schemas(rows: tuple[Endpoint, ...]) -> tuple[dict[type[Any], dict[str, Any]
 def _operation(
     row: Endpoint, references: dict[type[Any], dict[str, Any]], components: dict[str, Any]
 ) -> dict[str, Any]:
+    summary, _, more = inspect.cleandoc(row.handle.__doc__ or "").partition("\n")
     operation: dict[str, Any] = {
         "operationId": _operation_id(row),
-        "summary": (row.handle.__doc__ or "").strip().splitlines()[0],
-        "description": f"Row {row.row} of the contract. {_who(row)}",
+        "summary": summary,
+        "description": " ".join([f"Row {row.row} of the contract. {_who(row)}", *more.split()]),
         "tags": [_tag(row)],
         "security": [] if row.credential == "public" else [{"bearer": []}],
         "responses": _responses(row, references),
@@ -113,8 +117,8 @@ def _operation(
 
 def _of_query(schema: dict[str, Any]) -> dict[str, Any]:
     """Return *schema* as a query has it: there is no null in a query, and absence is the parameter's own."""
-    found = [each for each in schema.get("anyOf", [schema]) if each.get("type") == "string"]
-    return found[0] if found else schema
+    found = [each for each in schema.get("anyOf", [schema]) if each.get("type") != "null"]
+    return found[0] if len(found) == 1 else {"anyOf": found}
 
 
 def _operation_id(row: Endpoint) -> str:

@@ -222,12 +222,12 @@ class Refresher:
             is_risky = is_usable and row.last_refresh_error == ANSWER_LOST
             if is_risky or self._backoffs.is_failure_shared(row, seen):
                 raise RefreshFailed(row.last_refresh_error, retry_after=int(BACKOFF_FIRST_SECONDS))
-            if await self._tokens.lease(row, owner=owner, seconds=timing.lease_seconds):
+            if await self._tokens.rows.lease(row, owner=owner, seconds=timing.lease_seconds):
                 return row, True
         raise RefreshFailed("in_progress", retry_after=1)
 
     async def _give_up(self, row: StoredToken, *, heir: str | None) -> bool:
-        if not await self._tokens.give_up(row, heir=heir, seconds=self._timing.lease_seconds):
+        if not await self._tokens.rows.give_up(row, heir=heir, seconds=self._timing.lease_seconds):
             return False
         self.counts["lease_ran_out"] += 1
         log.warning("refresh_lease_ran_out", token=row.id, connection=row.connection)
@@ -244,7 +244,7 @@ class Refresher:
         if row.refresh_token is not None and granted.refresh_token is not None:
             kept = KeptAnswer(row.id, row.version, owner, row.refresh_token, granted)
         is_written = await self.persist(
-            row.id, lambda: self._tokens.store_granted(row, granted, owner=owner), kept=kept
+            row.id, lambda: self._tokens.rows.store_granted(row, granted, owner=owner), kept=kept
         )
         self._backoffs.forget(row.id)
         if is_written:
@@ -288,7 +288,7 @@ class Refresher:
                 continue
             self._watch.forget(now.id)
             rescued = now
-            if await self.persist(row.id, lambda: self._tokens.rescue(rescued, granted)):  # noqa: B023  # awaited here
+            if await self.persist(row.id, lambda: self._tokens.rows.rescue(rescued, granted)):  # noqa: B023  # awaited here
                 self.counts["answer_rescued"] += 1
                 log.warning("refresh_answer_rescued", token=row.id, connection=row.connection, was_dead=now.dead)
                 conclude(self._record, "answer_rescued", connection=row.connection, token=row.id, was_dead=now.dead)
@@ -301,7 +301,7 @@ class Refresher:
             self.exchanges.ended(row, refused, exchange_id=owner, stored=False)
             return Refreshed(now, is_exchanged=False)
         error = ROTATION_INTERRUPTED if row.last_refresh_error == ANSWER_LOST else "invalid_grant"
-        is_dead = await self.persist(row.id, lambda: self._tokens.mark_dead(row, error=error, owner=owner))
+        is_dead = await self.persist(row.id, lambda: self._tokens.rows.mark_dead(row, error=error, owner=owner))
         self.exchanges.ended(row, refused, exchange_id=owner, stored=is_dead, error=error if is_dead else "")
         if is_dead:
             self.counts["grant_dead"] += 1
@@ -322,7 +322,7 @@ class Refresher:
         self, row: StoredToken, failed: ExchangeFailed, connection: Connection, *, owner: str
     ) -> Refreshed:
         if failed.refresh_token is not None and row.refresh_token is not None:
-            store = partial(self._tokens.store_renewed, row, failed.refresh_token, error=failed.error, owner=owner)
+            store = partial(self._tokens.rows.store_renewed, row, failed.refresh_token, error=failed.error, owner=owner)
             await self.persist(row.id, store)
             self.exchanges.ended(row, failed, exchange_id=owner, stored=True, error=failed.error)
             raise RefreshFailed(failed.error, retry_after=int(BACKOFF_FIRST_SECONDS))
@@ -334,7 +334,7 @@ class Refresher:
         wait = self._backoffs.failed(row, error=error, at_least=failed.retry_after)
         is_noted = False
         try:
-            is_noted = await self._tokens.note_failure(row, error=error, owner=owner)
+            is_noted = await self._tokens.rows.note_failure(row, error=error, owner=owner)
         except (SQLAlchemyError, OSError) as exc:
             # The lease will run out instead, and that tells the same.
             log.warning("refresh_failure_not_noted", token=row.id, error=type(exc).__name__)

@@ -2,8 +2,9 @@
 Deleting tokens and connections: revoked at the provider where that can be done, then gone here, whatever it said.
 
 Rules (descope-contract.md section 11; RFC 7009):
-1. Revocation is best effort: REVOKE_SECONDS for all of one call, MAX_REVOKED tokens, CONCURRENT at a time. What was not
-   revoked is counted, told in the record, and deleted all the same: it must not be served again.
+1. Revocation is best effort: REVOKE_SECONDS for all of one call, MAX_REVOKED tokens, CONCURRENT at a time. Every live
+   token whose connection says where to revoke it and that was not revoked is counted, told in the record, and deleted
+   all the same: it must not be served again.
 2. Deleting by user leaves tenants' tokens alone; those go by id, or with their connection.
 3. Caches are told in the transaction of the delete: by owner, or by connection where that would be too many lines.
 """
@@ -15,7 +16,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 
 import structlog
-from sqlalchemy import ColumnElement, delete, select
+from sqlalchemy import ColumnElement, delete, func, select
 
 from gateway.models import token_owner
 from gateway.store.changes import announce
@@ -31,6 +32,7 @@ REVOKE_SECONDS = 10.0  # callers wait for it, and Python's SDK waits for 60 s at
 MAX_REVOKED = 200
 CONCURRENT = 8
 MAX_OWNERS = 100  # that are announced one by one
+_SECRETS = (table.c.sealed_refresh_token, table.c.sealed_access_token)
 
 Revoke = Callable[[StoredToken], Awaitable[bool]]  # True: the provider was told, and took it
 
@@ -39,7 +41,7 @@ log = structlog.get_logger()
 
 @dataclass(frozen=True, slots=True)
 class Removed:
-    """What was done: tokens *deleted*, *revoked* of those, and *unrevoked* although their provider was asked."""
+    """What was done: tokens *deleted*, *revoked* of those, and *unrevoked* although their provider takes it."""
 
     deleted: int
     revoked: int = 0
@@ -120,22 +122,37 @@ class Removal:
         return Removed(deleted, revoked, unrevoked, () if is_many else tuple(row[0] for row in rows))
 
     async def _revoke_all(self, where: Sequence[ColumnElement[bool]]) -> tuple[int, int]:
-        """Tell the providers, and return how many tokens were revoked, and how many were not."""
-        revoke = self.revoke
-        if revoke is None:
-            return 0, 0
+        """Tell the providers, and return how many tokens were revoked, and how many could have been and were not."""
+        has_endpoint = {
+            connection.id
+            for connection in await self._connections.list()
+            if connection.revocation_url or text_of(connection, "discoveryUrl")
+        }
+        held = (*where, table.c.dead.is_(False), func.coalesce(*_SECRETS).is_not(None))
+        by_connection = select(table.c.connection_id, func.count()).where(*held).group_by(table.c.connection_id)
         async with self._store.read() as db:
-            ids = (await db.execute(select(table.c.id).where(*where).limit(MAX_REVOKED))).scalars().all()
-        revocable = await self._revocable(ids)
+            counts = {
+                connection: count
+                for connection, count in (await db.execute(by_connection)).all()
+                if connection in has_endpoint
+            }
+            named = select(table.c.id).where(*held, table.c.connection_id.in_(counts)).limit(MAX_REVOKED)
+            ids = (await db.execute(named)).scalars().all()
+        revoked = await self._tell(await self._opened(ids))
+        return revoked, sum(counts.values()) - revoked
+
+    async def _tell(self, tokens: Sequence[StoredToken]) -> int:
+        """Tell the providers within the time that there is, and return how many took it."""
+        revoke = self.revoke
+        if revoke is None or not tokens:
+            return 0
         gate = asyncio.Semaphore(CONCURRENT)
 
         async def tell(token: StoredToken) -> bool:
             async with gate:
                 return await revoke(token)
 
-        if not revocable:
-            return 0, 0
-        tasks = [asyncio.create_task(tell(token), name="token-revocation") for token in revocable]
+        tasks = [asyncio.create_task(tell(token), name="token-revocation") for token in tokens]
         done, late = await asyncio.wait(tasks, timeout=REVOKE_SECONDS)
         for task in late:
             task.cancel()
@@ -143,26 +160,17 @@ class Removal:
         for task in done:
             if not task.cancelled() and task.exception() is not None:
                 log.warning("token_revocation_failed", error=type(task.exception()).__name__)
-        revoked = sum(1 for task in done if not task.cancelled() and task.exception() is None and task.result())
-        return revoked, len(tasks) - revoked
+        return sum(1 for task in done if not task.cancelled() and task.exception() is None and task.result())
 
-    async def _revocable(self, ids: Sequence[str]) -> list[StoredToken]:
-        """Return those tokens, opened, whose connection says where to revoke them."""
+    async def _opened(self, ids: Sequence[str]) -> list[StoredToken]:
+        """Return those tokens that still are there and open."""
         found: list[StoredToken] = []
-        has_endpoint: dict[str, bool] = {}
         for token_id in ids:
             try:
                 token = await self._tokens.get(token_id)
-                if token is None or token.dead:
-                    continue
-                if token.connection not in has_endpoint:
-                    connection = await self._connections.load(token.connection)
-                    has_endpoint[token.connection] = connection is not None and bool(
-                        connection.revocation_url or text_of(connection, "discoveryUrl")
-                    )
             except SealBroken as exc:  # what cannot be opened cannot be revoked, and can be deleted
                 log.critical("seal_broken", token=token_id, reason=str(exc))
                 continue
-            if has_endpoint[token.connection]:
+            if token is not None and not token.dead:
                 found.append(token)
         return found

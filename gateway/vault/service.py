@@ -216,7 +216,7 @@ class Vault:
         """Let a grant that was called dead be tried once more (an operator's `gateway tokens refresh`)."""
         token = await self.tokens.get(token_id)
         if token is not None and token.dead:
-            await self.tokens.revive(token)
+            await self.tokens.rows.revive(token)
 
     def connection_changed(self, connection_id: str) -> None:
         """The connection of this id was changed, here or in another process."""

@@ -7,11 +7,8 @@ Rules:
 2. "Latest" is the newest by creation; a refresh or a re-upload does not count as creation (contract section 11), a
    user's consent does: who has just connected an account means that one. "By scopes" is set equality with the
    requested or the granted set, the newest wins.
-3. `version` counts writes of the grant. What follows an exchange is written only where the version is the one that was
-   exchanged, and `lease_owner` still names that exchange (compare-and-swap). `lease_owner` is the exchange that was
-   begun last, `lease_until` is set while it is under way: one that was given up may still report, unless another began.
-4. Each write announces the token's owner (`TokenKey.owner`) in its own transaction; taking, renewing or releasing a
-   lease is no change of the token.
+3. `version` counts writes of the grant. What an exchange writes, `exchange_rows.py` knows.
+4. Each write announces the token's owner (`TokenKey.owner`) in its own transaction.
 5. A row that was read is compared with what was asked for, and opened with a binding made of its identity: a row that
    was moved or exchanged in the database is refused, not served.
 6. What is known of a refresh token stays with it: uploading the same one again neither hides that an answer was lost,
@@ -25,15 +22,14 @@ from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
-from sqlalchemy import ColumnElement, Select, delete, func, insert, select, update
+from sqlalchemy import Select, delete, func, insert, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from gateway.models import TokenKey, token_owner
 from gateway.store.changes import announce
 from gateway.store.engine import Store
 from gateway.store.schema import tokens as table
-from gateway.vault import stored_token
-from gateway.vault.oauth import Granted
+from gateway.vault.exchange_rows import ExchangeRows
 from gateway.vault.sealing import Binding, SealBroken, Sealer
 from gateway.vault.stored_token import ANSWER_LOST, StoredToken, TokenDraft, scopes_key, token_of_row
 
@@ -52,6 +48,7 @@ class Tokens:
         self._sealer = sealer
         self._clock = clock
         self._random_bytes = random_bytes
+        self.rows = ExchangeRows(store, sealer, clock=clock)
 
     async def put(self, draft: TokenDraft) -> StoredToken:
         """
@@ -87,6 +84,7 @@ class Tokens:
             "updated_at": now,
             "last_refresh_at": None,
             "last_refresh_error": "",
+            "failing_since": None,
             "dead": False,
         }
         if row is None:
@@ -185,135 +183,6 @@ class Tokens:
             await announce(db, "tokens", token_owner(*found), at=self._clock())
         return True
 
-    # --- the refresh job's writes (rule 3) -------------------------------------------------------------------------
-
-    async def lease(self, token: StoredToken, *, owner: str, seconds: float) -> bool:
-        """
-        Make *owner* the one who exchanges *token*, as it was just read, and tell whether that was possible.
-
-        False: it is gone, has moved, is leased, or was leased since it was read. *seconds* is what operators are shown
-        as its end; who may take it over is decided by `lease.py`.
-        """
-        free = (*_as_read(token), table.c.lease_until.is_(None))
-        return await self._set_lease(free, owner=owner, until=self._clock() + seconds)
-
-    async def renew(self, token: StoredToken, *, owner: str, seconds: float) -> bool:
-        """Move the beat of *owner*'s lease, and tell whether it still holds it."""
-        own = (table.c.id == token.id, table.c.lease_owner == owner, table.c.lease_until.is_not(None))
-        return await self._set_lease(own, owner=owner, until=self._clock() + seconds)
-
-    async def give_up(self, token: StoredToken, *, heir: str | None = None, seconds: float = 0.0) -> bool:
-        """
-        End the lease of a holder that stood still: what it asked of the provider, and what came of it, is unknown.
-
-        *heir* has the lease from now on, as with `lease`; None leaves it to nobody. Without a refresh token nothing can
-        have been spent, so nothing is noted. False: the holder was not dead after all.
-        """
-        now = self._clock()
-        # Not `updated_at`: nobody has just tried and failed, so nobody need wait before the next attempt.
-        values: dict[str, object] = {"lease_until": None}
-        if heir is not None:
-            values |= {"lease_owner": heir, "lease_until": now + seconds, "lease_beat": table.c.lease_beat + 1}
-        if token.refresh_token is not None:
-            values["last_refresh_error"] = ANSWER_LOST
-        stands_still = (*_as_read(token), table.c.lease_owner == token.lease_owner, table.c.lease_until.is_not(None))
-        async with self._store.write() as db:
-            given_up = await db.execute(update(table).where(*stands_still).values(values))
-            if given_up.rowcount == 0:
-                return False
-            await announce(db, "tokens", token_owner(token.connection, token.user, token.tenant), at=now)
-        return True
-
-    async def _set_lease(self, where: tuple[ColumnElement[bool], ...], *, owner: str, until: float) -> bool:
-        values = {"lease_owner": owner, "lease_until": until, "lease_beat": table.c.lease_beat + 1}
-        async with self._store.write(is_alone=False) as db:
-            return (await db.execute(update(table).where(*where).values(values))).rowcount == 1
-
-    async def store_granted(self, token: StoredToken, granted: Granted, *, owner: str) -> bool:
-        """
-        Write what an exchange of *token* brought, end its lease, and tell whether it was written.
-
-        An absent refresh token keeps the old one (RFC 6749 section 6), absent scopes the old scopes. False: the row is
-        gone, or has moved since, or the lease is another's.
-        """
-        return await self._swap(token, self._granted(token, granted), owner=owner, is_new_version=True)
-
-    async def rescue(self, token: StoredToken, granted: Granted) -> bool:
-        """
-        Write a late answer to the exchange of *token*'s refresh token over the row, dead or not, as it was just read.
-
-        False: it has moved, or somebody exchanges it again.
-        """
-        still = (
-            table.c.id == token.id,
-            table.c.version == token.version,
-            table.c.lease_beat == token.lease_beat,
-            table.c.lease_until.is_(None),
-        )
-        values = self._granted(token, granted) | {"dead": False}
-        if token.last_refresh_error == ANSWER_LOST:
-            values["last_refresh_error"] = ANSWER_LOST  # of another exchange, begun after this one
-        return await self._write(token, values | {"version": token.version + 1}, where=still)
-
-    def _granted(self, token: StoredToken, granted: Granted) -> dict[str, object]:
-        now = self._clock()
-        values: dict[str, object] = {
-            "sealed_access_token": self._seal(token, "sealed_access_token", granted.access_token),
-            "token_type": granted.token_type,
-            "issued_at": now,
-            "expires_at": granted.expires_at,
-            "last_refresh_at": now,
-            "last_refresh_error": "",
-        }
-        if granted.refresh_token is not None:
-            values["sealed_refresh_token"] = self._seal(token, "sealed_refresh_token", granted.refresh_token)
-        if granted.scopes is not None:
-            values["granted_scopes"] = sorted(set(granted.scopes))
-        return values
-
-    async def store_renewed(self, token: StoredToken, refresh_token: str, *, error: str, owner: str) -> bool:
-        """Write the refresh token that came without a usable access token, under the conditions of `store_granted`."""
-        sealed = self._seal(token, "sealed_refresh_token", refresh_token)
-        values: dict[str, object] = {"sealed_refresh_token": sealed, "last_refresh_error": error}
-        return await self._swap(token, values, owner=owner, is_new_version=True)
-
-    async def revive(self, token: StoredToken) -> bool:
-        """
-        Let a dead grant be tried once more, because an operator says so; tell whether it was still that grant.
-
-        A rotation that was interrupted counts as a lost answer again: what a refusal then means stays the same.
-        """
-        error = ANSWER_LOST if token.last_refresh_error == stored_token.ROTATION_INTERRUPTED else ""
-        still = (table.c.id == token.id, table.c.version == token.version, table.c.dead.is_(True))
-        return await self._write(token, {"dead": False, "last_refresh_error": error}, where=still)
-
-    async def mark_dead(self, token: StoredToken, *, error: str, owner: str) -> bool:
-        """Write that the provider refused the grant for good, under the conditions of `store_granted`."""
-        return await self._swap(token, {"dead": True, "last_refresh_error": error}, owner=owner, is_new_version=True)
-
-    async def note_failure(self, token: StoredToken, *, error: str, owner: str) -> bool:
-        """Write why an exchange failed for a passing cause, under the conditions of `store_granted`."""
-        return await self._swap(token, {"last_refresh_error": error}, owner=owner, is_new_version=False)
-
-    async def _swap(self, token: StoredToken, values: dict[str, object], *, owner: str, is_new_version: bool) -> bool:
-        if is_new_version:
-            values["version"] = token.version + 1
-        own = (table.c.id == token.id, table.c.version == token.version, table.c.lease_owner == owner)
-        return await self._write(token, values, where=own)
-
-    async def _write(
-        self, token: StoredToken, values: dict[str, object], *, where: tuple[ColumnElement[bool], ...]
-    ) -> bool:
-        """Write *values* where the row is as it must be, end its lease, and tell whether it was."""
-        now = self._clock()
-        values |= {"updated_at": now, "lease_owner": None, "lease_until": None}
-        async with self._store.write() as db:
-            swapped = await db.execute(update(table).where(*where).values(values))
-            if swapped.rowcount == 0:
-                return False
-            await announce(db, "tokens", token_owner(token.connection, token.user, token.tenant), at=now)
-        return True
-
     def _carried_over(self, row: Any, draft: TokenDraft) -> dict[str, object]:
         """Return what an upload over *row* keeps and ends of it (rule 6)."""
         try:
@@ -327,6 +196,7 @@ class Tokens:
         return {
             "version": row["version"] + (0 if is_leased else 1),
             "last_refresh_error": ANSWER_LOST if is_lost else "",
+            "failing_since": row["failing_since"] if is_lost else None,
         }
 
     # --- sealing ---------------------------------------------------------------------------------------------------
@@ -340,10 +210,6 @@ class Tokens:
             binding = Binding("tokens", column, token_id, draft.connection, draft.user, draft.tenant, draft.account)
             sealed[column] = None if secret is None else self._sealer.seal(secret.encode(), binding=binding)
         return sealed
-
-    def _seal(self, token: StoredToken, column: str, secret: str) -> bytes:
-        binding = Binding("tokens", column, token.id, token.connection, token.user, token.tenant, token.account)
-        return self._sealer.seal(secret.encode(), binding=binding)
 
     def _open(self, row: Any) -> StoredToken:
         secrets: dict[str, str | None] = {}
@@ -363,16 +229,6 @@ class Tokens:
             # A database that compares text without case or trailing spaces would bring us here.
             raise SealBroken("the row that was found is not the one that was asked for")
         return token
-
-
-def _as_read(token: StoredToken) -> tuple[ColumnElement[bool], ...]:
-    """The conditions under which nobody has changed the grant, leased it or moved its beat since *token* was read."""
-    return (
-        table.c.id == token.id,
-        table.c.version == token.version,
-        table.c.lease_beat == token.lease_beat,
-        table.c.dead.is_(False),
-    )
 
 
 def _of_subject(connection: str, user: str, tenant: str, account: str) -> Select[Any]:

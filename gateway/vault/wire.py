@@ -9,8 +9,9 @@ Rules (descope-contract.md sections 2, 3 and 11):
 4. Errors are flat: `errorCode`, `errorDescription`, `errorMessage`, on every status.
 5. A secret that came in is never sent out: an app has no `clientSecret`, a token its refresh token only when asked for.
 6. What a request had in a field is never repeated in an error.
-7. In a query the literal `undefined` (what Node's SDK makes of a missing argument) is absent, and a parameter that is
-   there twice is refused.
+7. In a query the literal `undefined` (what Node's SDK makes of a missing argument) is absent.
+8. What can be read two ways is refused: a parameter or a key that is there twice, at any depth, and a query that is not
+   UTF-8.
 
 The messages themselves are in `wire_tokens.py`, `wire_apps.py` and `wire_connect.py`. A field's type also says how the
 OpenAPI document describes it (`openapi.py`).
@@ -18,14 +19,15 @@ OpenAPI document describes it (`openapi.py`).
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Annotated, Any, TypeVar
+from urllib.parse import parse_qsl
 
 import orjson
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, WithJsonSchema
 
 from gateway.access.names import MAX_ACCOUNT_CHARS, MAX_NAME_CHARS, is_name
+from gateway.access.strict_json import NotStrictJson, load_object
 from gateway.vault.connection import is_connection_id, is_scope, is_storable
 from gateway.vault.oauth import MAX_TOKEN_BYTES, is_token
 
@@ -135,6 +137,8 @@ def _seconds(value: object) -> object:
     """A digit string is a number here: answers carry strings, and what was read is what some clients send back."""
     if isinstance(value, str) and value.isascii() and value.isdigit() and len(value) <= 12:
         return int(value)
+    if isinstance(value, float) and value.is_integer():
+        return int(value)  # 3.0 is an integer to JSON Schema, as to JavaScript
     return 0 if value == "" else value
 
 
@@ -204,7 +208,7 @@ def read_object(body: bytes, *, malformed: ErrorKind = MALFORMED) -> dict[str, A
     Return *body* as a JSON object.
 
     Raises:
-        ApiError: *malformed*, it is not UTF-8, not JSON, or not an object.
+        ApiError: *malformed*, it is not UTF-8, not JSON, or not an object; 400, it has a key twice.
     """
     try:
         parsed = orjson.loads(body)
@@ -212,16 +216,27 @@ def read_object(body: bytes, *, malformed: ErrorKind = MALFORMED) -> dict[str, A
         raise ApiError(malformed, "The body must be a JSON object.") from exc
     if not isinstance(parsed, dict):
         raise ApiError(malformed, "The body must be a JSON object.")
+    try:
+        # Read once more for keys that are there twice, of which orjson takes the last. On the two-core machine 4 us a
+        # fetch (of some 2,000), 2 ms a batch of 500 tokens (880 KB), 45 ms for 1 MiB of nothing but short keys.
+        load_object(body)
+    except NotStrictJson as exc:
+        raise ApiError(MALFORMED, "The body must be a JSON object that has no key twice, at any depth.") from exc
     return parsed
 
 
-def read_query(parameters: Iterable[tuple[str, str]]) -> dict[str, Any]:
+def read_query(text: str) -> dict[str, Any]:
     """
-    Return the parameters of a query, without those that count as absent (rule 7).
+    Return the parameters of a query as it was received, percent-encoded, without those that count as absent (rule 7).
 
     Raises:
-        ApiError: 400, one is there twice.
+        ApiError: 400, one is there twice, or it is not UTF-8.
     """
+    try:
+        text.encode()  # bytes that are no UTF-8 and were not percent-encoded are lone surrogates here
+        parameters = parse_qsl(text, keep_blank_values=True, errors="strict")
+    except UnicodeError as exc:
+        raise ApiError(INVALID, "The query must be percent-encoded UTF-8.") from exc
     found: dict[str, Any] = {}
     for name, value in parameters:
         if name in found:

@@ -16,12 +16,13 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Annotated, Any, Literal, NotRequired
 
-from pydantic import AfterValidator, BeforeValidator, Field, WithJsonSchema
+from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field, WithJsonSchema
 from typing_extensions import TypedDict  # pydantic takes this one only, before Python 3.12
 
 from gateway.vault.connection import KINDS, TOKEN_AUTHS, Connection, ConnectionInvalid, canonical_origin
 from gateway.vault.wire import (
     INVALID,
+    MAX_TEXT_CHARS,
     TEXT_SCHEMA,
     ApiError,
     AppId,
@@ -41,22 +42,66 @@ MAX_LOGO_CHARS = 65_536
 MAX_SECRET_CHARS = 8192  # a private key of 4096 bits, as PEM or JWK
 
 
+# What JSON Schema has no words for is a format of ours with a description.
+NAME_SCHEMA: dict[str, Any] = {
+    "description": "Printable, as Unicode says: no controls, no format characters, of spaces U+0020; not only spaces.",
+    "type": "string",
+    "format": "printable",
+    "minLength": 1,
+    "maxLength": 200,
+}
+ENDPOINT_SCHEMA: dict[str, Any] = {
+    "description": "An absolute https (or http) URL without credentials and fragment.",
+    "type": "string",
+    "format": "uri",
+    "pattern": "^[Hh][Tt][Tt][Pp][Ss]?://[!-~]+$",
+    "maxLength": MAX_TEXT_CHARS,
+}
+ORIGIN_SCHEMA: dict[str, Any] = {
+    "description": "https://host[:port], or http.",
+    "type": "string",
+    "format": "origin",
+    "maxLength": MAX_TEXT_CHARS,
+}
+VISIBLE_SCHEMA: dict[str, Any] = {
+    "type": "string",
+    "pattern": "^[^\\u0000-\\u001f\\u007f]*$",
+    "maxLength": MAX_TEXT_CHARS,
+}
+
+
 def _kind_text(values: frozenset[str]) -> WithJsonSchema:
     return optional({"type": "string", "enum": sorted(values)})
+
+
+Visible = Annotated[Text, WithJsonSchema(VISIBLE_SCHEMA)]
 
 
 class UrlParam(Message):
     """One additional parameter. Python's SDK says `name` where the others say `key`."""
 
-    key: Text | None = None
-    name: Text | None = None
-    value: Text
+    model_config = ConfigDict(
+        json_schema_extra={
+            "description": "Key (or name) and value have 2048 characters together. Not what the gateway sets itself.",
+            "anyOf": [
+                {"required": [name], "properties": {name: VISIBLE_SCHEMA | {"minLength": 1}}}
+                for name in ("key", "name")
+            ],
+        }
+    )
+
+    key: Visible | None = None
+    name: Visible | None = None
+    value: Visible
 
 
+AppName = Annotated[Text, WithJsonSchema(NAME_SCHEMA)]
+Endpoint = Annotated[Text | None, BeforeValidator(empty_is_absent), optional(ENDPOINT_SCHEMA)]
+Origin = Annotated[Text, WithJsonSchema(ORIGIN_SCHEMA)]
 ClientSecret = Annotated[
     Annotated[str, Field(max_length=MAX_SECRET_CHARS)] | None,
     BeforeValidator(empty_is_absent),
-    optional({"type": "string", "maxLength": MAX_SECRET_CHARS}),
+    optional(VISIBLE_SCHEMA | {"maxLength": MAX_SECRET_CHARS}),
 ]
 Logo = Annotated[
     str,
@@ -72,14 +117,14 @@ class AppFields(Message):
 
     description: Text | None = None
     logo: Logo | None = None
-    clientId: Text | None = None
+    clientId: Visible | None = None
     clientSecret: ClientSecret = None
     discoveryUrl: Url = None
-    authorizationUrl: Url = None
+    authorizationUrl: Endpoint = None
     authorizationUrlParams: UrlParams = None
-    tokenUrl: Url = None
+    tokenUrl: Endpoint = None
     tokenUrlParams: UrlParams = None
-    revocationUrl: Url = None
+    revocationUrl: Endpoint = None
     defaultScopes: Scopes | None = None
     defaultRedirectUrl: Url = None
     callbackDomain: Text | None = None
@@ -91,7 +136,7 @@ class AppFields(Message):
     dcrUrl: Url = None
     tenantId: Text | None = None
     templateId: Text | None = None
-    origins: Annotated[list[Text], Field(max_length=200)] | None = None
+    origins: Annotated[list[Origin], Field(max_length=200)] | None = None
     tokenEndpointAuthMethod: Annotated[Text | None, BeforeValidator(empty_is_absent), _kind_text(TOKEN_AUTHS)] = None
     # What `grants.py` reads for tokens that need no browser.
     grantType: OptionalText = None
@@ -105,14 +150,14 @@ class AppFields(Message):
 class CreateApp(AppFields):
     """Row 14: the fields stand at top level."""
 
-    name: Text
+    name: AppName
     id: OptionalAppId = None
 
 
 class ChangedApp(AppFields):
     """The connection of row 16 as it shall be."""
 
-    name: Text
+    name: AppName
     id: AppId
 
 
@@ -131,7 +176,7 @@ class DeleteApp(Message):
 class Overrides(AppFields):
     """`overrides` of row 15: what differs from the template."""
 
-    name: Text | None = None
+    name: Annotated[AppName | None, BeforeValidator(empty_is_absent), optional(NAME_SCHEMA)] = None
 
 
 class CreateAppByTemplate(Message):

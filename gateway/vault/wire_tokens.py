@@ -16,6 +16,7 @@ from gateway.vault.stored_token import StoredToken, TokenDraft
 from gateway.vault.wire import (
     INVALID,
     MISSING,
+    TOKEN_SCHEMA,
     Account,
     ApiError,
     AppId,
@@ -33,7 +34,9 @@ from gateway.vault.wire import (
 API_KEY_TYPE = "ApiKey"
 MAX_BATCH = 500  # tokens, all in one transaction: about a second of a database that nobody else can write to
 MAX_ID_TOKEN_CHARS = 65_536
-ONE_TOKEN: dict[str, Any] = {"anyOf": [{"required": ["accessToken"]}, {"required": ["refreshToken"]}]}
+ONE_TOKEN: dict[str, Any] = {
+    "anyOf": [{"required": [name], "properties": {name: TOKEN_SCHEMA}} for name in ("accessToken", "refreshToken")]
+}
 
 
 class Options(Message):

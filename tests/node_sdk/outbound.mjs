@@ -71,7 +71,7 @@ await say("fetchTokenByToken", byToken.fetchToken("mail", "alice"));
 await say("fetchTokenByTokenOfBob", byToken.fetchToken("mail", "bob"));
 await say("manageByToken", byToken.loadAllApplications());
 
-await say("connect", sdk.outbound.connect("mail", {scopes: ["a"]}, ACCESS_TOKEN));
+await say("connect", sdk.outbound.connect("gh", {}, ACCESS_TOKEN));
 await say("connectByKey", sdk.outbound.connect("mail", {}, KEY));
 
 await say("deleteTokenById", outbound.deleteTokenById(tenants.id));

@@ -7,13 +7,13 @@ import asyncio
 import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.runtime.migration import MigrationContext
-from sqlalchemy import Connection, MetaData, inspect, text
+from sqlalchemy import Connection, MetaData, inspect, select, text
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.schema import CreateIndex, CreateTable
 
 from gateway.store.engine import Store
 from gateway.store.migrate import SchemaTooNew, upgrade_to_head
-from gateway.store.schema import metadata
+from gateway.store.schema import connections, metadata, tokens
 
 
 def _differences(connection: Connection) -> list[object]:
@@ -58,6 +58,31 @@ async def test_opening_again_changes_nothing(database_url: str) -> None:
         await store.close()
 
     assert seen[0] == seen[1]
+
+
+async def test_failing_tokens_of_the_first_schema_are_dated(database_url: str) -> None:
+    """
+    A token that fails when its database is upgraded has been failing since its last attempt, as far as is known.
+    """
+    store = await Store.open(database_url)
+    async with store.write() as connection:
+        made = {"settings": {}, "created_at": 1.0, "updated_at": 1.0}
+        await connection.execute(connections.insert().values(id="c", owner="api", **made))
+        for user, error in (("alice", "timeout"), ("bob", "")):
+            row = {"id": user, "user_id": user, "last_refresh_error": error, "requested_scopes_key": user}
+            await connection.execute(
+                tokens.insert().values(row | {"connection_id": "c", "created_at": 1.0, "updated_at": 7.0})
+            )
+        await connection.execute(text("ALTER TABLE tokens DROP COLUMN failing_since"))
+        await connection.execute(text("UPDATE alembic_version SET version_num = '0001'"))
+    await store.close()
+
+    store = await Store.open(database_url)
+    async with store.read() as connection:
+        assert [] == await connection.run_sync(_differences)
+        found = (await connection.execute(select(tokens.c.id, tokens.c.failing_since).order_by(tokens.c.id))).all()
+    await store.close()
+    assert [("alice", 7.0), ("bob", None)] == [tuple(row) for row in found]
 
 
 async def test_newer_schema_is_refused(database_url: str, store: Store) -> None:

@@ -100,6 +100,11 @@ async def test_two_credentials_are_refused(api: Api) -> None:
         assert 401 == response.status
 
 
+async def test_stranger_with_a_line_feed_learns_nothing(api: Api) -> None:
+    """A path that no pattern of the web framework fits is 401, as every other."""
+    assert 401 == (await api.call("GET", "/v1/nothing%0Ax", credential="gwm_nobody"))[0]
+
+
 async def test_third_part_of_the_bearer_is_ignored(api: Api) -> None:
     """The SDKs may append an authentication management key."""
     status, _, _ = await api.call("POST", LATEST, ALICE, credential=f"{api.access_token()}:some-auth-key")
@@ -111,6 +116,10 @@ ANSWERS: dict[str, tuple[str, str, bytes | None, int, str]] = {
     "no body at a fetch": ("POST", LATEST, b"", 500, "E011001"),
     "a list at a fetch": ("POST", LATEST, b"[]", 500, "E011001"),
     "a wrong method at a fetch": ("GET", LATEST, None, 500, "E011001"),
+    "a key twice at a fetch": ("POST", LATEST, b'{"appId": "contacts", "userId": "x", "userId": "y"}', 400, "E011001"),
+    "a key twice elsewhere": ("POST", CREATE, b'{"name": "x", "name": "y"}', 400, "E011001"),
+    "a query that is not UTF-8": ("GET", "/v1/mgmt/outbound/apps-with-user-token?userId=%ff", None, 400, "E011004"),
+    "a delete that is not UTF-8": ("DELETE", "/v1/mgmt/outbound/user/tokens?userId=%ff", None, 400, "E011004"),
     "malformed JSON elsewhere": ("POST", CREATE, b"{", 400, "E011001"),
     "a wrong method elsewhere": ("PUT", CREATE, b"{}", 405, "E011008"),
     "a missing field": ("POST", LATEST, b"{}", 400, "E011003"),
@@ -118,6 +127,7 @@ ANSWERS: dict[str, tuple[str, str, bytes | None, int, str]] = {
     "no such connection": ("POST", LATEST, b'{"appId": "nothing", "userId": "alice"}', 404, "E111504"),
     "other scopes": ("POST", BY_SCOPES, b'{"appId": "contacts", "userId": "alice", "scopes": ["x"]}', 404, "E111504"),
     "no such path": ("GET", "/v1/nothing", None, 404, "E011007"),
+    "a path with a line feed": ("GET", "/v1/mgmt/outbound/app/a%0Ab", None, 404, "E151002"),
     "the root": ("GET", "/", None, 404, "E011007"),
     "no such app": ("GET", "/v1/mgmt/outbound/app/nothing", None, 404, "E151002"),
     "a strange method": ("PATCH", LATEST, None, 500, "E011001"),

@@ -130,3 +130,16 @@ async def test_templates_make_connections(api: Api) -> None:
     _, listed, _ = await api.call("GET", "/v1/mgmt/outbound/apps")
     assert ["contacts", "filed"] == sorted(each["id"] for each in listed["apps"] if each["id"] != app["id"])
     assert app in listed["apps"]
+
+
+async def test_second_connection_of_a_template_is_named_like_its_id(api: Api) -> None:
+    """One template serves twice without a name; a name that was asked for and an id that is taken are refused."""
+    github = {"templateId": "github", "clientId": "me", "clientSecret": "x"}
+    answers = [
+        await api.call("POST", f"{APP}/create/bytemplate", github | more)
+        for more in ({"id": "gh"}, {"id": "gh-2"}, {}, {"id": "gh"}, {"id": "gh-3", "overrides": {"name": "gh-2"}})
+    ]
+
+    assert [200, 200, 200, 409, 409] == [status for status, _, _ in answers]
+    apps = [answer["app"] for _, answer, _ in answers[:3]]
+    assert ["GitHub", "gh-2", apps[2]["id"]] == [app["name"] for app in apps]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -61,6 +62,34 @@ async def test_access_tokens_may(
     assert expected == status, answer
     events = [event for event, _ in api.recorded]
     assert {200: ["raw_token_fetched"], 403: ["raw_token_refused"], 401: []}[expected] == events
+
+
+MINTED: dict[str, Any] = {"extra": {"grantType": "client_credentials", "tenantId": "acme"}}
+MISSING: dict[str, tuple[str, dict[str, Any], str]] = {
+    "a connection that is not there": (LATEST, ALICE | {"appId": "nothing"}, "There is no connection of this appId."),
+    "the same by scopes": (BY_SCOPES, ALICE | {"appId": "nothing", "scopes": []}, "no connection of this appId"),
+    "the same of a tenant": (TENANT_LATEST, ACME | {"appId": "nothing"}, "no connection of this appId"),
+    "somebody who is not connected": (LATEST, ALICE | {"userId": "nobody"}, "must be connected"),
+    "a user of what is minted": (LATEST, ALICE | {"appId": "minted"}, "for tenants only"),
+    "a user in a tenant of what is minted": (LATEST, ALICE | {"appId": "minted", "tenantId": "acme"}, "tenants only"),
+    "an account of what is minted": (
+        TENANT_LATEST,
+        ACME | {"appId": "minted", "externalIdentifier": "a"},
+        "without an",
+    ),
+    "another tenant of what is minted": (TENANT_LATEST, {"appId": "minted", "tenantId": "other"}, "its own tenant"),
+}
+
+
+@pytest.mark.parametrize(("path", "body", "text"), MISSING.values(), ids=MISSING.keys())
+async def test_says_what_is_missing(api: Api, vault: Vault, path: str, body: dict[str, Any], text: str) -> None:
+    """Each is a token that was not found, and the text says what its reader can do about it, without routes."""
+    await vault.connections.create(replace(api.house.connection(), id="minted", name="Minted", **MINTED))
+    status, answer, _ = await api.call("POST", path, body)
+
+    assert (404, "E111504") == (status, answer["errorCode"])
+    assert text in answer["errorMessage"]
+    assert "route" not in answer["errorMessage"]
 
 
 async def test_accounts_never_stand_in_for_each_other(api: Api) -> None:

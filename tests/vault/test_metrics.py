@@ -156,15 +156,27 @@ async def test_tells_what_dies_this_week(house: House) -> None:
     ] == [line for line in house.scrape() if "dying" in line]
 
 
-async def test_oldest_failing_grant(house: House) -> None:
-    """The age is counted from when the refresh was due; a dead grant fails no more."""
-    for user, days in (("young", -0.5), ("old", -2.0), ("dead", -9.0)):
+OLDEST: dict[str, tuple[dict[str, dict[str, object]], float]] = {
+    "nothing fails": ({}, 0.0),
+    "one began to fail at expiry": ({"alice": {"failing_since": NOW - DAY}}, DAY),
+    "one began long before its expiry": ({"bob": {"failing_since": NOW - 5}}, 5.0),
+    "the first to fail of several": ({"alice": {"failing_since": NOW - 7}, "bob": {"failing_since": NOW - 9}}, 9.0),
+    "a grant that died": ({"alice": {"failing_since": NOW - 7}, "bob": {"failing_since": NOW - 9, "dead": 1}}, 7.0),
+    "noted by an older release": ({"alice": {"updated_at": NOW - 3}}, 3.0),
+    "a clock that went back": ({"alice": {"failing_since": NOW + 3}}, 0.0),
+}
+
+
+@pytest.mark.parametrize(("rows", "seconds"), OLDEST.values(), ids=OLDEST.keys())
+async def test_oldest_failing_grant(house: House, rows: dict[str, dict[str, object]], seconds: float) -> None:
+    """The age is counted from the first failure, whatever the expiry; a dead grant fails no more."""
+    for user, days in (("alice", -1.0), ("bob", 30.0), ("carol", -9.0)):
         await house.put(user, days=days, renewable=True)
-        await house.mark(user, last_refresh_error="timeout")
-    await house.mark("dead", dead=True)
+    for user, values in rows.items():
+        await house.mark(user, last_refresh_error="timeout", **values)
     await house.metrics.refresh()
 
-    assert f"gateway_oldest_failing_grant_seconds {2 * DAY + 60}" in house.scrape()
+    assert f"gateway_oldest_failing_grant_seconds {seconds}" in house.scrape()
 
 
 async def test_connections_are_bounded_and_users_never_labels(house: House) -> None:

@@ -372,7 +372,7 @@ async def test_late_answer_revives_a_grant_that_was_called_dead(house: House, va
     house.lease_to("another", stored.id)
     leased = await vault.tokens.get(stored.id)
     assert leased is not None
-    assert await vault.tokens.mark_dead(leased, error="rotation_interrupted", owner="another")
+    assert await vault.tokens.rows.mark_dead(leased, error="rotation_interrupted", owner="another")
     house.provider.gate.set()
     answer = await sleeper
 

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 import pytest_asyncio
+from aiohttp import ClientSession
 
 from tests.e2e.gateway_process import RunningProcess, serving
 from tests.tools import ROOT, missing, require_tool
@@ -92,12 +93,18 @@ OUTCOMES: dict[str, tuple[bool, int, str | None]] = {
 
 async def test_every_call_has_its_outcome(said: Said) -> None:
     """What should work is ok, and what should not carries status and code of the contract."""
-    connect = said.pop("connect")
     outcomes = {name: (each["ok"], each["code"], each["errorCode"]) for name, each in said.items()}
     wanted = {name: OUTCOMES.get(name, (True, 200, None)) for name in said}
     assert wanted == outcomes
-    # A user's access token begins to connect where this gateway has connect pages, and is told so where not.
-    assert (connect["ok"], connect["code"]) in ((True, 200), (False, 404), (False, 400))
+
+
+async def test_connect_leads_to_a_page(said: Said, gateway: RunningProcess) -> None:
+    """A user's access token begins to connect: the URL is a page of the gateway, where the user is asked."""
+    url = said["connect"]["data"]["url"]
+    assert url.startswith(f"{gateway.process.traffic_url}/connect/")
+    async with ClientSession() as session, session.get(url) as page:
+        assert 200 == page.status
+        assert "Our GitHub" in await page.text()
 
 
 async def test_connections_come_back(said: Said) -> None:

@@ -198,7 +198,7 @@ async def test_one_lease_for_many_who_want_it(house: House, vault: Vault) -> Non
     token = await vault.tokens.put(TokenDraft("contacts", "alice", refresh_token="RT"))
     async with house.vault() as other:
         taken = await asyncio.gather(
-            *(one.tokens.lease(token, owner=f"{name}", seconds=1) for name, one in enumerate([vault, other] * 10))
+            *(one.tokens.rows.lease(token, owner=f"{name}", seconds=1) for name, one in enumerate([vault, other] * 10))
         )
 
     assert 1 == sum(taken)
@@ -219,25 +219,57 @@ async def test_given_up_exchange_may_report_until_another_begins(house: House, v
     """The late answer of a holder that counted as dead is kept; not so once its heir exchanges."""
     for user, heir in (("alice", None), ("bob", "heir")):
         token = await vault.tokens.put(TokenDraft("contacts", user, refresh_token="RT-0"))
-        assert await vault.tokens.lease(token, owner="sleeper", seconds=1)
+        assert await vault.tokens.rows.lease(token, owner="sleeper", seconds=1)
         leased = await vault.tokens.get(token.id)
         assert leased is not None
-        assert await vault.tokens.give_up(leased, heir=heir, seconds=1)
+        assert await vault.tokens.rows.give_up(leased, heir=heir, seconds=1)
         late = Granted("AT-1", "RT-1", "Bearer", None, None)
 
-        assert (heir is None) == await vault.tokens.store_granted(token, late, owner="sleeper")
+        assert (heir is None) == await vault.tokens.rows.store_granted(token, late, owner="sleeper")
+
+
+async def test_failing_since_the_first_failure(house: House, vault: Vault) -> None:
+    """Failures after the first do not move it, a lost answer counts, and a grant or an upload ends it."""
+
+    async def leased() -> StoredToken:
+        token = await vault.tokens.latest(key("alice"))
+        assert token is not None
+        assert await vault.tokens.rows.lease(token, owner="me", seconds=1)
+        again = await vault.tokens.get(token.id)
+        assert again is not None
+        return again
+
+    def since() -> list[float | None]:
+        return [row[0] for row in house.execute("SELECT failing_since FROM tokens")]
+
+    began = house.clock.now
+    renewable = TokenDraft("contacts", "alice", refresh_token="RT-0")
+    await vault.tokens.put(renewable)
+    assert [None] == since()
+    await vault.tokens.rows.note_failure(await leased(), error="timeout", owner="me")
+    house.clock.now += 60
+    await vault.tokens.rows.note_failure(await leased(), error="status_503", owner="me")
+    assert [began] == since()
+    await vault.tokens.rows.store_granted(await leased(), Granted("AT-1", None, "Bearer", None, None), owner="me")
+    assert [None] == since()
+    await vault.tokens.rows.give_up(await leased())
+    house.clock.now += 60
+    await vault.tokens.put(renewable)  # the same one: whether it is spent is still unknown
+    assert [began + 60] == since()
+    await vault.tokens.put(draft("alice", token="another"))
+    assert [None] == since()
 
 
 async def test_lease_that_is_renewed_is_not_given_up(vault: Vault) -> None:
     """A beat that moved since the row was read proves its holder alive."""
     token = await vault.tokens.put(TokenDraft("contacts", "alice", refresh_token="RT-0"))
-    assert await vault.tokens.lease(token, owner="holder", seconds=1)
+    assert await vault.tokens.rows.lease(token, owner="holder", seconds=1)
     read = await vault.tokens.get(token.id)
     assert read is not None
-    assert await vault.tokens.renew(token, owner="holder", seconds=1)
+    assert await vault.tokens.rows.renew(token, owner="holder", seconds=1)
 
-    assert not await vault.tokens.give_up(read)
-    assert not await vault.tokens.renew(token, owner="another", seconds=1)
+    assert not await vault.tokens.rows.give_up(read)
+    assert not await vault.tokens.rows.renew(token, owner="another", seconds=1)
 
 
 async def test_every_write_is_announced(house: House, vault: Vault) -> None:

@@ -95,6 +95,10 @@ BODIES = {
     "a lone surrogate": b'{"appId": "\\ud800"}',
     "NaN": b'{"appId": NaN}',
     "a thousand brackets": b"[" * 2000,
+    "a key twice": b'{"appId": "a", "appId": "b"}',
+    "an unknown key twice": b'{"x": 1, "appId": "a", "x": 1}',
+    "a key twice, once escaped": b'{"appId": "a", "app\\u0049d": "b"}',
+    "a key twice further down": b'{"tokens": [{"options": {"forceRefresh": true, "forceRefresh": false}}]}',
 }
 
 
@@ -106,21 +110,31 @@ def test_body_must_be_an_object(body: bytes) -> None:
     assert "E011001" == error.value.kind.code
 
 
-QUERIES: dict[str, tuple[list[tuple[str, str]], dict[str, str] | None]] = {
-    "nothing": ([], {}),
-    "an empty value": ([("userId", "")], {}),
-    "Node's undefined": ([("appId", "undefined"), ("userId", "alice")], {"userId": "alice"}),
-    "one twice": ([("userId", "alice"), ("userId", "bob")], None),
-    "one twice, once empty": ([("userId", "alice"), ("userId", "")], None),
+QUERIES: dict[str, tuple[str, dict[str, str] | None]] = {
+    "nothing": ("", {}),
+    "an empty value": ("userId=", {}),
+    "no value": ("userId", {}),
+    "Node's undefined": ("appId=undefined&userId=alice", {"userId": "alice"}),
+    "a space and a plus": ("userId=a+b%20c%2Bd", {"userId": "a b c+d"}),
+    "UTF-8": ("userId=%C3%A4", {"userId": "ä"}),
+    "UTF-8 that was not encoded": ("userId=ä", {"userId": "ä"}),
+    "one twice": ("userId=alice&userId=bob", None),
+    "one twice, once empty": ("userId=alice&userId=", None),
+    "one twice, once encoded": ("userId=alice&user%49d=bob", None),
+    "not UTF-8": ("userId=%ff", None),
+    "a name that is not UTF-8": ("userId=alice&%ff=1", None),
+    "half a character": ("userId=%C3", None),
+    "not UTF-8, not encoded": ("userId=\udcff", None),
+    "a surrogate in UTF-8's way": ("userId=%ED%A0%80", None),
 }
 
 
-@pytest.mark.parametrize(("parameters", "expected"), QUERIES.values(), ids=QUERIES.keys())
-def test_reads_queries(parameters: list[tuple[str, str]], expected: dict[str, str] | None) -> None:
-    """Empty and `undefined` are absent; a parameter that is there twice is refused."""
+@pytest.mark.parametrize(("text", "expected"), QUERIES.values(), ids=QUERIES.keys())
+def test_reads_queries(text: str, expected: dict[str, str] | None) -> None:
+    """Empty and `undefined` are absent; a parameter that is there twice is refused, and what is not UTF-8."""
     if expected is not None:
-        assert expected == wire.read_query(parameters)
+        assert expected == wire.read_query(text)
         return
     with pytest.raises(wire.ApiError) as error:
-        wire.read_query(parameters)
-    assert 400 == error.value.kind.status
+        wire.read_query(text)
+    assert (400, "E011004") == (error.value.kind.status, error.value.kind.code)
