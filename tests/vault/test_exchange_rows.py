@@ -22,7 +22,7 @@ def failing_since(house: House) -> float | None:
 
 
 async def test_row_tells_since_when_it_fails(house: House, vault: Vault) -> None:
-    """The first failure counts until a success; a refresh token that came alone is no success; a revival begins anew."""
+    """The first failure counts until a success; a refresh token that came alone is none; a revival begins anew."""
     rows, token, began = vault.tokens.rows, await house.grant(vault), house.clock.now
     for error in ("timeout", "server_error"):
         assert await rows.lease(token, owner="a", seconds=1.0)
