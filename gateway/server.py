@@ -142,6 +142,7 @@ class Gateway:
         own.push_async_callback(tokens.close)
         feed.subscribe("tokens", tokens.forget_owner)
         feed.subscribe("connections", tokens.forget_connection)
+        feed.on_gap(tokens.forget_all)
         egress_log = LogFile.open(self.record_path)
         self.record_path = egress_log.path
         own.callback(egress_log.close)
