@@ -148,6 +148,7 @@ class Gateway:
         feed.subscribe("connections", tokens.forget_connection)
         if opened is not None:
             feed.subscribe("connections", opened.vault.connection_changed)
+        feed.on_gap(tokens.forget_all)
         loop = asyncio.get_running_loop()
         lanes = {route.name: Lane(route, _pool(route, loop)) for route in configuration.routes}
         for lane in lanes.values():

@@ -97,6 +97,7 @@ class Identity:
         self._credentials: dict[str, str] = {}  # key id → credential
         self._changes = 0  # of keys, heard so far
         self._feed.subscribe(TOPIC, self._forget)
+        self._feed.on_gap(self._forget_keys)
 
     def cached(self, credential: str) -> Caller | None:
         """Return the caller whom *credential* was verified to be a short while ago, or None: then `identify`."""
@@ -161,6 +162,11 @@ class Identity:
         credential = self._credentials.pop(key_id, None)
         if credential is not None:
             self._callers.pop(credential, None)
+
+    def _forget_keys(self) -> None:
+        for key_id in tuple(self._credentials):
+            self._forget(key_id)
+        self._changes += 1  # also where none was remembered: one may be being verified
 
 
 def choose_subject(

@@ -161,6 +161,12 @@ class ConnectionTokens:
         for place in self._owned.pop(owner, ()):
             self._cached.pop(place, None)
 
+    def forget_all(self) -> None:
+        """Drop every cached token: what changed was not heard."""
+        self._changes += 1
+        self._owned.clear()
+        self._cached.clear()
+
     def forget_connection(self, connection: str) -> None:
         """Drop every cached token of *connection*: its settings changed, its origins are cached with the tokens."""
         for owner in {key.owner for key, _ in self._cached if key.connection == connection}:

@@ -9,16 +9,18 @@ Rules:
    so a revoked key or a deleted token is out of every cache within a second.
 3. While the feed cannot read, `is_live` turns false within STALE_SECONDS and caches that depend on it must not be used:
    doubt refuses.
+4. A reader that was away for so long that lines were pruned, or whose database was put back to an older state, finds
+   its last line gone: it does not know what it missed, and everything that is cached is forgotten (`on_gap`).
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 
 import structlog
-from sqlalchemy import delete, func, insert, select
+from sqlalchemy import delete, insert, select
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
@@ -27,11 +29,13 @@ from gateway.store.schema import changes
 
 POLL_SECONDS = 0.4  # two polls fit into the second after which a revoked key must be refused
 STALE_SECONDS = 0.9
-KEEP_SECONDS = (
-    3600.0  # how long a line stays for a process that was stopped meanwhile; after it, that process restarts cold
-)
+KEEP_SECONDS = 3600.0  # how long a line stays for a process that was stopped meanwhile; after it, rule 4
 
 log = structlog.get_logger()
+
+
+_Line = tuple[int, str, str, float]  # seq, topic, subject, at: as a whole, because a number may be given out again
+_LINES = select(changes.c.seq, changes.c.topic, changes.c.subject, changes.c.at)
 
 
 async def announce(connection: AsyncConnection, topic: str, subject: str, *, at: float) -> None:
@@ -47,7 +51,8 @@ class ChangeFeed:
         self._clock = clock
         self._monotonic = monotonic
         self._subscribers: dict[str, list[Callable[[str], None]]] = {}
-        self._seq = 0
+        self._on_gap: list[Callable[[], None]] = []
+        self._last: _Line | None = None  # the newest one seen
         self._read_at = float("-inf")
         self._task: asyncio.Task[None] | None = None
 
@@ -60,10 +65,14 @@ class ChangeFeed:
         """Call *on_change* with the row's id for each change of *topic* from now on."""
         self._subscribers.setdefault(topic, []).append(on_change)
 
+    def on_gap(self, forget: Callable[[], None]) -> None:
+        """Call *forget* when changes of any topic may have been missed (rule 4)."""
+        self._on_gap.append(forget)
+
     async def start(self) -> None:
         """Begin after the newest change there is, and read on in the background."""
         async with self._store.read() as connection:
-            self._seq = (await connection.execute(select(func.coalesce(func.max(changes.c.seq), 0)))).scalar_one()
+            self._last = await _newest(connection)
         self._read_at = self._monotonic()
         self._task = asyncio.create_task(self._run(), name="change-feed")
 
@@ -80,23 +89,34 @@ class ChangeFeed:
         """Read once and call the subscribers for what is new."""
         began = self._monotonic()
         async with self._store.read() as connection:
-            rows = (
-                await connection.execute(
-                    select(changes.c.seq, changes.c.topic, changes.c.subject)
-                    .where(changes.c.seq > self._seq)
-                    .order_by(changes.c.seq)
-                )
-            ).all()
-        for seq, topic, subject in rows:
-            self._seq = seq
-            for on_change in self._subscribers.get(topic, ()):
-                on_change(subject)
+            # From the last one seen on, that one included: is it gone, then others may be.
+            since = 0 if self._last is None else self._last[0]
+            rows = (await connection.execute(_LINES.where(changes.c.seq >= since).order_by(changes.c.seq))).all()
+            lines: list[_Line] = [tuple(row) for row in rows]
+            is_gap = self._last is not None and lines[:1] != [self._last]
+            newest = await _newest(connection) if is_gap else None
+        if is_gap:
+            log.warning("changes_missed", last=since)
+            self._last = newest
+            for forget in self._on_gap:
+                forget()
+        else:
+            self._tell(lines if self._last is None else lines[1:])
         self._read_at = began
 
     async def prune(self) -> None:
-        """Delete the lines that every process has seen long ago."""
+        """Delete the lines that every process has seen long ago; the newest stays, so that none finds it gone."""
+        is_old = changes.c.at < self._clock() - KEEP_SECONDS
         async with self._store.write() as connection:
-            await connection.execute(delete(changes).where(changes.c.at < self._clock() - KEEP_SECONDS))
+            newest = await _newest(connection)
+            if newest is not None:
+                await connection.execute(delete(changes).where(is_old, changes.c.seq < newest[0]))
+
+    def _tell(self, lines: Iterable[_Line]) -> None:
+        for line in lines:
+            self._last = line
+            for on_change in self._subscribers.get(line[1], ()):
+                on_change(line[2])
 
     async def _run(self) -> None:
         polls = 0
@@ -109,3 +129,8 @@ class ChangeFeed:
                     await self.prune()
             except (SQLAlchemyError, OSError) as exc:
                 log.warning("change_feed_failed", error=type(exc).__name__)
+
+
+async def _newest(connection: AsyncConnection) -> _Line | None:
+    row = (await connection.execute(_LINES.order_by(changes.c.seq.desc()).limit(1))).one_or_none()
+    return None if row is None else tuple(row)

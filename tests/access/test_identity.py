@@ -251,6 +251,25 @@ async def test_forgets_a_key_that_changed(
     assert identity.cached(two.secret) is not None
 
 
+async def test_forgets_every_key_when_changes_were_missed(
+    identity: Identity, idp: Idp, keyring: KeyRing, feed: ChangeFeed, store: Store
+) -> None:
+    """
+    A feed that has lost its place says nothing of single keys: all are verified anew, and tokens of issuers stay.
+    """
+    keys = [await keyring.create_agent(name, user="u") for name in ("one", "two")]
+    await feed.poll()
+    jwt = token(idp)
+    for credential in (jwt, *(key.secret for key in keys)):
+        await identity.identify(credential)
+    async with store.write() as connection:
+        await connection.execute(text("DELETE FROM changes"))
+    await feed.poll()
+
+    assert [None, None] == [identity.cached(key.secret) for key in keys]
+    assert identity.cached(jwt) is not None
+
+
 async def test_does_not_remember_a_key_that_changed_while_it_was_verified(
     issuers: Issuers, keyring: KeyRing, feed: ChangeFeed, clock: Clock, monotonic: Clock
 ) -> None:

@@ -287,6 +287,27 @@ async def test_change_drops_what_is_cached(tokens: ConnectionTokens, ledger: Led
     assert (None, "B1") == (tokens.cached(KEY, "c"), (await fetch(tokens, bob)).access_token)
 
 
+async def test_everything_is_dropped_when_changes_were_missed(tokens: ConnectionTokens, ledger: Ledger) -> None:
+    """
+    After a gap nothing is served from the cache, and what was being fetched serves its call only.
+    """
+    other = KEY._replace(user="bob")
+    ledger.stored[other] = T1
+    ledger.gate = asyncio.Event()
+    flight = asyncio.create_task(fetch(tokens, other))
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    tokens.forget_all()
+    ledger.gate.set()
+    await flight
+    assert tokens.cached(other, "c") is None
+
+    await fetch(tokens)
+    tokens.forget_all()
+    assert tokens.cached(KEY, "c") is None
+    assert T1 == await fetch(tokens)
+
+
 async def test_change_during_a_fetch_is_not_lost(tokens: ConnectionTokens, ledger: Ledger) -> None:
     """
     A token that was taken away while it was being fetched is not kept.

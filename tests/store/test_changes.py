@@ -179,3 +179,49 @@ async def test_prunes_what_everyone_has_seen(store: Store, feed: ChangeFeed, clo
     await feed.prune()
     async with store.read() as connection:
         assert 1 == (await connection.execute(select(func.count()).select_from(changes))).scalar_one()
+
+
+async def test_quiet_hours_are_no_gap(store: Store, feed: ChangeFeed, clock: Clock) -> None:
+    """
+    The newest line stays however old it is: a reader that has seen it has missed nothing.
+    """
+    gaps: list[str] = []
+    feed.on_gap(lambda: gaps.append("gap"))
+    for subject in ("a", "b"):
+        await tell(store, "keys", subject)
+    await feed.poll()
+    clock.now += 10 * KEEP_SECONDS
+    await feed.prune()
+    await feed.poll()
+
+    assert [] == gaps
+
+
+# What becomes of the lines 1 to 3, of which a reader has seen the first.
+HISTORIES = {
+    "pruned while the reader was away": "DELETE FROM changes WHERE seq < 3",
+    "a database that was emptied": "DELETE FROM changes",
+    "a database that lost its last lines, and wrote others": "UPDATE changes SET subject = 'other' WHERE seq = 1",
+}
+
+
+@pytest.mark.parametrize("statement", HISTORIES.values(), ids=HISTORIES)
+async def test_missed_changes_are_told_as_a_gap(store: Store, feed: ChangeFeed, statement: str) -> None:
+    """
+    A reader whose last line is not there any more does not know what it missed: it tells so once, and reads on.
+    """
+    heard: list[str] = []
+    feed.subscribe("keys", heard.append)
+    feed.on_gap(lambda: heard.append("gap"))
+    await tell(store, "keys", "a")
+    await feed.poll()
+    for subject in ("b", "c"):
+        await tell(store, "keys", subject)
+    async with store.write() as connection:
+        await connection.execute(text(statement))
+    await feed.poll()
+    await feed.poll()
+    await tell(store, "keys", "d")
+    await feed.poll()
+
+    assert ["a", "gap", "d"] == heard
