@@ -78,6 +78,8 @@ def connection(settings: ConnectionSettings) -> Connection:
         token_auth=settings.token_auth,
         template=settings.template,
         variables=settings.variables,
+        authorization_params=settings.authorization_params,
+        token_params=settings.token_params,
         extra=_extra(settings),
         owner="file",
     )
@@ -89,6 +91,17 @@ def _extra(settings: ConnectionSettings) -> dict[str, object]:
         "discoveryUrl": settings.discovery_url,
         "useDcr": settings.use_dcr or None,
         "dcrUrl": settings.dcr_url,
+        "grantType": settings.grant_type,
+        "installationId": settings.installation_id,
+        "issuer": settings.issuer,
+        "audience": settings.audience,
+        "subject": settings.subject,
+        "keyId": settings.key_id,
+        "accessType": settings.access_type,
+        "prompt": list(settings.prompt) or None,
+        "defaultRedirectUrl": settings.default_redirect_url,
+        "callbackDomain": settings.callback_domain,
+        "tenantId": settings.tenant_id,
     }
     return {name: value for name, value in said.items() if value is not None}
 

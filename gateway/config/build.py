@@ -127,11 +127,24 @@ def _connection(file: ConnectionFile) -> ConnectionSettings:
         token_auth=_token_auth(file),
         template=file.template,
         variables=tuple(sorted(file.variables.items())),
+        grant_type=file.grant_type,
+        installation_id=file.installation_id,
+        issuer=file.issuer,
+        audience=file.audience,
+        subject=file.subject,
+        key_id=file.key_id,
+        authorization_params=tuple(file.authorization_params.items()),
+        token_params=tuple(file.token_params.items()),
+        access_type=file.access_type,
+        prompt=tuple(file.prompt),
+        default_redirect_url=file.default_redirect_url,
+        callback_domain=file.callback_domain,
+        tenant_id=file.tenant_id,
     )
 
 
 def _token_auth(file: ConnectionFile) -> TokenAuth | None:
-    if file.use_dcr:
+    if file.use_dcr or file.grant_type == "github_app":
         return file.token_auth
     if file.client_secret is None:
         # This passes `checks.py` only where none is needed: nothing is exchanged, or the client is public.

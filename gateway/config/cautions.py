@@ -91,6 +91,7 @@ def _connections(document: Document) -> list[Problem]:
             text = "no origins: any route may send this connection's tokens to its upstream"
             found.append(document.problem((*base, "origins"), text))
         is_found = document.get(*base, "token_url") is not None or document.get(*base, "discovery_url") is not None
+        is_found = is_found or document.get(*base, "grant_type") in ("jwt_bearer", "github_app")  # which know theirs
         if document.get(*base, "type") != "apikey" and not is_found:
             found.append(document.problem((*base, "token_url"), "no token_url: tokens are never refreshed"))
         if document.get(*base, "client_secret") is not None:

@@ -20,7 +20,7 @@ from gateway.config.document import Document
 from gateway.config.problems import Path, did_you_mean
 from gateway.config.urls import UrlError, parse_url
 
-_OAUTH_KEYS = (
+OAUTH_KEYS = (
     "client_id",
     "client_secret",
     "authorization_url",
@@ -32,7 +32,20 @@ _OAUTH_KEYS = (
     "scopes",
     "pkce",
     "token_auth",
+    "grant_type",
+    "installation_id",
+    "issuer",
+    "audience",
+    "subject",
+    "key_id",
+    "authorization_params",
+    "token_params",
+    "access_type",
+    "prompt",
+    "tenant_id",
 )
+# What a grant reads that no other does.
+_GRANT_KEYS = {"installation_id": "github_app", "audience": "jwt_bearer", "subject": "jwt_bearer"}
 
 
 def check(document: Document) -> None:
@@ -166,9 +179,16 @@ def _connection(document: Document, index: int) -> None:
         return document.get(*base, key) is not None
 
     if document.get(*base, "type") == "apikey":
-        for key in _OAUTH_KEYS:
+        for key in OAUTH_KEYS:
             if has(key):
                 document.refuse((*base, key), "expected only with type oauth, found it with type apikey", at_key=True)
+        return
+    grant = document.get(*base, "grant_type")
+    for key, reader in _GRANT_KEYS.items():
+        if has(key) and grant != reader:
+            document.refuse((*base, key), f"expected only with grant_type {reader}, found it without", at_key=True)
+    if grant in ("client_credentials", "jwt_bearer", "github_app"):
+        _minted(document, base, str(grant))
         return
     if has("authorization_url") and not has("token_url") and not has("discovery_url"):
         document.refuse((*base, "token_url"), "required with authorization_url, and missing")
@@ -187,6 +207,25 @@ def _connection(document: Document, index: int) -> None:
     elif not has("client_secret") and (is_exchanging or has("token_auth")):
         needing = f"{exchanging} (or say token_auth: none)" if is_exchanging else "this token_auth"
         document.refuse((*base, "client_secret"), f"required with {needing}, and missing")
+
+
+def _minted(document: Document, base: Path, grant: str) -> None:
+    """Note what a connection lacks whose tokens come of its own secret (a service account's JSON key is complete)."""
+    required = {
+        "client_credentials": ("client_id", "client_secret"),
+        "jwt_bearer": ("client_secret",),
+        "github_app": ("client_id", "client_secret", "installation_id"),
+    }[grant]
+    for key in required:
+        if document.get(*base, key) is None:
+            document.refuse((*base, key), f"required with grant_type {grant}, and missing")
+    is_found = any(document.get(*base, key) is not None for key in ("token_url", "discovery_url"))
+    if grant == "client_credentials" and not is_found:
+        document.refuse((*base, "token_url"), "required with grant_type client_credentials, and missing")
+    if document.get(*base, "use_dcr") in (True, "true"):
+        document.refuse((*base, "use_dcr"), f"expected none with grant_type {grant}, found it", at_key=True)
+    if document.get(*base, "token_auth") == "none":
+        document.refuse((*base, "token_auth"), f"expected another with grant_type {grant}, found this")
 
 
 def _says_dcr(document: Document, index: int) -> bool:

@@ -244,6 +244,7 @@ Name = Annotated[
 ConnectionId = Annotated[  # as the token API takes them
     str, Text("an id of letters, digits, ., _ and -, and not only dots", r"(?!\.+$)[A-Za-z0-9._-]+", 200)
 ]
+Installation = Annotated[str, Text("a number in quotes", r"[0-9]+", 20)]
 Identifier = Annotated[str, Text("visible text without spaces", r"[!-~]+", 256)]
 # What may be a name of a user, tenant, client, role (access/names.py): no controls, no line separators, no surrogates.
 _VISIBLE = r"[^\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]"
@@ -253,16 +254,25 @@ Account = Annotated[str, Text("visible text", f"{_VISIBLE}+", 200)]  # contract 
 Description = Annotated[str, Text("visible text", rf"(?:{_VISIBLE}|\n)*", 2000)]
 FilePlace = Annotated[str, Text("the path of a file", f"{_VISIBLE}+", 4096)]
 Secret = Annotated[str, Text("visible text", r"[!-~](?:[ -~]*[!-~])?", 2048)]  # VSCHAR, RFC 6749 appendix A
-ClientSecret = Annotated[  # or a private key (PEM, RFC 7468), which signs instead
-    str, Text("visible text, or a private key as PEM", r"[!-~](?:[ -~]*[!-~])?|-----BEGIN [ -~\n]+-----", 8192)
+ClientSecret = Annotated[  # or a private key (PEM, RFC 7468; JSON of a service account), which signs instead
+    str,
+    Text(
+        "visible text, or a private key as PEM or JSON",
+        r"[!-~](?:[ -~]*[!-~])?|-----BEGIN [ -~\n]+-----|\{[ -~\n]+\}",
+        8192,
+    ),
 ]
 Scope = Annotated[str, Text("a scope without spaces, quotes or backslashes", r"[!#-\[\]-~]+", 256)]  # RFC 6749 3.3
 UserPrefix = Annotated[str, Text("visible text without spaces, or none", r"[!-~]*", 64)]
+Param = Annotated[str, Text("visible text", f"{_VISIBLE}*", 2048)]  # of an authorization or token request
 Claim = Annotated[str, Text("the name of a claim", r"[!-~]+", 128)]
 
 Upstream = Annotated[str, AfterValidator(_parsed(parse_url))]
 Endpoint = Annotated[str, AfterValidator(_parsed(lambda text: parse_url(text, query=True)))]
 WebOrigin = Annotated[str, AfterValidator(_parsed(parse_origin))]
+Domain = Annotated[
+    str, AfterValidator(_parsed(lambda text: parse_origin(text if "://" in text else f"https://{text}")))
+]
 Bind = Annotated[str, AfterValidator(_parsed(_bind))]
 Network = Annotated[str, AfterValidator(_parsed(_network))]
 Prefix = Annotated[str, Field(max_length=256), AfterValidator(_parsed(_prefix))]

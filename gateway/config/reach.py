@@ -59,6 +59,7 @@ def _urls(document: Document) -> list[tuple[Path, bool]]:
         base = ("connections", index)
         places.append(((*base, "authorization_url"), False))
         places += [((*base, key), True) for key in ("token_url", "revocation_url", "discovery_url", "dcr_url")]
+        places += [((*base, "default_redirect_url"), False)]
     return places
 
 

@@ -13,7 +13,7 @@ from pydantic import Discriminator, Field, Tag
 
 from gateway.config import grammar as g
 from gateway.config.schema_base import Model
-from gateway.providers.quirks import TokenAuth
+from gateway.providers.quirks import AccessType, Prompt, TokenAuth
 
 
 class EgressFile(Model):
@@ -64,6 +64,27 @@ class ConnectionFile(Model):
         description="How the client proves itself at the token endpoint; absent: as the template's provider wants it, "
         "else client_secret_basic; without a secret: none.",
     )
+    grant_type: Literal["authorization_code", "client_credentials", "jwt_bearer", "github_app"] | None = Field(
+        None, description="What its tokens come of; absent: authorization_code."
+    )
+    installation_id: g.Installation | None = Field(None, description="The installation's number (github_app).")
+    issuer: g.Endpoint | None = Field(None, description="Its issuer, where no metadata says it.")
+    audience: g.Identifier | None = Field(None, description="The assertion's aud (jwt_bearer); absent: the token URL.")
+    subject: g.Label | None = Field(None, description="The user that the assertion is for (jwt_bearer).")
+    key_id: g.Identifier | None = Field(None, description="The kid of the private key that signs.")
+    authorization_params: dict[str, g.Param] = Field({}, description="Further parameters of authorization requests.")
+    token_params: dict[str, g.Param] = Field({}, description="Further parameters of token requests.")
+    access_type: AccessType | None = Field(None, description="access_type of authorization requests, like Google's.")
+    prompt: Annotated[list[Prompt], Field(max_length=5)] = Field(
+        [], description="prompt of authorization requests (OpenID Connect)."
+    )
+    default_redirect_url: g.Endpoint | None = Field(
+        None, description="Where a browser goes once an account is connected; absent: our own page."
+    )
+    callback_domain: g.Domain | None = Field(
+        None, description="HOST[:PORT] or origin of the callback; absent: listeners.traffic.public_url."
+    )
+    tenant_id: g.Label | None = Field(None, description="The only tenant that tokens are minted for.")
 
 
 # An empty list or a null would read as "nobody" and work as "anybody": refused.

@@ -14,6 +14,7 @@ from typing import Any
 
 import yaml
 
+from gateway.config.checks import OAUTH_KEYS
 from gateway.config.values import (
     Configuration,
     ConnectionSettings,
@@ -111,9 +112,12 @@ def _connection(connection: ConnectionSettings) -> dict[str, Any]:
         "scopes": list(connection.scopes),
         "origins": None if connection.origins is None else list(connection.origins),
         "variables": dict(connection.variables),
+        "authorization_params": dict(connection.authorization_params),
+        "token_params": dict(connection.token_params),
+        "prompt": list(connection.prompt),
     }
     if connection.type == "apikey":  # which takes no OAuth keys
-        return {key: data[key] for key in ("id", "name", "description", "type", "origins", "template", "variables")}
+        return {key: value for key, value in data.items() if key not in OAUTH_KEYS}
     return data
 
 

@@ -14,7 +14,7 @@ from typing import Literal
 
 from gateway.config.problems import Problem
 from gateway.models import Egress, Route
-from gateway.providers.quirks import TokenAuth
+from gateway.providers.quirks import Grant, TokenAuth
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,6 +120,7 @@ class ConnectionSettings:
     *token_url* None: tokens are uploaded, and never refreshed. *template* is a provider of the catalogue, which has
     filled in the other fields; *variables*, by name, are what it was filled in with. *token_auth* None: the template's,
     or the one that is registered. *use_dcr*: the provider registers the client, at *dcr_url* or as its metadata says.
+    *grant_type* and what follows are the API's fields of these names (wire_apps.py).
     """
 
     id: str
@@ -140,6 +141,19 @@ class ConnectionSettings:
     token_auth: TokenAuth | None = "client_secret_basic"  # noqa: S105 a method
     template: str | None = None
     variables: tuple[tuple[str, str], ...] = ()
+    grant_type: Grant | None = None
+    installation_id: str | None = None
+    issuer: str | None = None
+    audience: str | None = None
+    subject: str | None = None
+    key_id: str | None = None
+    authorization_params: tuple[tuple[str, str], ...] = ()
+    token_params: tuple[tuple[str, str], ...] = ()
+    access_type: str | None = None
+    prompt: tuple[str, ...] = ()
+    default_redirect_url: str | None = None
+    callback_domain: str | None = None
+    tenant_id: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,6 +18,8 @@ from gateway.models import Rejected
 TokenAuth = Literal["client_secret_basic", "client_secret_post", "private_key_jwt", "none"]
 RevocationAuth = Literal["client_secret_basic", "client_secret_post", "private_key_jwt", "none", "bearer"]
 Grant = Literal["authorization_code", "client_credentials", "jwt_bearer", "github_app", "api_key"]
+AccessType = Literal["online", "offline"]
+Prompt = Literal["none", "login", "consent", "select_account", "create"]  # OpenID Connect Core 1.0, Prompt Create 1.0
 TENANT = "{tenantid}"  # as the metadata of such a provider spells it
 Params = tuple[tuple[str, str], ...]
 

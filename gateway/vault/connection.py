@@ -145,7 +145,7 @@ def check(connection: Connection) -> None:
     if needs_secret and connection.kind == "oauth" and not connection.client_secret:
         raise ConnectionInvalid("client secret: missing, and the connection's client authenticates with one")
     secret = connection.client_secret or ""
-    if secret.startswith("-----BEGIN "):  # a private key (PEM, RFC 7468), whose lines are its own
+    if secret.startswith(("-----BEGIN ", "{")):  # a private key (PEM, RFC 7468; JSON), whose lines are its own
         secret = secret.replace("\n", "")
     for name, text, most in (
         ("client id", connection.client_id, MAX_VALUE_LENGTH),

@@ -88,7 +88,7 @@ def test_connections() -> None:
     """
     A connection has its secret, and its origins in their one spelling.
     """
-    first, second, third = example("everything").connections
+    first, second, third, minted = example("everything").connections
 
     assert (
         ConnectionSettings(
@@ -124,6 +124,29 @@ def test_connections() -> None:
             token_auth=None,
         )
         == third
+    )
+    assert (
+        ConnectionSettings(
+            id="minted",
+            name="minted",
+            client_id="me",
+            client_secret=CANARY,
+            token_url="https://p.example/token",
+            origins=("https://api.example",),
+            grant_type="jwt_bearer",
+            issuer="https://p.example",
+            audience="https://p.example",
+            subject="robot",
+            key_id="k1",
+            token_params=(("resource", "https://api.example"),),
+            authorization_params=(("tenant", "t"),),
+            access_type="offline",
+            prompt=("login", "consent"),
+            default_redirect_url="https://app.example/done?a=b",
+            callback_domain="gw.example:8443",
+            tenant_id="t1",
+        )
+        == minted
     )
 
 

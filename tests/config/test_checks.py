@@ -86,6 +86,29 @@ def test_user_prefixes(case: str, prefixes: list[str], expected: int) -> None:
         ("metadata, and a client", "discovery_url: https://p.example, client_id: x, client_secret: y", []),
         ("metadata instead of the token URL", f"{DISCOVERED}, authorization_url: https://p.example/a", []),
         ("metadata without a client", "discovery_url: https://p.example", ["client_id", "client_secret"]),
+        (
+            "a client's credentials",
+            "grant_type: client_credentials, token_url: https://p.example, client_id: x, client_secret: y",
+            [],
+        ),
+        (
+            "client credentials without any",
+            "grant_type: client_credentials",
+            ["client_id", "client_secret", "token_url"],
+        ),
+        ("a service account", "grant_type: jwt_bearer, client_secret: y, subject: robot", []),
+        ("an App", "grant_type: github_app, client_id: x, client_secret: y, installation_id: '7'", []),
+        (
+            "an App without its installation",
+            "grant_type: github_app, client_id: x, client_secret: y",
+            ["installation_id"],
+        ),
+        ("an installation of nothing", "installation_id: '7'", ["installation_id"]),
+        (
+            "a public client that mints",
+            "grant_type: jwt_bearer, client_secret: y, token_auth: none",
+            ["token_auth"],
+        ),
         ("a place to register without the wish", f"{DISCOVERED}, dcr_url: https://p.example", ["dcr_url"]),
         (
             "a key is not registered",
