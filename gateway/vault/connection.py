@@ -97,6 +97,16 @@ class Connection:
         return self.kind == "oauth" and self.extra.get("useDcr") is True and not self.client_id
 
     @property
+    def has_templates_token_url(self) -> bool:
+        """Whether the token URL is its template's, and not one that somebody gave."""
+        if self.template is None:
+            return False
+        try:
+            return self.token_url == resolve(self.template, self.variables).token_url
+        except (ProviderUnknown, VariableInvalid):
+            return False
+
+    @property
     def quirks(self) -> Quirks:
         """
         How the connection's provider deviates from the standards; what the connection itself says wins over it.

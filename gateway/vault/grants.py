@@ -188,9 +188,11 @@ def _github_request(connection: Connection, *, now: float) -> TokenRequest:
         replace(key, key_id=""), {"iss": connection.client_id}, now=start, lives_seconds=GITHUB_SECONDS
     )  # fmt: skip
     installation = text_of(connection, "installationId")
-    if not connection.token_url and not installation.isdecimal():
+    # A template's token URL is the one where users' codes are exchanged, and no installation's.
+    own_url = "" if connection.has_templates_token_url else connection.token_url
+    if not own_url and not installation.isdecimal():
         raise KeyUnusable("installationId: expected the installation's number")
-    url = connection.token_url or f"{GITHUB_API}/app/installations/{installation}/access_tokens"
+    url = own_url or f"{GITHUB_API}/app/installations/{installation}/access_tokens"
     headers = {
         "Accept": "application/vnd.github+json",
         "Authorization": f"Bearer {assertion}",

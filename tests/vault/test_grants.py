@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import base64
 import json
+import os
+from dataclasses import replace
 from typing import Any
 from urllib.parse import parse_qsl
 
@@ -18,6 +20,7 @@ from gateway.vault.connection import Connection
 from gateway.vault.grants import can_exchange, exchange_request, is_minted, may_mint, read_exchange_answer
 from gateway.vault.oauth import ExchangeFailed, Granted, GrantRefused
 from gateway.vault.stored_token import StoredToken
+from gateway.vault.templates import from_template
 
 NOW = 1_800_000_000.0
 KEY = rsa.generate_private_key(public_exponent=65537, key_size=2048)
@@ -101,6 +104,20 @@ def test_google_service_account() -> None:
         claims["iss"], claims["scope"], claims["sub"], claims["exp"]
     )  # fmt: skip
     assert "kid-1" == jwt.get_unverified_header(form["assertion"])["kid"]
+
+
+def test_template_of_a_github_app_mints_at_its_installation() -> None:
+    """The template's token URL is for users' codes; one that somebody gave wins over the installation's."""
+    made = from_template(
+        "github-app", id="c", client_id="12345", client_secret=PEM, variables={},
+    )  # fmt: skip
+    made = replace(made, extra={"grantType": "github_app", "installationId": "77"})
+    assert made.token_url
+    for wanted, url in (
+        (made, "https://api.github.com/app/installations/77/access_tokens"),
+        (replace(made, token_url="https://ghe.example/tokens"), "https://ghe.example/tokens"),
+    ):
+        assert url == exchange_request(wanted, token(), now=NOW, random_bytes=os.urandom).url
 
 
 def test_github_app() -> None:
