@@ -217,6 +217,11 @@ class ConnectionTokens:
         # A change heard while the service answered may have been this token's end: then it serves this call only.
         if changes == self._changes:
             self._remember(place, token)
+        elif is_newest:
+            # What a fetch read before this refresh was stored must not stay, nor come: until the change of the refresh
+            # itself is heard, calls would go out with the rejected token.
+            self._changes += 1
+            self._cached.pop(place, None)
         return token
 
     def _remember(self, place: CacheKey, token: ConnectionToken) -> None:

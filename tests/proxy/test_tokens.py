@@ -421,6 +421,34 @@ async def test_slow_fetch_does_not_undo_a_refresh(clock: Clock) -> None:
     assert fresh == tokens.cached(KEY, "c")
 
 
+@pytest.mark.parametrize("ends_first", ["the refresh", "the fetch"])
+async def test_refresh_that_is_not_cached_leaves_no_older_token(clock: Clock, ends_first: str) -> None:
+    """
+    A change of something older is heard while a refresh and a fetch are under way: the fetch's token, which is the
+    rejected one, is not in the cache when both have ended, in whatever order.
+    """
+    ledger = Ledger()
+    ledger.stored[KEY] = T1
+    tokens = ConnectionTokens(ledger, clock=clock)
+    await fetch(tokens)
+    refresh_gate, fetch_gate = asyncio.Event(), asyncio.Event()
+    ledger.gate = refresh_gate
+    refreshing = asyncio.create_task(tokens.replace(KEY, rejected=T1, route="api", caller=ADA, credential="c"))
+    await asyncio.sleep(0.01)
+    tokens.forget_owner(KEY.owner)
+    ledger.gate = fetch_gate
+    fetching = asyncio.create_task(fetch(tokens))
+    await asyncio.sleep(0.01)
+    gates = [refresh_gate, fetch_gate]
+    for gate in gates if ends_first == "the refresh" else reversed(gates):
+        gate.set()
+        await asyncio.sleep(0.01)
+    await asyncio.gather(refreshing, fetching)
+
+    ledger.gate = None
+    assert "T2" == (await fetch(tokens)).access_token
+
+
 async def test_trial_that_ended_in_the_meantime_is_not_reopened(clock: Clock) -> None:
     """
     Acquitted while a straggler's rejection was being looked into, the family is refreshed when it dies again.
