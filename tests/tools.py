@@ -24,6 +24,8 @@ PACKAGES: Mapping[str, str] = {
     "initdb": "postgresql",
     "node": "nodejs",
     "npm": "npm",
+    "pg_dump": "postgresql",
+    "sqlite3": "sqlite3",
     "wrk": "wrk",
 }
 
@@ -32,7 +34,7 @@ def require_tool(name: str) -> Path:
     """
     Return the path of the program *name*, one of `PACKAGES`; without it the test is skipped, or fails in CI.
     """
-    # Debian keeps the programs of a PostgreSQL server outside of PATH, one directory per version.
+    # Debian keeps PostgreSQL's programs outside of PATH, one directory per version.
     servers = [str(path) for path in sorted(Path("/usr/lib/postgresql").glob("*/bin"), reverse=True)]
     found = shutil.which(name) or shutil.which(name, path=os.pathsep.join(servers))
     if found is None:

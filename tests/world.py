@@ -164,6 +164,8 @@ class Provider:
         self.reused = 0
         self.on_exchange: Callable[[str], None] = lambda access_token: None
         self.delay_seconds = 0.0
+        self.entered = asyncio.Event()  # set when somebody asks
+        self.gate: asyncio.Event | None = None  # holds every answer up until it is set
         self._live: set[str] = set()
         self._runner: web.AppRunner | None = None
         self.url = ""
@@ -190,6 +192,9 @@ class Provider:
 
     async def _token(self, request: web.Request) -> web.Response:
         form = await request.post()
+        self.entered.set()
+        if self.gate is not None:
+            await self.gate.wait()
         await asyncio.sleep(self.delay_seconds)
         refresh_token = str(form.get("refresh_token"))
         if refresh_token not in self._live:

@@ -87,6 +87,7 @@ WRONG = {
 }
 
 
+@pytest.mark.parametrize("engine", ["sqlite"])
 @pytest.mark.parametrize(("arguments", "code"), WRONG.values(), ids=WRONG.keys())
 def test_wrong_wishes(data: Path, arguments: tuple[str, ...], code: int) -> None:
     """What cannot be done ends with a sentence and an exit code, never a traceback."""

@@ -207,6 +207,13 @@ class Browser:
         assert self._session is not None
         await self._session.close()
 
+    @property
+    def cookie(self) -> str:
+        """The value of the only cookie that was set here."""
+        assert self._session is not None
+        (cookie,) = self._session.cookie_jar
+        return cookie.value
+
     async def get(self, url: str, *, until: str | None = None, headers: dict[str, str] | None = None) -> Page:
         """Open *url* and follow redirects; stop before an address that begins with *until*, which is not called."""
         return await self._go("GET", url, None, until, NAVIGATION if headers is None else headers)

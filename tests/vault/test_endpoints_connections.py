@@ -75,6 +75,7 @@ REFUSED: dict[str, tuple[str, dict[str, Any], int, str]] = {
 }  # fmt: skip
 
 
+@pytest.mark.parametrize("engine", ["sqlite"])
 @pytest.mark.parametrize(("path", "body", "status", "code"), REFUSED.values(), ids=REFUSED.keys())
 async def test_refused_changes_change_nothing(
     api: Api, vault: Vault, path: str, body: dict[str, Any], status: int, code: str

@@ -52,6 +52,7 @@ MAY: dict[str, tuple[dict[str, Any], str, dict[str, Any], int]] = {
 }
 
 
+@pytest.mark.parametrize("engine", ["sqlite"])
 @pytest.mark.parametrize(("claims", "path", "body", "expected"), MAY.values(), ids=MAY.keys())
 async def test_access_tokens_may(
     api: Api, claims: dict[str, Any], path: str, body: dict[str, Any], expected: int

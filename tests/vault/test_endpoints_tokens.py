@@ -73,6 +73,7 @@ MALFORMED: dict[str, tuple[str, str, Any, int, str]] = {
 }  # fmt: skip
 
 
+@pytest.mark.parametrize("engine", ["sqlite"])
 @pytest.mark.parametrize(("method", "path", "body", "status", "code"), MALFORMED.values(), ids=MALFORMED.keys())
 async def test_what_is_malformed_changes_nothing(
     api: Api, method: str, path: str, body: Any, status: int, code: str

@@ -44,6 +44,7 @@ REFUSED: dict[str, tuple[Caller, dict[str, Any]]] = {
 }
 
 
+@pytest.mark.parametrize("engine", ["sqlite"])
 @pytest.mark.parametrize(("caller", "about"), REFUSED.values(), ids=REFUSED.keys())
 async def test_nobody_begins_for_others(place: Town, caller: Caller, about: dict[str, Any]) -> None:
     """A credential begins for its own user, in its own tenants."""
@@ -62,6 +63,7 @@ INVALID: dict[str, tuple[str, dict[str, Any], str]] = {
 }
 
 
+@pytest.mark.parametrize("engine", ["sqlite"])
 @pytest.mark.parametrize(("connection", "about", "told"), INVALID.values(), ids=INVALID.keys())
 async def test_invalid_wish_is_told(place: Town, connection: str, about: dict[str, Any], told: str) -> None:
     """What cannot be connected is refused before there is a link, and says why."""
@@ -86,6 +88,7 @@ TARGETS = (
 )
 
 
+@pytest.mark.parametrize("engine", ["sqlite"])
 @pytest.mark.parametrize("target", TARGETS)
 async def test_redirect_goes_only_where_an_operator_said(place: Town, target: str) -> None:
     """A redirect target is one of the list, or the connection's own, to the letter (RFC 9700 section 4.11)."""
@@ -137,6 +140,7 @@ NO_LINK = {
 }
 
 
+@pytest.mark.parametrize("engine", ["sqlite"])
 @pytest.mark.parametrize(("key", "caller"), NO_LINK.values(), ids=NO_LINK.keys())
 async def test_no_link_where_it_would_not_help(place: Town, key: TokenKey, caller: Caller) -> None:
     """Where a browser cannot help, or the caller may not begin, a refusal has no link."""
