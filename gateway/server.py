@@ -103,8 +103,8 @@ class Gateway:
         seconds = self._configuration.drain_seconds if drain_seconds is None else drain_seconds
         if self._listening is not None and self._traffic is not None:
             self._listening.close()
-            self._traffic.pre_shutdown()
-            await self._traffic.shutdown(seconds)
+            drained = await self._traffic.drain(seconds)
+            log.info("drained", finished=drained.finished, cut=drained.cut)
         await self._owned.aclose()
 
     async def _build(self, data: Path, environ: Mapping[str, str]) -> None:

@@ -37,7 +37,6 @@ _NAMES: tuple[tuple[object, tuple[str, ...]], ...] = (
             "connection_lost",
             "force_close",
             "keepalive_timeout",
-            "shutdown",
             "start",
         ),
     ),

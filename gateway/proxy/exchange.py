@@ -125,7 +125,7 @@ class Exchange:
                 refusal = await self._with_link(call, refusal)
             self._refuse(request, refusal)
         except asyncio.CancelledError:
-            error = "client_aborted"
+            error = "drained" if client.is_drained else "client_aborted"
             raise
         except ConnectionError:
             error = "client_aborted"
@@ -290,7 +290,7 @@ class Exchange:
             client.abort()
             return
         call.status = refusal.status
-        if isinstance(refusal, InvalidRequest) or not request.payload.is_eof():
+        if isinstance(refusal, InvalidRequest) or not request.payload.is_eof() or client.is_closing:
             request.keep_alive = False  # the rest of a body that nobody reads must not be taken for a request
         answer = refusal_answer(
             refusal,

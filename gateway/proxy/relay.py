@@ -44,6 +44,8 @@ async def relay(request: ProxyRequest, lane: Lane, answer: Answer, *, public_url
     except (ValueError, Truncated) as exc:
         raise UpstreamProtocolError from exc
     is_whole = answer.body.is_eof()
+    if request.client.is_closing:  # since this request came: the gateway stops
+        request.keep_alive = False
     framing, is_chunked = _framing(request, answer, fields, len(data) if is_whole else None)
     lines = [status_line(answer.status), *fields.lines]
     if answer.status == 401:

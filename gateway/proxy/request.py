@@ -48,6 +48,10 @@ class Client(Protocol):
     def is_closing(self) -> bool:
         """Whether this answer is the last on its connection."""
 
+    @property
+    def is_drained(self) -> bool:
+        """Whether the connection was cut because the gateway stops."""
+
     def send(self, data: bytes) -> None:
         """Write *data*; raise ConnectionError when the caller is gone."""
 

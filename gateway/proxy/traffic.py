@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 from aiohttp import web
 
@@ -17,8 +17,15 @@ async def _unused(_: Any) -> web.StreamResponse:
     raise AssertionError("CallerConnection.start serves requests itself")
 
 
+class Drained(NamedTuple):
+    """What became of the requests that were under way when a drain began."""
+
+    finished: int
+    cut: int
+
+
 class TrafficServer(web.Server):
-    """The factory of callers' connections, for `loop.create_server`; ends them with `shutdown`."""
+    """The factory of callers' connections, for `loop.create_server`; ends them with `drain`."""
 
     def __init__(self, serve: Serve, *, on_malformed: Callable[[], None], loop: asyncio.AbstractEventLoop) -> None:
         super().__init__(_unused, handler_cancellation=True)
@@ -29,3 +36,8 @@ class TrafficServer(web.Server):
     def __call__(self) -> CallerConnection:
         """Return the protocol of a new connection."""
         return CallerConnection(self, loop=self._running_loop, serve=self._serve, on_malformed=self._on_malformed)
+
+    async def drain(self, seconds: float) -> Drained:
+        """Close the connections that are idle, let the requests under way end within *seconds*, and cut the others."""
+        ends = await asyncio.gather(*(connection.drain_requests(seconds) for connection in self.connections))
+        return Drained(ends.count(True), ends.count(False))

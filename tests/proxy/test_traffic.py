@@ -15,7 +15,7 @@ DONE = b"HTTP/1.1 204 No Content\r\n\r\n"
 
 async def test_each_connection_is_served_and_ended() -> None:
     """
-    Requests of each connection are served, malformed ones are counted instead, and a shutdown ends what is idle.
+    Requests of each connection are served, malformed ones are counted instead, and a drain ends what is idle.
     """
     served: list[str] = []
     malformed: list[None] = []
@@ -38,10 +38,10 @@ async def test_each_connection_is_served_and_ended() -> None:
         assert (await callers[2][0].read()).startswith(b"HTTP/1.1 400 ")
 
         listening.close()
-        traffic.pre_shutdown()
-        await traffic.shutdown(1.0)
+        drained = await traffic.drain(1.0)
         rests = [await reader.read() for reader, _ in callers[:2]]
 
     for _, writer in callers:
         writer.close()
     assert (["/0", "/1"], 1, [b"", b""]) == (served, len(malformed), rests)
+    assert (0, 0) == drained
