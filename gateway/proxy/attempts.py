@@ -13,8 +13,7 @@ Leaves one sending to `forward.py`, the answer's bytes to `relay.py`, what an AP
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from functools import partial
+from collections.abc import Awaitable, Callable
 from typing import NamedTuple
 
 from gateway.models import Caller, ConnectionToken, TokenKey
@@ -37,6 +36,9 @@ class Asker(NamedTuple):
     credential: str
 
 
+DecideAgain = Callable[[ProxyRequest, Lane, Asker], Awaitable[None]]  # raises Refusal
+
+
 class Attempts:
     """Sends what has been allowed. Made by `Exchange`, from its parts."""
 
@@ -45,12 +47,14 @@ class Attempts:
         *,
         tokens: ConnectionTokens,
         egress_log: EgressLog,
+        decide_again: DecideAgain,
         public_url: Callable[[str], str],
         clock: Callable[[], float],
         monotonic: Callable[[], float],
     ) -> None:
         self._tokens = tokens
         self._log = egress_log
+        self._decide_again = decide_again
         self._public_url = public_url
         self._clock = clock
         self._monotonic = monotonic
@@ -67,7 +71,8 @@ class Attempts:
         call = request.call
         self._log.append(record.intent(call))
         began = self._monotonic()
-        sent = await send(request, lane, body, token, before_repeating=partial(self._record_repetition, call))
+        gate = _Gate(self._log, self._clock, self._decide_again, request, lane, asker)
+        sent = await send(request, lane, body, token, gate)
         try:
             call.upstream_seconds = self._monotonic() - began
             note = ""
@@ -78,12 +83,12 @@ class Attempts:
                 fresh, note = await self._after_rejection(call, lane, body, token, asker, missing)
                 if fresh is not None:
                     await sent.end(lane)
+                    await self._decide_again(request, lane, asker)
                     token = fresh
                     reason = "token_rejected" if missing is None else "scope_missing"
                     self._log.append(record.attempt(call, reason, status=sent.answer.status, now=self._clock()))
                     began = self._monotonic()
-                    repeat = partial(self._record_repetition, call)
-                    sent = await send(request, lane, body, token, before_repeating=repeat)
+                    sent = await send(request, lane, body, token, gate)
                     call.upstream_seconds += self._monotonic() - began
                     if sent.answer.status in (401, 403):
                         missing = missing_scopes(sent.answer.raw_fields, token.scopes)
@@ -99,10 +104,6 @@ class Attempts:
                 sent.release(lane)
             else:
                 await sent.end(lane)
-
-    def _record_repetition(self, call: Call) -> None:
-        """Write the line of a request that is sent again on a new connection, the old one being stale."""
-        self._log.append(record.attempt(call, "stale_connection", status=None, now=self._clock()))
 
     async def _after_rejection(
         self,
@@ -148,3 +149,33 @@ class Attempts:
         if stored.access_token == token.access_token:
             raise scope_refusal(lane.route, missing)
         return stored
+
+
+class _Gate:
+    """What a request passes before it leaves on a connection that is new (see `forward.py`)."""
+
+    __slots__ = ("_asker", "_clock", "_decide_again", "_lane", "_log", "_request")
+
+    def __init__(
+        self,
+        egress_log: EgressLog,
+        clock: Callable[[], float],
+        decide_again: DecideAgain,
+        request: ProxyRequest,
+        lane: Lane,
+        asker: Asker,
+    ) -> None:
+        self._log = egress_log
+        self._clock = clock
+        self._decide_again = decide_again
+        self._request = request
+        self._lane = lane
+        self._asker = asker
+
+    async def connected(self) -> None:
+        """Decide again: connecting was a wait."""
+        await self._decide_again(self._request, self._lane, self._asker)
+
+    def repeating(self) -> None:
+        """Write the line of a request that is sent again on a new connection, the old one being stale."""
+        self._log.append(record.attempt(self._request.call, "stale_connection", status=None, now=self._clock()))

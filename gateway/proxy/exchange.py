@@ -5,7 +5,8 @@ Rules:
 1. route, identify, authorize, token, send, answer: `_pass` and the methods it calls name the stages in this order.
 2. A route's refusal is held back until the caller is known: a stranger is always answered 401.
 3. Every request ends in exactly one outcome line (those of strangers in a count per second).
-4. What goes wrong after the answer has begun resets the caller's connection: a cut answer never looks complete.
+4. What was decided is decided again after a wait (for a token, for a connection): a key may have been revoked meanwhile.
+5. What goes wrong after the answer has begun resets the caller's connection: a cut answer never looks complete.
 
 Leaves sending, the one retry and the answer to `attempts.py`, fields to `request_fields.py`, refusals as bytes to
 `answers.py`.
@@ -96,7 +97,12 @@ class Exchange:
         self._monotonic = monotonic
         self._random_bits = random_bits
         self._attempts = Attempts(
-            tokens=tokens, egress_log=egress_log, public_url=public_url, clock=clock, monotonic=monotonic
+            tokens=tokens,
+            egress_log=egress_log,
+            decide_again=self._decide_again,
+            public_url=public_url,
+            clock=clock,
+            monotonic=monotonic,
         )
         self._no_route = RequestRules(None, via=NAME)
         self._strangers = 0
@@ -211,6 +217,11 @@ class Exchange:
         subject = choose_subject(caller, lane.route, user=fields.user, tenant=fields.tenant, account=fields.account)
         call.subject = subject
         self._authorize(call, lane, caller, subject, match)
+        if lane.limit is not None:
+            who = (caller.issuer, caller.user, caller.client, caller.key_id)
+            wait = lane.limit.take(who, now=call.started)
+            if wait is not None:
+                raise RateLimited(retry_after=wait)
         key = TokenKey(lane.route.connection, subject.user, subject.tenant, lane.route.scopes, subject.account)
         asker = Asker(key, caller, credential)
         began = self._monotonic()
@@ -220,6 +231,7 @@ class Exchange:
             token = await self._tokens.fetch(key, caller=caller, credential=credential)
             call.refreshed = token.refreshed
             call.token_seconds = self._monotonic() - began
+            await self._decide_again(request, lane, asker)
         lane.check_origin(token)
         body = _body(request, lane)
         lane.pool.enter()
@@ -274,11 +286,19 @@ class Exchange:
         call.rule = decision.rule
         if not decision.allowed:
             raise DeniedByPolicy(rule=decision.rule)
-        if lane.limit is not None:
-            who = (caller.issuer, caller.user, caller.client, caller.key_id)
-            wait = lane.limit.take(who, now=call.started)
-            if wait is not None:
-                raise RateLimited(retry_after=wait)
+
+    async def _decide_again(self, request: ProxyRequest, lane: Lane, asker: Asker) -> None:
+        """
+        Refuse, after a wait, what would not be let through any more.
+
+        Raises:
+            Refusal: the credential is not good any more, or policy now says no.
+        """
+        call, fields = request.call, request.fields
+        assert call.match is not None  # it was decided before
+        caller = await self._identity.identify(asker.credential)
+        subject = choose_subject(caller, lane.route, user=fields.user, tenant=fields.tenant, account=fields.account)
+        self._authorize(call, lane, caller, subject, call.match)
 
     # --- refusals and the record ---------------------------------------------------------------------------------
 

@@ -14,8 +14,8 @@ Rules:
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Protocol
 
 from aiohttp.web_protocol import RequestPayloadError
 
@@ -54,22 +54,28 @@ class Sent:
             lane.pool.release(self.connection)
 
 
+class Gate(Protocol):
+    """What stands before a new connection. Both raise Refusal, and then nothing leaves."""
+
+    async def connected(self) -> None:
+        """The connection is there; connecting took its time."""
+
+    def repeating(self) -> None:
+        """The request leaves a second time, because of a stale connection."""
+
+
 async def send(
     request: ProxyRequest,
     lane: Lane,
     body: RequestBody | None,
     token: ConnectionToken,
-    *,
-    before_repeating: Callable[[], None],
+    gate: Gate,
 ) -> Sent:
     """
     Send *request* with *token* to *lane*'s upstream and return it with the head of its answer.
 
-    *before_repeating* is called before it leaves a second time because of a stale connection; nothing leaves if it
-    raises.
-
     Raises:
-        Refusal: the upstream could not be reached, broke the protocol or took too long; the body was too large or
+        Refusal: *gate* let it not pass; the upstream could not be reached, broke the protocol or took too long; the body was too large or
             broken.
     """
     call = request.call
@@ -80,10 +86,15 @@ async def send(
     is_repeated = False
     while True:
         # Repeated once, on a new connection: an upstream that hangs up each time must not be asked 256 times.
-        connection = (None if is_repeated else lane.pool.take_idle()) or await lane.pool.connect()
+        connection = None if is_repeated else lane.pool.take_idle()
+        is_new = connection is None
+        if connection is None:
+            connection = await lane.pool.connect()
         call.address = connection.address
         pump: asyncio.Task[None] | None = None
         try:
+            if is_new:
+                await gate.connected()
             connection.begin(method=call.method, timeouts=lane.route.timeouts)
             if body is None:
                 connection.write(head)
@@ -97,7 +108,7 @@ async def send(
             await _abandon(lane, connection, pump)
             if call.method not in SAFE_METHODS or body is not None:
                 raise UpstreamUnreachable from exc
-            before_repeating()
+            gate.repeating()
             call.attempts += 1
             is_repeated = True
         except BaseException:

@@ -39,5 +39,6 @@ class TrafficServer(web.Server):
 
     async def drain(self, seconds: float) -> Drained:
         """Close the connections that are idle, let the requests under way end within *seconds*, and cut the others."""
-        ends = await asyncio.gather(*(connection.drain_requests(seconds) for connection in self.connections))
+        connections = [each for each in self.connections if isinstance(each, CallerConnection)]
+        ends = await asyncio.gather(*(connection.drain_requests(seconds) for connection in connections))
         return Drained(ends.count(True), ends.count(False))

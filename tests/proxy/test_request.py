@@ -24,6 +24,7 @@ class Wire:
     peer: str = "192.0.2.1"
     before: Before | None = None
     sent: bytes = b""
+    is_drained: bool = False
 
     def send(self, data: bytes) -> None:
         self.sent += data
