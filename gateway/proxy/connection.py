@@ -26,6 +26,7 @@ from aiohttp.streams import EMPTY_PAYLOAD, StreamReader
 from gateway.errors import UpstreamProtocolError, UpstreamUnreachable
 from gateway.models import Timeouts
 
+MIN_BODY_BYTES_PER_SECOND = 256  # of a request, beyond the response time: a slower one is a caller that dribbles (G2)
 READ_BUFFER_BYTES = 65_536  # per direction: beyond twice this the peer is not read any more (threats G3)
 
 
@@ -52,6 +53,7 @@ class UpstreamConnection(BaseProtocol):
 
     __slots__ = (
         "_answer",
+        "_begun_at",
         "_body",
         "_continue",
         "_failure",
@@ -74,6 +76,7 @@ class UpstreamConnection(BaseProtocol):
         self.idle_since = 0.0
         self.is_reused = False
         self._timeouts = Timeouts()
+        self._begun_at = 0.0
         self._answer: RawResponseMessage | None = None
         self._body: StreamReader = EMPTY_PAYLOAD
         self._waiter: asyncio.Future[None] | None = None
@@ -134,10 +137,18 @@ class UpstreamConnection(BaseProtocol):
         self._is_silent = True
         self.awaits_caller = False
         self._timeouts = timeouts
-        self.deadline = self._loop.time() + timeouts.response_seconds
+        self._begun_at = self._loop.time()
+        self.deadline = self._begun_at + timeouts.response_seconds
+
+    def extend_response_time(self, sent_bytes: int) -> None:
+        """Count the response time from now, *sent_bytes* of the body being sent. One that dribbles ends all the same."""
+        if self._answer is None:
+            seconds = self._timeouts.response_seconds
+            longest = self._begun_at + seconds + sent_bytes / MIN_BODY_BYTES_PER_SECOND
+            self.deadline = min(self._loop.time() + seconds, longest)
 
     def restart_response_time(self) -> None:
-        """Count the response time from now: more of the request has been sent."""
+        """Count the response time from now: the whole request has been sent."""
         if self._answer is None:
             self.deadline = self._loop.time() + self._timeouts.response_seconds
 

@@ -75,8 +75,8 @@ async def send(
     Send *request* with *token* to *lane*'s upstream and return it with the head of its answer.
 
     Raises:
-        Refusal: *gate* let it not pass; the upstream could not be reached, broke the protocol or took too long; the body was too large or
-            broken.
+        Refusal: *gate* let it not pass; the upstream could not be reached, broke the protocol or took too long; the
+            body was too large, too slow or broken.
     """
     call = request.call
     call.attempts += 1
@@ -149,10 +149,11 @@ async def _pump(connection: UpstreamConnection, body: RequestBody) -> None:
         async for chunk in body.chunks():
             connection.awaits_caller = False
             connection.write(chunk if body.length is not None else b"%x\r\n%b\r\n" % (len(chunk), chunk))
-            connection.restart_response_time()
+            connection.extend_response_time(body.received_bytes)
             await connection.drain()
             connection.awaits_caller = True
         connection.awaits_caller = False
+        connection.restart_response_time()
         if body.length is None:
             connection.write(b"0\r\n\r\n")
     except RequestPayloadError:

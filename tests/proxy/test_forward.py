@@ -227,6 +227,30 @@ async def test_caller_that_stops_sending_is_told_408(
     assert (408, "request_timeout") == (got.status, got.code)
 
 
+async def test_caller_that_dribbles_is_told_408(
+    tmp_path: Path, upstream: Upstream, provider: Provider, issuer: Issuer
+) -> None:
+    """
+    A body of which a byte comes now and then, each within the response time, is not waited for without end.
+    """
+    timeouts = {"response_seconds": 1}
+    async with (
+        gateway_with(tmp_path, upstream, issuer, provider, timeouts=timeouts) as gateway,
+        calling(gateway) as caller,
+    ):
+        await caller.send(request("POST", "/api/x", credential=issuer.token("ada"), fields=("Content-Length: 99",)))
+        answering = asyncio.create_task(caller.answer())
+        sent = 0
+        while not answering.done() and sent < 90:
+            await caller.send(b"x")
+            sent += 1
+            await asyncio.sleep(0.2)
+        got = await answering
+
+    assert (408, "request_timeout") == (got.status, got.code)
+    assert sent < 25
+
+
 async def test_early_answer_to_an_upload_is_seen_at_once(gateway: Running, upstream: Upstream, issuer: Issuer) -> None:
     """
     An upstream may answer before it has the whole body: the caller sees it, and the connection is not used again.
