@@ -141,7 +141,7 @@ class UpstreamConnection(BaseProtocol):
         self.deadline = self._begun_at + timeouts.response_seconds
 
     def extend_response_time(self, sent_bytes: int) -> None:
-        """Count the response time from now, *sent_bytes* of the body being sent. One that dribbles ends all the same."""
+        """Count the response time from now, *sent_bytes* of the body being sent; one that dribbles ends all the same."""
         if self._answer is None:
             seconds = self._timeouts.response_seconds
             longest = self._begun_at + seconds + sent_bytes / MIN_BODY_BYTES_PER_SECOND
@@ -218,9 +218,10 @@ class UpstreamConnection(BaseProtocol):
             self.transport.abort()
 
     def resume_reading(self, resume_parser: bool = True) -> None:
-        """Read on, if reading was paused."""
-        # aiohttp's stream asks for it after every read, paused or not, and the parser is fed nothing.
-        if self._reading_paused:
+        """Read on, if reading was paused and all that had come was taken."""
+        # aiohttp's stream asks for it after every read, paused or not, and the parser is fed nothing. It asks from
+        # 64 KiB downwards; one read of uvloop's is 250 KiB, and two of them would be held (threats G3).
+        if self._reading_paused and not self._body._size:
             super().resume_reading(resume_parser)
 
     # --- asyncio.Protocol ------------------------------------------------------------------------------------
