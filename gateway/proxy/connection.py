@@ -141,7 +141,7 @@ class UpstreamConnection(BaseProtocol):
         self.deadline = self._begun_at + timeouts.response_seconds
 
     def extend_response_time(self, sent_bytes: int) -> None:
-        """Count the response time from now, *sent_bytes* of the body being sent; one that dribbles ends all the same."""
+        """Count the response time from now, *sent_bytes* of the body being sent. One that dribbles ends anyway."""
         if self._answer is None:
             seconds = self._timeouts.response_seconds
             longest = self._begun_at + seconds + sent_bytes / MIN_BODY_BYTES_PER_SECOND
