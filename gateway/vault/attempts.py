@@ -81,6 +81,15 @@ class Attempt:
         return self.status in OVER
 
 
+class ConnectStopped(Exception):
+    """A step that cannot be taken. *reason* is a key of the pages' table; *attempt* is told where it is the user's."""
+
+    def __init__(self, reason: str, attempt: Attempt | None = None) -> None:
+        self.reason = reason
+        self.attempt = attempt
+        super().__init__(reason)
+
+
 @dataclass(frozen=True, slots=True)
 class NewAttempt:
     """What a new attempt is about."""

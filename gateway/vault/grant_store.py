@@ -26,6 +26,7 @@ from gateway.vault.attempts import Attempt
 from gateway.vault.code_exchange import Held
 from gateway.vault.connection import Connection
 from gateway.vault.revocation import Revocation
+from gateway.vault.sealing import SealBroken
 from gateway.vault.stored_token import StoredToken, TokenDraft
 from gateway.vault.tokens import Tokens
 
@@ -54,9 +55,13 @@ class GrantStore:
         Store *held* as the token that *attempt* was about, and return it.
 
         Raises:
-            sqlalchemy.exc.SQLAlchemyError, OSError: it could not be written; it has been revoked.
+            sqlalchemy.exc.SQLAlchemyError, OSError, SealBroken: it could not be written; it has been revoked (rule 4).
         """
-        before = await self._tokens.find(_key(attempt))
+        try:
+            before = await self._written(lambda: self._tokens.find(_key(attempt)))
+        except (SQLAlchemyError, OSError, SealBroken):
+            await self.give_back(held, connection, attempt)
+            raise
         if before is not None and before.requested_scopes != attempt.scopes:
             before = None  # found by what it was granted: another row, which stays
         refresh_token = held.refresh_token
@@ -78,7 +83,7 @@ class GrantStore:
         )
         try:
             stored = await self._written(lambda: self._tokens.put_consented(draft))
-        except (SQLAlchemyError, OSError):
+        except (SQLAlchemyError, OSError, SealBroken):
             if before is None or _differs(before, held):
                 await self.give_back(held, connection, attempt)
             raise
@@ -97,7 +102,7 @@ class GrantStore:
         )
 
     async def _written(self, write: Callable[[], Coroutine[Any, Any, T]]) -> T:
-        """Return what *write* returns, tried again where the database fails: what it holds exists nowhere else."""
+        """Return what *write* returns, tried again where the database fails: what is to be stored is nowhere else."""
         for number in range(WRITE_ATTEMPTS):
             try:
                 return await write()

@@ -38,6 +38,7 @@ class Authority:
     registered: list[dict[str, Any]] = field(default_factory=list)
     fetched: int = 0
     entered: asyncio.Event = field(default_factory=asyncio.Event)  # set when a code arrives
+    gate: asyncio.Event | None = None  # where there is one, tokens are issued at once and told when it is set
     _issued: int = 0
 
     async def handle(self, request: web.Request) -> web.Response:
@@ -98,6 +99,8 @@ class Authority:
         if self.id_token is not None:
             answer["id_token"] = unsigned({"iss": self.url, "aud": "client", "sub": self.sub} | self.id_token)
         content = {name: value for name, value in (answer | self.token).items() if value is not None}
+        if self.gate is not None:
+            await self.gate.wait()
         return web.json_response(content, status=self.token_status)
 
     def _registered(self) -> dict[str, Any]:
