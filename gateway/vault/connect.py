@@ -21,7 +21,6 @@ from collections.abc import Callable, Coroutine, Iterable
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
-import orjson
 import structlog
 
 from gateway.net.client import OutboundClient
@@ -48,7 +47,7 @@ from gateway.vault.record import Record
 from gateway.vault.registration import register
 from gateway.vault.revocation import Revocation
 from gateway.vault.sealing import Sealer
-from gateway.vault.settlement import FAILED, Settlement
+from gateway.vault.settlement import FAILED, Settlement, held_of
 from gateway.vault.tokens import Tokens
 
 T = TypeVar("T")
@@ -101,7 +100,9 @@ class Connecting:
         self._codes = CodeExchange(client, clock=clock, random_bytes=random_bytes, record=record)
         self._grants = GrantStore(tokens, revocation)
         self._jobs = Jobs("connect-step", expected=(ConnectStopped,))
-        self._settlement = Settlement(self._attempts, self._grants, self._jobs, clock=clock, record=record)
+        self._settlement = Settlement(
+            self._attempts, self._grants, self._jobs, connections=connections, clock=clock, record=record
+        )
         self.links = Links(
             self._attempts,
             connections,
@@ -110,6 +111,7 @@ class Connecting:
             redirect_urls=redirect_urls,
             allow_http=allow_http,
             clock=clock,
+            began=self._settlement.give_back_abandoned,
         )
         self.start = self.links.start
         self.link_for = self.links.link_for
@@ -256,8 +258,7 @@ class Connecting:
             raise ConnectStopped("link_used", attempt)
         if not await self._attempts.move(attempt, "storing"):
             raise ConnectStopped("link_used", attempt)
-        said = orjson.loads(attempt.tokens)
-        held = Held(**{**said, "scopes": None if said["scopes"] is None else tuple(said["scopes"])})
+        held = held_of(attempt)
         attempt = replace(attempt, status="storing")
         if says_yes:
             log.info("connect_account_changed", attempt=attempt.id, connection=attempt.connection)

@@ -7,7 +7,8 @@ Rules:
    not taken that one back: it stays. Where the provider does not say whose account it is, the old one goes: it may be
    another's.
 3. The grant of another account that has lost its row is revoked. The same account's old one is left: at providers that
-   keep one grant per user and client, revoking the old token would end the new grant.
+   keep one grant per user and client, revoking the old token would end the new grant. So is a grant that the user does
+   not want, where the subject has one of its account stored.
 4. A write that fails is tried again: what it holds exists nowhere else. What cannot be written in the end is revoked,
    but for an account whose older grant is still stored (rule 3).
 """
@@ -91,6 +92,12 @@ class GrantStore:
         if before is not None and _differs(before, held):
             await self.give_back(before, connection, attempt)
         return stored
+
+    async def give_back_unwanted(self, held: Held, connection: Connection, attempt: Attempt) -> None:
+        """Revoke *held*, which the user does not want; not where the subject has a grant of its account (rule 3)."""
+        stored = await self._tokens.of_subject(attempt.connection, attempt.user, attempt.tenant)
+        if not any(_is_same(token, held) for token in stored):
+            await self.give_back(held, connection, attempt)
 
     async def give_back(self, token: Held | StoredToken, connection: Connection, attempt: Attempt) -> None:
         """Revoke *token*, which came up in *attempt*, at its provider, as far as that listens."""

@@ -25,6 +25,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from gateway.vault.attempts import Attempt, Attempts, ConnectStopped, Status
 from gateway.vault.code_exchange import Held
 from gateway.vault.connection import Connection
+from gateway.vault.connections import Connections
 from gateway.vault.grant_store import GrantStore
 from gateway.vault.jobs import Jobs
 from gateway.vault.record import Record, conclude
@@ -41,13 +42,22 @@ class Settlement:
     """Ends attempts. Work that outlives its caller runs in *jobs*. *clock* gives POSIX seconds."""
 
     def __init__(
-        self, attempts: Attempts, grants: GrantStore, jobs: Jobs, *, clock: Callable[[], float], record: Record
+        self,
+        attempts: Attempts,
+        grants: GrantStore,
+        jobs: Jobs,
+        *,
+        connections: Connections,
+        clock: Callable[[], float],
+        record: Record,
     ) -> None:
         self._attempts = attempts
         self._grants = grants
         self._jobs = jobs
         self._clock = clock
         self._record = record
+        self._connections = connections
+        self._sweep: asyncio.Task[None] | None = None
 
     async def settle(self, attempt: Attempt, held: Held, connection: Connection) -> Attempt:
         """
@@ -84,7 +94,10 @@ class Settlement:
 
     async def discard(self, attempt: Attempt, held: Held, connection: Connection) -> Attempt:
         """Revoke *held*, which the user does not want, and end *attempt*."""
-        await self._grants.give_back(held, connection, attempt)
+        try:
+            await self._grants.give_back_unwanted(held, connection, attempt)
+        except FAILED as exc:
+            return await self._not_stored(attempt, exc, held=held, connection=connection)
         return await self.end(attempt, "refused", "other_account_refused")
 
     async def end(self, attempt: Attempt, status: Status, error: str) -> Attempt:
@@ -100,6 +113,27 @@ class Settlement:
         log.info("connect_ended", attempt=attempt.id, connection=attempt.connection, status=status, error=error)
         conclude(self._record, "connect_ended", status=status, error=error, **attempt.for_the_record())
         return replace(attempt, status=status, error=error)
+
+    def give_back_abandoned(self) -> None:
+        """Begin to revoke the tokens that nobody has said yes to in time (rule 3), unless that is under way."""
+        if self._sweep is None or self._sweep.done():
+            self._sweep = self._jobs.spawn(self._give_back_abandoned())
+
+    async def _give_back_abandoned(self) -> None:
+        while True:
+            try:
+                attempt = await self._attempts.take_abandoned()
+                if attempt is None:
+                    return
+                connection = await self._connections.load(attempt.connection)
+                if connection is not None:
+                    log.info("connect_abandoned", attempt=attempt.id, connection=connection.id)
+                    await self._grants.give_back_unwanted(held_of(attempt), connection, attempt)
+            except SealBroken as exc:  # what cannot be opened cannot be revoked; the next one may be
+                log.critical("seal_broken", reason=str(exc))
+            except (SQLAlchemyError, OSError) as exc:
+                log.warning("connect_sweep_failed", error=type(exc).__name__)
+                return
 
     async def _not_stored(
         self, attempt: Attempt, exc: Exception, *, held: Held | None = None, connection: Connection | None = None
@@ -128,3 +162,9 @@ class Settlement:
             except (SQLAlchemyError, OSError):  # told above; it expires by the clock in the end
                 continue
             return
+
+
+def held_of(attempt: Attempt) -> Held:
+    """Return the tokens that *attempt*, as it was read, holds for a confirmation."""
+    said = orjson.loads(attempt.tokens or b"")
+    return Held(**{**said, "scopes": None if said["scopes"] is None else tuple(said["scopes"])})

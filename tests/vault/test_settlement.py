@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator
 import pytest
 from sqlalchemy import text
 
+from gateway.vault.attempts import STEP_SECONDS
 from gateway.vault.connection import Connection
 from gateway.vault.removal import Removal
 from tests.vault.authority import Authority, authority
@@ -151,3 +152,64 @@ async def test_attempt_is_connected_when_only_its_own_row_cannot_be_written(
     stored = await place.token()
     assert stored is not None
     assert ADA == stored.user
+
+
+async def leave_unconfirmed(place: Town, provider: Authority, browser: Browser) -> None:
+    """Connect account-1, and then account-2 up to the page that asks for a yes, which nobody answers in time."""
+    await connect(place, browser)
+    provider.sub = "account-2"
+    assert "another account" in (await connect(place, browser)).text
+    place.clock.now += STEP_SECONDS
+
+
+async def test_unconfirmed_grant_is_revoked(place: Town, provider: Authority) -> None:
+    """Tokens of a confirmation that nobody answered are revoked with the next link; the stored account stays."""
+    async with Browser() as browser:
+        await leave_unconfirmed(place, provider, browser)
+        assert [] == revoked(provider)
+        await place.link()
+        await place.connecting.close()
+
+    assert ["RT-2"] == revoked(provider)
+    stored = await place.token()
+    assert stored is not None
+    assert "account-1" == stored.token_sub
+
+
+async def test_link_does_not_wait_for_revocations(place: Town, provider: Authority) -> None:
+    """A provider that does not answer a revocation keeps nobody from a link."""
+    async with Browser() as browser:
+        await leave_unconfirmed(place, provider, browser)
+        provider.revocation_gate = asyncio.Event()
+        await place.link()
+        assert [] == [event for event, _ in place.recorded if event == "revocation_outcome"]
+        provider.revocation_gate.set()
+        await place.connecting.close()
+
+    assert ["RT-2"] == revoked(provider)
+
+
+async def test_failing_revocation_is_recorded(place: Town, provider: Authority) -> None:
+    """A provider that refuses the revocation is told in the record, once; it is not asked again."""
+    async with Browser() as browser:
+        await leave_unconfirmed(place, provider, browser)
+        provider.revocation_status = 503
+        for _ in range(2):
+            await place.link()
+            await place.connecting.close()
+
+    outcomes = [fields["outcome"] for event, fields in place.recorded if event == "revocation_outcome"]
+    assert ["status_503"] == outcomes
+
+
+async def test_unconfirmed_grant_is_left_when_its_account_was_connected_since(place: Town, provider: Authority) -> None:
+    """Revoking it would end the newer grant of the same account at providers that keep one per user and client."""
+    async with Browser() as browser:
+        await leave_unconfirmed(place, provider, browser)
+        place.clock.now -= STEP_SECONDS / 2
+        await browser.answer(await connect(place, browser))
+        place.clock.now += STEP_SECONDS
+        await place.link()
+        await place.connecting.close()
+
+    assert ["RT-1"] == revoked(provider)
