@@ -19,7 +19,16 @@ from typing import Annotated, Any, Literal, NotRequired
 from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field, WithJsonSchema
 from typing_extensions import TypedDict  # pydantic takes this one only, before Python 3.12
 
-from gateway.vault.connection import KINDS, TOKEN_AUTHS, Connection, ConnectionInvalid, canonical_origin
+from gateway.vault.connection import (
+    ACCESS_TYPES,
+    GRANT_TYPES,
+    KINDS,
+    PROMPTS,
+    TOKEN_AUTHS,
+    Connection,
+    ConnectionInvalid,
+    canonical_origin,
+)
 from gateway.vault.wire import (
     INVALID,
     MAX_TEXT_CHARS,
@@ -31,7 +40,6 @@ from gateway.vault.wire import (
     OptionalText,
     Scopes,
     Text,
-    Url,
     empty_is_absent,
     optional,
     storable_text,
@@ -61,6 +69,12 @@ ORIGIN_SCHEMA: dict[str, Any] = {
     "description": "https://host[:port], or http.",
     "type": "string",
     "format": "origin",
+    "maxLength": MAX_TEXT_CHARS,
+}
+DOMAIN_SCHEMA: dict[str, Any] = {
+    "description": "host[:port], or https://host[:port].",
+    "type": "string",
+    "format": "domain",
     "maxLength": MAX_TEXT_CHARS,
 }
 VISIBLE_SCHEMA: dict[str, Any] = {
@@ -98,6 +112,7 @@ class UrlParam(Message):
 AppName = Annotated[Text, WithJsonSchema(NAME_SCHEMA)]
 Endpoint = Annotated[Text | None, BeforeValidator(empty_is_absent), optional(ENDPOINT_SCHEMA)]
 Origin = Annotated[Text, WithJsonSchema(ORIGIN_SCHEMA)]
+PromptValue = Annotated[Text, WithJsonSchema({"type": "string", "enum": sorted(PROMPTS)})]
 ClientSecret = Annotated[
     Annotated[str, Field(max_length=MAX_SECRET_CHARS)] | None,
     BeforeValidator(empty_is_absent),
@@ -119,27 +134,27 @@ class AppFields(Message):
     logo: Logo | None = None
     clientId: Visible | None = None
     clientSecret: ClientSecret = None
-    discoveryUrl: Url = None
+    discoveryUrl: Endpoint = None
     authorizationUrl: Endpoint = None
     authorizationUrlParams: UrlParams = None
     tokenUrl: Endpoint = None
     tokenUrlParams: UrlParams = None
     revocationUrl: Endpoint = None
     defaultScopes: Scopes | None = None
-    defaultRedirectUrl: Url = None
-    callbackDomain: Text | None = None
+    defaultRedirectUrl: Endpoint = None
+    callbackDomain: Annotated[OptionalText, optional(DOMAIN_SCHEMA)] = None
     pkce: bool | None = None
-    accessType: Text | None = None
-    prompt: Annotated[list[Text], Field(max_length=10)] | None = None
+    accessType: Annotated[OptionalText, _kind_text(ACCESS_TYPES)] = None
+    prompt: Annotated[list[PromptValue], Field(max_length=10)] | None = None
     appType: Annotated[Text | None, BeforeValidator(empty_is_absent), _kind_text(KINDS)] = None
     useDcr: bool | None = None
-    dcrUrl: Url = None
+    dcrUrl: Endpoint = None
     tenantId: Text | None = None
     templateId: Text | None = None
     origins: Annotated[list[Origin], Field(max_length=200)] | None = None
     tokenEndpointAuthMethod: Annotated[Text | None, BeforeValidator(empty_is_absent), _kind_text(TOKEN_AUTHS)] = None
     # What `grants.py` reads for tokens that need no browser.
-    grantType: OptionalText = None
+    grantType: Annotated[OptionalText, _kind_text(GRANT_TYPES)] = None
     installationId: OptionalText = None
     issuer: OptionalText = None
     audience: OptionalText = None
@@ -191,7 +206,7 @@ class CreateAppByTemplate(Message):
     overrides: Overrides | None = None
 
 
-# App fields that the vault itself does not read: kept, and given back as they came.
+# App fields that are kept under their own names, and given back as they came.
 EXTRA_FIELDS = (
     "logo", "discoveryUrl", "defaultRedirectUrl", "callbackDomain", "accessType", "prompt", "useDcr", "dcrUrl",
     "tenantId", "templateId", "grantType", "installationId", "issuer", "audience", "subject", "keyId",
