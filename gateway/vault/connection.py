@@ -12,7 +12,8 @@ Rules:
 5. A connection made from a template keeps copies of its URLs, scopes and origins, so that nothing but a person changes
    where tokens go; the provider's quirks it has by reference, so that a corrected catalogue reaches it.
 6. A client that a provider registers (`useDcr`) is registered once. Who says the same connection again without a client
-   (routes.yaml, at every start) means the one that there is, as long as it is registered at the same place.
+   (routes.yaml, at every start; Python's SDK, in an update) means the one that there is, as long as it is registered at
+   the same place, with the same host in its redirect URI.
 7. What one of the database engines cannot hold is refused on both: U+0000 and lone surrogates. One such text in a row's
    settings makes every query into that column fail on PostgreSQL.
 8. Of the further fields those are checked that the gateway acts on: a wrong one would show only when somebody connects
@@ -130,12 +131,19 @@ class Connection:
 
 
 def with_client_of(wanted: Connection, stored: Connection | None) -> Connection:
-    """Return *wanted* with the client registered for *stored*, where it wants one at the same place (rule 6)."""
+    """Return *wanted* with the client registered for *stored*, where it wants the same one (rule 6)."""
     if stored is None or not wanted.awaits_registration or not stored.client_id:
         return wanted
-    if any(wanted.extra.get(name) != stored.extra.get(name) for name in ("useDcr", "discoveryUrl", "dcrUrl")):
+    if stored.extra.get("useDcr") is not True or _registered_as(wanted) != _registered_as(stored):
         return wanted
     return replace(wanted, client_id=stored.client_id, client_secret=stored.client_secret, token_auth=stored.token_auth)
+
+
+def _registered_as(connection: Connection) -> tuple[object, str]:
+    """Return what tells registered clients apart: where it is registered, and the origin of its redirect URI."""
+    place = connection.extra.get("dcrUrl") or connection.extra.get("discoveryUrl") or ""
+    domain = str(connection.extra.get("callbackDomain") or "").rstrip("/").lower()
+    return place, domain if "://" in domain or not domain else f"https://{domain}"
 
 
 def is_connection_id(text: str) -> bool:
