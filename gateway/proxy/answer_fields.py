@@ -4,7 +4,8 @@ Which header fields of an upstream's answer cross the gateway (RFC 9110 section 
 Rules:
 1. Framing and hop-by-hop fields end here, and so does Set-Cookie: a provider's session is not the caller's.
 2. Location, Content-Location and Link that lead to the route's own origin come back through the gateway; bodies are
-   never rewritten.
+   never rewritten. Where the route injects a query parameter, they lose that parameter, wherever they lead: an upstream
+   that redirects repeats the query it got, and with it the token.
 
 Names are classified once, as in `request_fields.py`, which has the other direction.
 """
@@ -15,6 +16,7 @@ import re
 from enum import IntEnum
 
 from gateway.models import Route
+from gateway.proxy.query import without_param
 from gateway.proxy.request_fields import HOP_BY_HOP, MEMO_NAMES, RawFields, without
 
 _LINK_TARGET = re.compile(rb"<([^<>]*)>")  # RFC 8288 section 3: the target stands between angle brackets
@@ -75,6 +77,7 @@ class AnswerRules:
         self._memo: dict[bytes, int] = {}
         self._prefix = route.prefix.encode("ascii")
         self._base_path = route.base_path.encode("ascii")
+        self._injected_param = route.inject.name if route.inject.kind == "query" else None
         self._origins = tuple(spelled.encode("ascii") for spelled in _spellings(route))
 
     def read(self, raw_fields: RawFields, *, public_url: bytes) -> AnswerFields:
@@ -121,6 +124,8 @@ class AnswerRules:
 
     def _through_gateway(self, reference: bytes, public_url: bytes) -> bytes:
         """Return *reference* as a URL of this route, or as it is where it leads elsewhere."""
+        if self._injected_param is not None:
+            reference = without_param(reference, self._injected_param)
         path = reference
         if not reference.startswith(b"/") or reference.startswith(b"//"):
             for origin in self._origins:

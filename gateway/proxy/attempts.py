@@ -133,7 +133,7 @@ class Attempts:
         what = "the token was rejected" if missing is None else "the token lacked a scope"
         if body is not None and not body.can_replay:
             return None, f"{what} and was replaced, the body could not be sent again"
-        lane.check_origin(fresh)
+        lane.check_token(fresh)
         return fresh, f"{what} and was replaced, the request was sent again"
 
     async def _other(
