@@ -25,12 +25,10 @@ class _Do(IntEnum):
 
     FORWARD = 0
     DROP = 1
-    CONTENT_LENGTH = 2
-    CONNECTION = 3
-    LOCATION = 4
-    LINK = 5
-    CHALLENGE = 6
-    TRANSFER_ENCODING = 7
+    CONNECTION = 2
+    LOCATION = 3
+    LINK = 4
+    CHALLENGE = 5
 
 
 _FORWARD = int(_Do.FORWARD)  # an int compare in the loop: an enum member's costs twice as much
@@ -44,8 +42,9 @@ _ANSWER_FIELDS: dict[bytes, _Do] = {
     b"traceparent": _Do.DROP,  # ours is set anew
     b"proxy-status": _Do.DROP,  # ours is set anew; what is said of an earlier hop would read as ours
     b"connection": _Do.CONNECTION,
-    b"content-length": _Do.CONTENT_LENGTH,
-    b"transfer-encoding": _Do.TRANSFER_ENCODING,
+    **dict.fromkeys(
+        (b"content-length", b"transfer-encoding"), _Do.DROP
+    ),  # read by `answer_head.py`, written by `relay.py`
     b"location": _Do.LOCATION,
     b"content-location": _Do.LOCATION,
     b"link": _Do.LINK,
@@ -59,12 +58,11 @@ class AnswerFields:
     values of WWW-Authenticate, which are not among the lines.
     """
 
-    __slots__ = ("challenges", "content_length", "lines", "nominated")
+    __slots__ = ("challenges", "lines", "nominated")
 
     def __init__(self) -> None:
         self.lines: list[bytes] = []
         self.challenges: list[bytes] = []
-        self.content_length: int | None = None
         self.nominated: frozenset[bytes] = frozenset()
 
 
@@ -80,9 +78,6 @@ class AnswerRules:
     def read(self, raw_fields: RawFields, *, public_url: bytes) -> AnswerFields:
         """
         Sort *raw_fields* of an answer; *public_url* is where callers reach the gateway, without a trailing slash.
-
-        Raises:
-            ValueError: Content-Length is there twice with two values, or is no number.
         """
         fields = AnswerFields()
         lines = fields.lines
@@ -93,11 +88,6 @@ class AnswerRules:
                 do = self._classify(name)
             if do == _FORWARD:
                 lines.append(b"%b: %b\r\n" % (name, value))
-            elif do == _Do.CONTENT_LENGTH:
-                length = int(value) if value.isdigit() else -1
-                if length < 0 or fields.content_length not in (None, length):
-                    raise ValueError("Content-Length")
-                fields.content_length = length
             elif do == _Do.CHALLENGE:
                 fields.challenges.append(value)
             elif do == _Do.LOCATION:

@@ -40,26 +40,6 @@ def test_answers_field_of_the_other_hop_ends_here(case: str) -> None:
     assert b"ETag: x\r\n" == answered(*ANSWER_ENDS_HERE[case], (b"ETag", b"x"))
 
 
-LENGTHS = {
-    "two lengths": (b"5", b"6"),
-    "a list": (b"5, 5",),
-    "a sign": (b"+5",),
-    "no number": (b"x",),
-    "nothing": (b"",),
-}
-
-
-@pytest.mark.parametrize("case", LENGTHS)
-def test_answer_whose_length_is_unclear_is_refused(case: str) -> None:
-    """
-    An answer that says two lengths, or none that can be read, is not passed on.
-    """
-    fields = tuple((b"Content-Length", value) for value in LENGTHS[case])
-
-    with pytest.raises(ValueError, match="Content-Length"):
-        AnswerRules(ROUTE).read(fields, public_url=PUBLIC)
-
-
 BASED = Route(name="b", prefix="/b", origin=Origin("https", "api.example.com", 443), connection="c", base_path="/v1")
 PORT = Route(name="p", prefix="/p", origin=Origin("http", "api.example.com", 8080), connection="c")
 
