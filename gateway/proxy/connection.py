@@ -23,6 +23,7 @@ from __future__ import annotations
 import asyncio
 import select
 from collections.abc import Callable
+from ssl import SSLError
 from typing import NamedTuple
 
 from aiohttp.base_protocol import BaseProtocol
@@ -373,8 +374,16 @@ class UpstreamConnection(BaseProtocol):
     def eof_received(self) -> bool:
         """The upstream has finished: nothing more is written to it."""
         self._spoiled = True
-        self._has_ended = True
+        self._has_ended = self._has_ended_tls()
         return False
+
+    def _has_ended_tls(self) -> bool:
+        # asyncio and uvloop call `eof_received` where TCP ends without close_notify, too: only the TLS object knows.
+        tls = self.transport.get_extra_info("ssl_object") if self.transport is not None else None
+        try:
+            return tls is None or tls.read(1) == b""
+        except SSLError:  # it wants more: nobody said that this is the end
+            return False
 
     def connection_lost(self, exc: BaseException | None) -> None:
         """Tell whoever waits: a whole close-delimited answer ends here, everything else is cut."""
