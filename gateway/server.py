@@ -36,6 +36,7 @@ from gateway.console import health
 from gateway.models import Route
 from gateway.net.client import OutboundClient
 from gateway.net.dial import resolve, tls_context
+from gateway.providers.upstreams import upstream_rules
 from gateway.proxy import aiohttp_names
 from gateway.proxy.discovery import ProtectedResource
 from gateway.proxy.exchange import Exchange
@@ -150,7 +151,12 @@ class Gateway:
             feed.subscribe("connections", opened.vault.connection_changed)
         feed.on_gap(tokens.forget_all)
         loop = asyncio.get_running_loop()
-        lanes = {route.name: Lane(route, _pool(route, loop)) for route in configuration.routes}
+        lanes = {
+            route.name: Lane(
+                route, _pool(route, loop), upstream_rules(str(route.origin), await _template(route, opened))
+            )
+            for route in configuration.routes
+        }
         for lane in lanes.values():
             own.push_async_callback(lane.pool.close)
         exchange = Exchange(
@@ -309,6 +315,12 @@ def _public_url(listener: TrafficListener) -> Callable[[str], str]:
         return lambda _: configured
     scheme = "http" if listener.tls is None else "https"
     return lambda host: f"{scheme}://{host}"
+
+
+async def _template(route: Route, opened: OpenVault | None) -> str | None:
+    """Return the provider of the catalogue that *route*'s connection was made from, as far as the vault knows it."""
+    connection = await opened.vault.connections.load(route.connection) if opened is not None else None
+    return connection.template if connection is not None else None
 
 
 def _pool(route: Route, loop: asyncio.AbstractEventLoop) -> UpstreamPool:

@@ -33,6 +33,7 @@ from gateway.errors import UpstreamProtocolError, UpstreamUnreachable
 from gateway.models import Timeouts
 from gateway.proxy.answer_head import AnswerHead, HeadInvalid, check_beginning, read_head
 from gateway.proxy.chunks import Chunks, ChunksInvalid
+from gateway.proxy.whole_body import WholeBody
 
 READ_BUFFER_BYTES = 65_536  # per direction: beyond twice this the peer is not read any more (threats G3)
 MAX_INFORMATIONAL = 64  # 1xx answers before the answer; servers send one or two, or one every few seconds
@@ -45,28 +46,6 @@ class Stale(Exception):
 
 class Truncated(Exception):
     """The upstream ended its answer before the end that it had announced."""
-
-
-class WholeBody:
-    """A body that is here as a whole; has of StreamReader what a reader asks (1.4 microseconds less a request)."""
-
-    __slots__ = ("_data",)
-
-    def __init__(self, data: bytes) -> None:
-        self._data = data
-
-    def is_eof(self) -> bool:
-        """True: nothing more will come."""
-        return True
-
-    def read_nowait(self, n: int = -1) -> bytes:
-        """Return the body once, then nothing; *n* is not looked at."""
-        data, self._data = self._data, b""
-        return data
-
-    async def readany(self) -> bytes:
-        """Return the body once, then nothing."""
-        return self.read_nowait()
 
 
 class Answer(NamedTuple):
@@ -253,8 +232,10 @@ class UpstreamConnection(BaseProtocol):
         self._pause_transport_reading()
 
     def resume_reading(self, resume_parser: bool = True) -> None:
-        """Read on, if reading was paused: the stream asks for it after every read."""
-        if self._reading_paused:
+        """Read on, if reading was paused and all that had come was taken."""
+        # aiohttp's stream asks for it after every read, paused or not. It asks from 64 KiB downwards; one read of
+        # uvloop's is 250 KiB, and two of them would be held (threats G3).
+        if self._reading_paused and (self._body is None or not self._body._size):
             self._reading_paused = False
             self._resume_transport_reading()
 
