@@ -280,6 +280,8 @@ class UpstreamConnection(BaseProtocol):
 
     def _take_head(self, head: AnswerHead, data: bytes) -> None:
         """Take the final *head*, and *data*, which came behind it."""
+        if head.status == 407:
+            raise HeadInvalid  # RFC 9110 15.5.8: a proxy says so to its client, and the gateway is nobody's here
         body = self._begin_body(head, data)
         self._spoiled = self._spoiled or not head.keeps_alive
         self._answer = Answer(head.status, head.raw_fields, body, head.length)

@@ -37,8 +37,11 @@ async def relay(request: ProxyRequest, lane: Lane, answer: Answer, *, public_url
         ConnectionError: the caller has gone.
     """
     call = request.call
+    assert call.match is not None  # what has no route was refused
     try:
-        fields = lane.answer_rules.read(answer.raw_fields, public_url=public_url.encode("latin-1"))
+        fields = lane.answer_rules.read(
+            answer.raw_fields, public_url=public_url.encode("latin-1"), target=call.match.target
+        )
         data = answer.body.read_nowait(-1)
     except Truncated as exc:
         raise UpstreamProtocolError from exc
