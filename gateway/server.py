@@ -36,15 +36,19 @@ from gateway.console import health
 from gateway.models import Route
 from gateway.net.client import OutboundClient
 from gateway.net.dial import resolve, tls_context
+from gateway.providers.upstreams import upstream_rules
 from gateway.proxy import aiohttp_names
+from gateway.proxy.answers import NAME
 from gateway.proxy.discovery import ProtectedResource
 from gateway.proxy.exchange import Exchange
+from gateway.proxy.forwarded import TrustedProxies
 from gateway.proxy.lane import Lane
 from gateway.proxy.pool import Addresses, UpstreamPool, direct_opener
 from gateway.proxy.tokens import ConnectionTokens, TokenService
 from gateway.proxy.traffic import TrafficServer
 from gateway.store.changes import ChangeFeed
 from gateway.store.engine import Store, sqlite_url
+from gateway.store.instance import instance_id
 from gateway.telemetry import Metrics, place_of
 from gateway.vault import api as token_api
 from gateway.vault.assembly import OpenVault, open_vault
@@ -150,7 +154,19 @@ class Gateway:
             feed.subscribe("connections", opened.vault.connection_changed)
         feed.on_gap(tokens.forget_all)
         loop = asyncio.get_running_loop()
-        lanes = {route.name: Lane(route, _pool(route, loop)) for route in configuration.routes}
+        proxies = TrustedProxies(configuration.listeners.traffic.trusted_proxies)
+        via = f"{NAME}-{instance_id(data, random_bytes=os.urandom)}"
+        lanes = {
+            route.name: Lane(
+                route,
+                _pool(route, loop),
+                upstream_rules(str(route.origin), await _template(route, opened)),
+                via=via,
+                has_conditions=policies.has_conditions(route.name, route.connection),
+                trusts_proxies=bool(proxies),
+            )
+            for route in configuration.routes
+        }
         for lane in lanes.values():
             own.push_async_callback(lane.pool.close)
         exchange = Exchange(
@@ -170,6 +186,8 @@ class Gateway:
             public_url=_public_url(configuration.listeners.traffic),
             clock=time.time,
             monotonic=time.monotonic,
+            via=via,
+            trusted_proxies=proxies,
             random_bits=random.Random(os.urandom(32)).getrandbits,  # noqa: S311  # ids: 0.1 against 1.0 microseconds
         )
         await feed.start()
@@ -309,6 +327,12 @@ def _public_url(listener: TrafficListener) -> Callable[[str], str]:
         return lambda _: configured
     scheme = "http" if listener.tls is None else "https"
     return lambda host: f"{scheme}://{host}"
+
+
+async def _template(route: Route, opened: OpenVault | None) -> str | None:
+    """Return the provider of the catalogue that *route*'s connection was made from, as far as the vault knows it."""
+    connection = await opened.vault.connections.load(route.connection) if opened is not None else None
+    return connection.template if connection is not None else None
 
 
 def _pool(route: Route, loop: asyncio.AbstractEventLoop) -> UpstreamPool:

@@ -45,8 +45,8 @@ class TrafficFile(Model):
     redirect_urls: list[g.Endpoint] = Field(
         [], max_length=100, description="Where a browser may be sent once an account is connected; compared exactly."
     )
-    trusted_proxies: Annotated[list[g.Network], g.Later(())] = Field(
-        [], description="Not supported yet: networks whose Forwarded fields are believed."
+    trusted_proxies: list[g.Network] = Field(
+        [], max_length=100, description="Networks of the proxies whose Forwarded and X-Forwarded-For are believed."
     )
 
 

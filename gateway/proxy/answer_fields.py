@@ -1,10 +1,14 @@
 """
-Which header fields of an upstream's answer cross the gateway (RFC 9110 section 7.6).
+Which header fields of an upstream's answer cross the gateway (RFC 9110 section 7.6), and which it adds.
 
 Rules:
 1. Framing and hop-by-hop fields end here, and so does Set-Cookie: a provider's session is not the caller's.
-2. Location, Content-Location and Link that lead to the route's own origin come back through the gateway; bodies are
-   never rewritten.
+2. Location, Content-Location and Link lead through the gateway as `reference.py` says; bodies are never rewritten.
+3. An answer is one user's: no cache between here and the caller may keep it, whatever its upstream says to caches
+   (threats D10).
+4. What a provider says of its own origin is not true of ours, and what it shows is not the gateway's: browsers get a
+   sandbox (threats C9, I8).
+5. Fields that a server before the gateway would obey, and those that are the gateway's own, end here.
 
 Names are classified once, as in `request_fields.py`, which has the other direction.
 """
@@ -15,9 +19,10 @@ import re
 from enum import IntEnum
 
 from gateway.models import Route
+from gateway.proxy.reference import References
 from gateway.proxy.request_fields import HOP_BY_HOP, MEMO_NAMES, RawFields, without
 
-_LINK_TARGET = re.compile(rb"<([^<>]*)>")  # RFC 8288 section 3: the target stands between angle brackets
+_LINK_TARGET = re.compile(rb"(?:\A|,)[ \t]*<([^<>]*)>")  # RFC 8288 section 3: each link begins with its target
 
 
 class _Do(IntEnum):
@@ -25,32 +30,82 @@ class _Do(IntEnum):
 
     FORWARD = 0
     DROP = 1
-    CONTENT_LENGTH = 2
-    CONNECTION = 3
-    LOCATION = 4
-    LINK = 5
-    CHALLENGE = 6
-    TRANSFER_ENCODING = 7
+    CONNECTION = 2
+    LOCATION = 3
+    LINK = 4
+    CHALLENGE = 5
+    CACHE_CONTROL = 6
 
 
 _FORWARD = int(_Do.FORWARD)  # an int compare in the loop: an enum member's costs twice as much
 
+# Said to caches: RFC 9111, RFC 9213, and what content delivery networks take beside them.
+_FOR_CACHES = (
+    b"age",
+    b"expires",
+    b"pragma",
+    b"surrogate-control",
+    b"surrogate-key",
+    b"cache-tag",
+    b"cache-tags",
+    b"edge-cache-tag",
+    b"edge-control",
+    b"x-cache-tags",
+)
+# Said of an origin, to browsers. Their CSP is replaced by ours.
+_OF_AN_ORIGIN = (
+    b"alt-svc",
+    b"clear-site-data",
+    b"content-security-policy",
+    b"content-security-policy-report-only",
+    b"expect-ct",
+    b"nel",
+    b"origin-trial",
+    b"public-key-pins",
+    b"refresh",  # a redirect, and not one that could lead back
+    b"report-to",
+    b"reporting-endpoints",
+    b"service-worker-allowed",
+    b"strict-transport-security",
+    b"timing-allow-origin",
+    b"x-content-type-options",
+)
+# nginx, Apache and lighttpd before the gateway would answer with a file or another place of theirs.
+_FOR_SERVERS = (
+    b"x-accel-charset",
+    b"x-accel-expires",
+    b"x-accel-limit-rate",
+    b"x-accel-redirect",
+    b"x-lighttpd-send-file",
+    b"x-lighttpd-send-tempfile",
+    b"x-reproxy-url",
+    b"x-sendfile",
+    b"x-sendfile2",
+)
+
 _ANSWER_FIELDS: dict[bytes, _Do] = {
-    **dict.fromkeys(HOP_BY_HOP, _Do.DROP),
-    b"set-cookie": _Do.DROP,
-    b"set-cookie2": _Do.DROP,
-    # What a provider says of its own origin is not true of ours.
-    **dict.fromkeys((b"alt-svc", b"strict-transport-security", b"clear-site-data"), _Do.DROP),
-    b"traceparent": _Do.DROP,  # ours is set anew
-    b"proxy-status": _Do.DROP,  # ours is set anew; what is said of an earlier hop would read as ours
+    **dict.fromkeys((*HOP_BY_HOP, *_FOR_CACHES, *_OF_AN_ORIGIN, *_FOR_SERVERS), _Do.DROP),
+    # Read by `answer_head.py`, written by `relay.py`.
+    **dict.fromkeys((b"content-length", b"transfer-encoding"), _Do.DROP),
+    **dict.fromkeys((b"set-cookie", b"set-cookie2"), _Do.DROP),
+    # Ours are set anew; what is said of an earlier hop would read as ours.
+    **dict.fromkeys((b"proxy-status", b"server-timing", b"traceparent", b"tracestate"), _Do.DROP),
+    b"cache-control": _Do.CACHE_CONTROL,
     b"connection": _Do.CONNECTION,
-    b"content-length": _Do.CONTENT_LENGTH,
-    b"transfer-encoding": _Do.TRANSFER_ENCODING,
     b"location": _Do.LOCATION,
     b"content-location": _Do.LOCATION,
     b"link": _Do.LINK,
     b"www-authenticate": _Do.CHALLENGE,
 }
+_DROPPED_BEGINNINGS = (b"access-control-", b"gateway-")
+_DROPPED_ENDS = (b"cdn-cache-control",)  # RFC 9213: CDN-Cache-Control, and Cloudflare- or Vercel- before it
+
+_NO_NAMES = frozenset({b"close", b"keep-alive"})  # options of Connection that name no field: 5 microseconds less
+
+_OWN_LINES = (
+    b"Vary: %b\r\nX-Content-Type-Options: nosniff\r\nContent-Security-Policy: sandbox\r\n"
+    b"Cache-Control: private, no-store%b\r\n"
+)
 
 
 class AnswerFields:
@@ -59,12 +114,11 @@ class AnswerFields:
     values of WWW-Authenticate, which are not among the lines.
     """
 
-    __slots__ = ("challenges", "content_length", "lines", "nominated")
+    __slots__ = ("challenges", "lines", "nominated")
 
     def __init__(self) -> None:
         self.lines: list[bytes] = []
         self.challenges: list[bytes] = []
-        self.content_length: int | None = None
         self.nominated: frozenset[bytes] = frozenset()
 
 
@@ -73,72 +127,65 @@ class AnswerRules:
 
     def __init__(self, route: Route) -> None:
         self._memo: dict[bytes, int] = {}
-        self._prefix = route.prefix.encode("ascii")
-        self._base_path = route.base_path.encode("ascii")
-        self._origins = tuple(spelled.encode("ascii") for spelled in _spellings(route))
+        self._references = References(route)
+        # The fields that tell whose answer it is; a cache that ignores no-store would have to look at them.
+        names = dict.fromkeys(("Authorization", "Gateway-Authorization", route.credential.header))
+        vary = ", ".join(names).encode("ascii")
+        self._own_lines = _OWN_LINES % (vary, b"")
+        # RFC 9111 5.2.2.6: a server before the gateway must not repack what comes as a stream.
+        self._own_lines_no_transform = _OWN_LINES % (vary, b", no-transform")
 
-    def read(self, raw_fields: RawFields, *, public_url: bytes) -> AnswerFields:
+    def read(self, raw_fields: RawFields, *, public_url: bytes, target: str = "/") -> AnswerFields:
         """
-        Sort *raw_fields* of an answer; *public_url* is where callers reach the gateway, without a trailing slash.
+        Sort *raw_fields* of the answer to a request for *target*, the upstream's; add what every answer gets.
 
-        Raises:
-            ValueError: Content-Length is there twice with two values, or is no number.
+        *public_url* is where callers reach the gateway, without a trailing slash.
         """
         fields = AnswerFields()
         lines = fields.lines
         memo = self._memo
+        own_lines = self._own_lines
         for name, value in raw_fields:
             do = memo.get(name)
             if do is None:
                 do = self._classify(name)
             if do == _FORWARD:
                 lines.append(b"%b: %b\r\n" % (name, value))
-            elif do == _Do.CONTENT_LENGTH:
-                length = int(value) if value.isdigit() else -1
-                if length < 0 or fields.content_length not in (None, length):
-                    raise ValueError("Content-Length")
-                fields.content_length = length
+            elif do == _Do.CACHE_CONTROL:
+                if b"no-transform" in value.lower():
+                    own_lines = self._own_lines_no_transform
             elif do == _Do.CHALLENGE:
                 fields.challenges.append(value)
-            elif do == _Do.LOCATION:
-                lines.append(b"%b: %b\r\n" % (name, self._through_gateway(value, public_url)))
-            elif do == _Do.LINK:
-                lines.append(b"%b: %b\r\n" % (name, self._rewrite_links(value, public_url)))
-            elif do == _Do.CONNECTION:
+            elif do == _Do.LOCATION or do == _Do.LINK:
+                if do == _Do.LINK:
+                    led = self._lead_links(value, public_url, target)
+                else:
+                    led = self._references.lead(value, public_url=public_url, target=target)
+                if led is not None:
+                    lines.append(b"%b: %b\r\n" % (name, led))
+            elif do == _Do.CONNECTION and value.lower() not in _NO_NAMES:
                 fields.nominated |= frozenset(option.strip().lower() for option in value.split(b","))
         if fields.nominated:
-            fields.lines = without(lines, fields.nominated)
+            fields.lines = lines = without(lines, fields.nominated)
+        lines.append(own_lines)
         return fields
 
     def _classify(self, name: bytes) -> int:
-        do = int(_ANSWER_FIELDS.get(name.lower(), _Do.FORWARD))
+        lower = name.lower()
+        do = int(_ANSWER_FIELDS.get(lower, _Do.FORWARD))
+        if lower.startswith(_DROPPED_BEGINNINGS) or lower.endswith(_DROPPED_ENDS):
+            do = int(_Do.DROP)
         if len(self._memo) < MEMO_NAMES:
             self._memo[name] = do
         return do
 
-    def _rewrite_links(self, value: bytes, public_url: bytes) -> bytes:
-        return _LINK_TARGET.sub(lambda found: b"<" + self._through_gateway(found[1], public_url) + b">", value)
-
-    def _through_gateway(self, reference: bytes, public_url: bytes) -> bytes:
-        """Return *reference* as a URL of this route, or as it is where it leads elsewhere."""
-        path = reference
-        if not reference.startswith(b"/") or reference.startswith(b"//"):
-            for origin in self._origins:
-                path = reference[len(origin) :]
-                # "https://api.example.com.evil.test" and "https://api.example.com:443" begin alike.
-                if reference[: len(origin)].lower() == origin and path[:1] in (b"", b"/", b"?", b"#"):
-                    break
-            else:
-                return reference
-        base = self._base_path
-        if base and not (path.startswith(base) and path[len(base) : len(base) + 1] in (b"", b"/", b"?", b"#")):
-            return reference  # the upstream's, but not below this route: nothing of ours leads there
-        return public_url + self._prefix + path[len(base) :]
-
-
-def _spellings(route: Route) -> set[str]:
-    """Return the ways in which an upstream may write its own origin: with and without the default port, and by "//"."""
-    origin = route.origin
-    host = f"[{origin.host}]" if ":" in origin.host else origin.host
-    authorities = {origin.host_field, f"{host}:{origin.port}"}
-    return {f"{scheme}//{authority}" for scheme in (f"{origin.scheme}:", "") for authority in authorities}
+    def _lead_links(self, value: bytes, public_url: bytes, target: str) -> bytes | None:
+        parts: list[bytes] = []
+        end = 0
+        for link in _LINK_TARGET.finditer(value):
+            led = self._references.lead(link[1], public_url=public_url, target=target)
+            if led is None:
+                return None
+            parts += (value[end : link.start(1)], led)
+            end = link.end(1)
+        return b"".join((*parts, value[end:]))

@@ -3,12 +3,13 @@ Send a request, once more where its token was rejected, and relay the answer.
 
 Rules:
 1. Nothing leaves before its line is written: the intent before the first send, an attempt before each further one.
-2. Compare and refresh: a 401 leads to at most one more send, with another token than the rejected one, and only if the
-   whole body can be sent again. The answer to it passes through, whatever it is.
+2. Compare and refresh: an answer that rejects the token leads to at most one more send, with another token than the
+   rejected one, and only if the whole body can be sent again. The answer to it passes through, whatever it is.
 3. Where the API wants a scope, nothing is refreshed: a user who has granted it meanwhile has another token stored, and
    that one is sent.
 
-Leaves one sending to `forward.py`, the answer's bytes to `relay.py`, what an API says of scopes to `challenge.py`.
+Leaves one sending to `forward.py`, the answer's bytes to `relay.py`, what an API says of scopes to `challenge.py`, how
+else than by 401 one rejects a token to `rejection.py`.
 """
 
 from __future__ import annotations
@@ -20,9 +21,10 @@ from gateway.models import Caller, ConnectionToken, TokenKey
 from gateway.proxy import record
 from gateway.proxy.body import RequestBody
 from gateway.proxy.challenge import missing_scopes, scope_refusal
-from gateway.proxy.forward import send
+from gateway.proxy.forward import Sent, send
 from gateway.proxy.lane import Lane
 from gateway.proxy.record import Call, EgressLog
+from gateway.proxy.rejection import rejects_token
 from gateway.proxy.relay import relay
 from gateway.proxy.request import ProxyRequest
 from gateway.proxy.tokens import ConnectionTokens
@@ -79,7 +81,8 @@ class Attempts:
             missing = None
             if sent.answer.status in (401, 403):
                 missing = missing_scopes(sent.answer.raw_fields, token.scopes)
-            if sent.answer.status == 401 or missing is not None:
+            is_rejected = missing is None and await self._is_rejected(sent, lane)
+            if is_rejected or missing is not None:
                 fresh, note = await self._after_rejection(call, lane, body, token, asker, missing)
                 if fresh is not None:
                     await sent.end(lane)
@@ -94,7 +97,8 @@ class Attempts:
                         missing = missing_scopes(sent.answer.raw_fields, token.scopes)
                         if missing is not None:
                             raise scope_refusal(lane.route, missing)
-            if sent.answer.status != 401 and self._tokens.has_trials:
+                    is_rejected = await self._is_rejected(sent, lane)
+            if not is_rejected and sent.answer.status != 401 and self._tokens.has_trials:
                 self._tokens.accepted(token, lane.route.name)
             if body is not None:
                 body.let_go()
@@ -104,6 +108,13 @@ class Attempts:
                 sent.release(lane)
             else:
                 await sent.end(lane)
+
+    async def _is_rejected(self, sent: Sent, lane: Lane) -> bool:
+        rules = lane.upstream_rules.rejected
+        if sent.answer.status == 401 or not rules:
+            return sent.answer.status == 401
+        is_rejected, sent.answer = await rejects_token(sent.answer, rules)
+        return is_rejected
 
     async def _after_rejection(
         self,
@@ -133,7 +144,7 @@ class Attempts:
         what = "the token was rejected" if missing is None else "the token lacked a scope"
         if body is not None and not body.can_replay:
             return None, f"{what} and was replaced, the body could not be sent again"
-        lane.check_origin(fresh)
+        lane.check_token(fresh)
         return fresh, f"{what} and was replaced, the request was sent again"
 
     async def _other(

@@ -4,30 +4,41 @@ One connection to an upstream: requests written to it, and the answers that are 
 Rules:
 1. A connection is clean, and may be used again, only if its last exchange ended exactly where it should have: whole
    answer, keep-alive, and not one byte more. Bytes on an idle connection, a second answer, a cancelled exchange end it
-   (threats.md section 0, rows 1 and 6).
-2. The parser is made anew for each exchange, so nothing of one answer can become part of the next.
+   (threats.md section 0, rows 1 and 6). What came after a whole answer is dropped with the connection, the answer is
+   good.
+2. An answer that must not have a body and announces one (to HEAD; 204, 205, 304) is passed on without, and ends the
+   connection: whether the body comes, and when, is not known.
 3. Nothing is sent twice by itself. `Stale` tells that a reused connection was lost before a byte of an answer; the
    sender decides (`forward.py`).
-4. There is no timer per request (1.5-2 microseconds each): an exchange has a deadline, and `pool.py` looks at it.
+4. A body that lasts until the end of the connection is whole only where the upstream ended it in order: under TLS with
+   close_notify, else anybody on the way could cut it (RFC 9112 section 9.8).
+5. There is no timer per request (1.5-2 microseconds each): an exchange has a deadline, and `pool.py` looks at it.
 
-Built on aiohttp's C parser and flow control; the names it leans on are listed in `aiohttp_names.py`.
+Leaves the head to `answer_head.py`, the chunked coding to `chunks.py`. Built on aiohttp's flow control and its
+StreamReader; the names it leans on are listed in `aiohttp_names.py`.
 """
 
 from __future__ import annotations
 
 import asyncio
+import select
+from collections.abc import Callable
+from ssl import SSLError
 from typing import NamedTuple
 
 from aiohttp.base_protocol import BaseProtocol
-from aiohttp.http_exceptions import HttpProcessingError
-from aiohttp.http_parser import HttpResponseParser, RawResponseMessage
-from aiohttp.streams import EMPTY_PAYLOAD, StreamReader
+from aiohttp.streams import StreamReader
 
 from gateway.errors import UpstreamProtocolError, UpstreamUnreachable
 from gateway.models import Timeouts
+from gateway.proxy.answer_head import AnswerHead, HeadInvalid, check_beginning, read_head
+from gateway.proxy.chunks import Chunks, ChunksInvalid
+from gateway.proxy.whole_body import WholeBody
 
 MIN_BODY_BYTES_PER_SECOND = 256  # of a request, beyond the response time: a slower one is a caller that dribbles (G2)
 READ_BUFFER_BYTES = 65_536  # per direction: beyond twice this the peer is not read any more (threats G3)
+MAX_INFORMATIONAL = 64  # 1xx answers before the answer; servers send one or two, or one every few seconds
+NO_CONTENT_STATUSES = frozenset({204, 205, 304})  # RFC 9110 15.3.5, 15.3.6, 15.4.5
 
 
 class Stale(Exception):
@@ -39,13 +50,16 @@ class Truncated(Exception):
 
 
 class Answer(NamedTuple):
-    """The head of an upstream's answer and the stream of its body, not yet read."""
+    """
+    The head of an upstream's answer and its body, not yet read.
+
+    *length* is its Content-Length; None: it has none, or none that counts.
+    """
 
     status: int
-    reason: str
     raw_fields: tuple[tuple[bytes, bytes], ...]
-    body: StreamReader
-    chunked: bool
+    body: StreamReader | WholeBody
+    length: int | None
 
 
 class UpstreamConnection(BaseProtocol):
@@ -55,9 +69,17 @@ class UpstreamConnection(BaseProtocol):
         "_answer",
         "_begun_at",
         "_body",
+        "_chunks",
         "_continue",
         "_failure",
+        "_has_ended",
+        "_head",
+        "_informational",
+        "_is_head_request",
         "_is_silent",
+        "_left",
+        "_poll",
+        "_read",
         "_spoiled",
         "_timeouts",
         "_waiter",
@@ -77,8 +99,16 @@ class UpstreamConnection(BaseProtocol):
         self.is_reused = False
         self._timeouts = Timeouts()
         self._begun_at = 0.0
-        self._answer: RawResponseMessage | None = None
-        self._body: StreamReader = EMPTY_PAYLOAD
+        self._answer: Answer | None = None
+        self._body: StreamReader | None = None  # while its end has not been read
+        self._read: Callable[[bytes], None] = self._read_unasked  # what the next bytes are
+        self._head = b""  # of the answer, as far as it has come
+        self._is_head_request = False
+        self._informational = 0
+        self._left = 0  # bytes of a body with Content-Length
+        self._chunks = Chunks()
+        self._has_ended = False  # the upstream will send no more, and says so
+        self._poll: select.poll | None = None
         self._waiter: asyncio.Future[None] | None = None
         self._continue: asyncio.Future[None] | None = None
         self._failure: Exception | None = None
@@ -95,44 +125,36 @@ class UpstreamConnection(BaseProtocol):
         return self.transport is not None and not self._spoiled and not self.transport.is_closing()
 
     @property
+    def is_quiet(self) -> bool:
+        """
+        Whether the upstream has sent nothing since the last exchange, not even its end; asks the system (0.5 µs).
+
+        What lies there unread would be taken for the answer to the request that is written now.
+        """
+        if self._poll is None:
+            assert self.transport is not None
+            self._poll = select.poll()
+            self._poll.register(self.transport.get_extra_info("socket").fileno(), select.POLLIN)
+        return not self._poll.poll(0)
+
+    @property
     def is_clean(self) -> bool:
         """Whether the exchange ended exactly where its answer did, and the connection may be kept."""
-        answer = self._answer
-        return (
-            self.can_be_used
-            and self._failure is None
-            and answer is not None
-            and not answer.should_close
-            and self._body.is_eof()
-            and not self._paused
-            and not self._has_more()
-        )
+        return self.can_be_used and self._answer is not None and self._body is None and not self._paused
 
     def is_overdue(self, now: float) -> bool:
         """Whether at *now*, in the loop's time, the deadline has passed; one that we do not read has none."""
         return self.deadline < now and not self._reading_paused
 
-    def _has_more(self) -> bool:
-        """Whether the parser holds the beginning of something after the answer; asks by ending it (0.1 µs)."""
-        try:
-            return self._parser is None or self._parser.feed_eof() is not None
-        except Exception:  # the parser's own errors: a second answer was begun, in whatever form
-            return True
-
     def begin(self, *, method: str, timeouts: Timeouts) -> None:
         """Get ready for the answer to one request with *method*, which must begin within the response time."""
-        self._parser = HttpResponseParser(
-            self,
-            self._loop,
-            READ_BUFFER_BYTES,
-            payload_exception=Truncated,
-            response_with_body=method != "HEAD",
-            read_until_eof=True,
-            auto_decompress=False,
-        )
+        if not self._spoiled:
+            self._read = self._read_head
+        self._head = b""
+        self._is_head_request = method == "HEAD"
+        self._informational = 0
         self._answer = None
-        self._body = EMPTY_PAYLOAD
-        self._failure = None
+        self._body = None
         self._continue = None
         self._is_silent = True
         self.awaits_caller = False
@@ -182,11 +204,8 @@ class UpstreamConnection(BaseProtocol):
                 self._waiter = None
         if self._failure is not None:
             raise self._failure
-        answer = self._answer
-        assert answer is not None  # the waiter is woken for nothing else
-        if answer.code == 101:
-            raise UpstreamProtocolError  # nobody asked for an upgrade
-        return Answer(answer.code, answer.reason, answer.raw_headers, self._body, answer.chunked)
+        assert self._answer is not None  # the waiter is woken for nothing else
+        return self._answer
 
     async def wait_for_continue(self, seconds: float) -> bool:
         """
@@ -209,55 +228,137 @@ class UpstreamConnection(BaseProtocol):
     def fail(self, failure: Exception) -> None:
         """End the exchange and the connection with *failure*, for whoever waits for its head or its body."""
         self._spoiled = True
+        self._read = self._read_extra
         if self._failure is None:
             self._failure = failure
-        if not self._body.is_eof():
-            self._break_body(failure)
+        if self._body is not None:
+            self._body.set_exception(failure)
         self._wake()
         if self.transport is not None:
             self.transport.abort()
 
+    def pause_reading(self) -> None:
+        """Read no more until the body's reader has caught up."""
+        self._reading_paused = True
+        self._pause_transport_reading()
+
     def resume_reading(self, resume_parser: bool = True) -> None:
         """Read on, if reading was paused and all that had come was taken."""
-        # aiohttp's stream asks for it after every read, paused or not, and the parser is fed nothing. It asks from
-        # 64 KiB downwards; one read of uvloop's is 250 KiB, and two of them would be held (threats G3).
-        if self._reading_paused and not self._body._size:
-            super().resume_reading(resume_parser)
+        # aiohttp's stream asks for it after every read, paused or not. It asks from 64 KiB downwards; one read of
+        # uvloop's is 250 KiB, and two of them would be held (threats G3).
+        if self._reading_paused and (self._body is None or not self._body._size):
+            self._reading_paused = False
+            self._resume_transport_reading()
 
     # --- asyncio.Protocol ------------------------------------------------------------------------------------
 
     def data_received(self, data: bytes) -> None:
-        """Parse what the upstream sent. Bytes that nobody waits for end the connection."""
-        parser = self._parser
-        if parser is None:
-            if data:
-                self.fail(UpstreamProtocolError())
-            return
-        if data:
-            self._is_silent = False
+        """Read what the upstream sent, as what is due. Bytes that nobody waits for end the connection."""
+        self._is_silent = False
         try:
-            messages, upgraded, _ = parser.feed_data(data)
-        except HttpProcessingError:
+            self._read(data)
+        except (HeadInvalid, ChunksInvalid):
             self.fail(UpstreamProtocolError())
             return
-        if upgraded:
-            self._spoiled = True
-        for message, body in messages:
-            self._on_head(message, body)
-        if data and self._answer is not None:  # a head that trickles in has the response time, not more
+        if self._answer is not None:  # a head that trickles in has the response time, not more
             self.deadline = self._loop.time() + self._timeouts.idle_seconds
 
-    def _on_head(self, message: RawResponseMessage, body: StreamReader) -> None:
-        if 100 <= message.code < 200 and message.code != 101:
-            if message.code == 100 and self._continue is not None and not self._continue.done():
-                self._continue.set_result(None)
+    def _read_head(self, data: bytes) -> None:
+        checked = len(self._head)
+        if checked:
+            data, self._head = self._head + data, b""
+        while data:
+            end = data.find(b"\r\n\r\n") + 4
+            if end < 4:
+                check_beginning(data, checked)
+                self._head = data
+                return
+            head = read_head(data, end)
+            data = data[end:]
+            if head.status >= 200:
+                self._take_head(head, data)
+                return
+            self._take_informational(head)
+            checked = 0
+
+    def _take_informational(self, head: AnswerHead) -> None:
+        self._informational += 1
+        # RFC 9110 15.2: it ends with its head. 101 switches to what nobody asked for (threats A9).
+        if head.status == 101 or head.is_chunked or head.length or self._informational > MAX_INFORMATIONAL:
+            raise HeadInvalid
+        if head.status == 100 and self._continue is not None and not self._continue.done():
+            self._continue.set_result(None)
+
+    def _take_head(self, head: AnswerHead, data: bytes) -> None:
+        """Take the final *head*, and *data*, which came behind it."""
+        if head.status == 407:
+            raise HeadInvalid  # RFC 9110 15.5.8: a proxy says so to its client, and the gateway is nobody's here
+        body = self._begin_body(head, data)
+        self._spoiled = self._spoiled or not head.keeps_alive
+        self._answer = Answer(head.status, head.raw_fields, body, head.length)
+        if self._waiter is not None or self._continue is not None:
+            self._wake()
+
+    def _begin_body(self, head: AnswerHead, data: bytes) -> StreamReader | WholeBody:
+        length = head.length
+        self._read = self._read_extra
+        if self._is_head_request or head.status in NO_CONTENT_STATUSES:
+            # RFC 9110 15.3.6: a 205 says that it is empty, or ends the connection.
+            is_open = head.is_chunked or length or (length is None and head.status == 205)
+            self._spoiled = self._spoiled or bool(data or is_open)
+            return WholeBody(b"")
+        if length is not None and len(data) >= length:
+            self._spoiled = self._spoiled or len(data) > length
+            return WholeBody(data[:length])
+        self._body = body = StreamReader(self, READ_BUFFER_BYTES, loop=self._loop)
+        if head.is_chunked:
+            self._chunks = Chunks()
+            self._read = self._read_chunked
+        elif length is not None:
+            self._left = length
+            self._read = self._read_counted
+        else:
+            self._spoiled = True
+            self._read = self._read_rest
+        if data:
+            self._read(data)
+        return body
+
+    def _read_counted(self, data: bytes) -> None:
+        assert self._body is not None
+        left = self._left - len(data)
+        if left > 0:
+            self._left = left
+            self._body.feed_data(data)
             return
-        if self._answer is not None or message.code < 100:
-            self.fail(UpstreamProtocolError())  # an answer that nobody asked for
-            return
-        self._answer = message
-        self._body = body
-        self._wake()
+        self._body.feed_data(data if left == 0 else data[:left])
+        self._end_body(extra=left < 0)
+
+    def _read_chunked(self, data: bytes) -> None:
+        assert self._body is not None
+        chunks = self._chunks
+        self._body.feed_data(chunks.read(data))
+        if chunks.is_over:
+            self._end_body(extra=chunks.extra)
+
+    def _read_rest(self, data: bytes) -> None:
+        assert self._body is not None
+        self._body.feed_data(data)
+
+    def _read_extra(self, _: bytes) -> None:
+        """After a whole answer: it stands, the connection does not."""
+        self._spoiled = True
+
+    def _read_unasked(self, _: bytes) -> None:
+        """Between exchanges: an answer that nobody asked for."""
+        self.fail(UpstreamProtocolError())
+
+    def _end_body(self, *, extra: bool) -> None:
+        self._spoiled = self._spoiled or extra
+        self._read = self._read_extra
+        assert self._body is not None
+        self._body.feed_eof()
+        self._body = None
 
     def _wake(self) -> None:
         for waiter in (self._waiter, self._continue):
@@ -267,35 +368,31 @@ class UpstreamConnection(BaseProtocol):
     def eof_received(self) -> bool:
         """The upstream has finished: nothing more is written to it."""
         self._spoiled = True
+        self._has_ended = self._has_ended_tls()
         return False
+
+    def _has_ended_tls(self) -> bool:
+        # asyncio and uvloop call `eof_received` where TCP ends without close_notify, too: only the TLS object knows.
+        tls = self.transport.get_extra_info("ssl_object") if self.transport is not None else None
+        try:
+            return tls is None or tls.read(1) == b""
+        except SSLError:  # it wants more: nobody said that this is the end
+            return False
 
     def connection_lost(self, exc: BaseException | None) -> None:
         """Tell whoever waits: a whole close-delimited answer ends here, everything else is cut."""
         self._spoiled = True
         if self._answer is None and self._failure is None:
             self._failure = Stale() if self.is_reused and self._is_silent else UpstreamUnreachable()
-        elif self._parser is not None and not self._body.is_eof():
-            self._end_body(exc)
-        self._parser = None
+        elif self._body is not None:
+            if self._has_ended and exc is None and self._read == self._read_rest:
+                self._body.feed_eof()
+            else:
+                self._body.set_exception(Truncated())
         self._wake()
         super().connection_lost(exc)
 
-    def _end_body(self, exc: BaseException | None) -> None:
-        if exc is not None:
-            self._break_body(Truncated())
-            return
-        try:
-            assert self._parser is not None
-            self._parser.feed_eof()
-        except Exception:  # the parser's own errors: not enough data, in whatever framing
-            self._break_body(Truncated())
-
-    def _break_body(self, failure: Exception) -> None:
-        # Twice: a reader that the end of a chunk has woken looks for data, not for an exception, and waits on.
-        self._body.set_exception(failure)
-        self._loop.call_soon(self._body.set_exception, failure)
-
-    def retire_parser(self) -> None:
-        """Between two exchanges nothing may come: from now on any byte spoils the connection."""
-        self._parser = None
+    def rest(self) -> None:
+        """Between two exchanges nothing may come: from now on any byte ends the connection."""
+        self._read = self._read_unasked
         self.deadline = float("inf")

@@ -29,6 +29,7 @@ from gateway.errors import (
     ConnectionRequired,
     ConnectionScopeMissing,
     CredentialAbsent,
+    CredentialNotPassed,
     DeniedByPolicy,
     FieldNotPassed,
     InternalError,
@@ -43,6 +44,7 @@ from gateway.proxy.answers import NAME, refusal_answer
 from gateway.proxy.attempts import Asker, Attempts
 from gateway.proxy.body import RequestBody
 from gateway.proxy.discovery import WELL_KNOWN, ProtectedResource
+from gateway.proxy.forwarded import TrustedProxies
 from gateway.proxy.lane import Lane
 from gateway.proxy.pages import Connects, Pages, show
 from gateway.proxy.record import Call, EgressLog
@@ -80,6 +82,8 @@ class Exchange:
         clock: Callable[[], float],
         monotonic: Callable[[], float],
         random_bits: Callable[[int], int],
+        via: str = NAME,
+        trusted_proxies: TrustedProxies | None = None,
     ) -> None:
         self._routes = RouteTable(lane.route for lane in lanes.values())
         self._lanes = lanes
@@ -104,7 +108,8 @@ class Exchange:
             clock=clock,
             monotonic=monotonic,
         )
-        self._no_route = RequestRules(None, via=NAME)
+        self._trusted_proxies = trusted_proxies or TrustedProxies()
+        self._no_route = RequestRules(None, via=via, trusts_proxies=bool(self._trusted_proxies))
         self._strangers = 0
         self._strangers_since = 0.0
 
@@ -201,7 +206,7 @@ class Exchange:
         rules = lane.request_rules if lane is not None else self._no_route
         try:
             fields = request.read_fields(rules)
-        except (AmbiguousCredential, FieldNotPassed, LoopDetected):
+        except (AmbiguousCredential, CredentialNotPassed, FieldNotPassed, LoopDetected):
             await self._identify_by_first(request, lane)
             raise
         request.check_version()
@@ -211,9 +216,12 @@ class Exchange:
         if caller is None:
             caller = await self._identity.identify(credential)
         call.caller = caller
+        if fields.forwarded is not None:
+            call.peer = self._trusted_proxies.settle(fields, call.peer)
         if match is None or lane is None:
             raise held or InternalError()
         call.match = match
+        call.match = match = self._judged(request, lane, match, fields)
         subject = choose_subject(caller, lane.route, user=fields.user, tenant=fields.tenant, account=fields.account)
         call.subject = subject
         self._authorize(call, lane, caller, subject, match)
@@ -232,7 +240,7 @@ class Exchange:
             call.refreshed = token.refreshed
             call.token_seconds = self._monotonic() - began
             await self._decide_again(request, lane, asker)
-        lane.check_origin(token)
+        lane.check_token(token)
         body = _body(request, lane)
         lane.pool.enter()
         try:
@@ -241,6 +249,15 @@ class Exchange:
             lane.pool.leave()
             if body is not None:
                 call.bytes_received = body.received_bytes
+
+    def _judged(self, request: ProxyRequest, lane: Lane, match: RouteMatch, fields: RequestFields) -> RouteMatch:
+        """Return *match* with the target that is sent, once *lane* allows all that the request asks for."""
+        # 0.2 microseconds without a query; the price of one is in query.py.
+        match, effective = lane.target_rules.read(match, fields.method_override)
+        if effective is not None:
+            self._routes.match(effective, request.call.target, request.host)
+            request.call.effective_method = effective
+        return match
 
     async def _identify_by_first(self, request: ProxyRequest, lane: Lane | None) -> None:
         """Identify the caller by its first credential: what is wrong with its fields is no stranger's to know."""
@@ -275,17 +292,19 @@ class Exchange:
         return credential, self._identity.cached(credential)
 
     def _authorize(self, call: Call, lane: Lane, caller: Caller, subject: Subject, match: RouteMatch) -> None:
-        decision = self._policies.decide(
-            caller,
-            subject,
-            route=lane.route.name,
-            connection=lane.route.connection,
-            method=call.method,
-            path=match.path,
-        )
-        call.rule = decision.rule
-        if not decision.allowed:
-            raise DeniedByPolicy(rule=decision.rule)
+        methods = (call.method,) if call.effective_method is None else (call.method, call.effective_method)
+        for method in methods:
+            decision = self._policies.decide(
+                caller,
+                subject,
+                route=lane.route.name,
+                connection=lane.route.connection,
+                method=method,
+                path=match.path,
+            )
+            call.rule = decision.rule
+            if not decision.allowed:
+                raise DeniedByPolicy(rule=decision.rule)
 
     async def _decide_again(self, request: ProxyRequest, lane: Lane, asker: Asker) -> None:
         """

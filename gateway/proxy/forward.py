@@ -2,8 +2,8 @@
 Send a request to its upstream once, and wait for the head of the answer.
 
 Rules:
-1. The head is written anew: our Host, our framing, our Via, the caller's fields that may cross, then the injected
-   field.
+1. The head is written anew: our Host, the caller's fields that may cross, the injected field, our framing, and our Via
+   behind those that came (RFC 9110 section 7.6.3).
 2. A body that has arrived leaves with the head in one write; any other is sent by a task of its own while the answer is
    awaited, so that an early answer is seen at once.
 3. A stale connection costs a repetition only for requests that change nothing and have no body (RFC 9110 section
@@ -106,7 +106,7 @@ async def send(
             return Sent(connection, await connection.answer(), pump)
         except Stale as exc:
             await _abandon(lane, connection, pump)
-            if call.method not in SAFE_METHODS or body is not None:
+            if call.method not in SAFE_METHODS or call.effective_method is not None or body is not None:
                 raise UpstreamUnreachable from exc
             gate.repeating()
             call.attempts += 1
@@ -128,11 +128,11 @@ def _head(request: ProxyRequest, lane: Lane, body: RequestBody | None, token: Co
         framing = b"Content-Length: 0\r\n"
     return b"".join(
         (
-            f"{call.method} {match.target}{lane.host_line}".encode("ascii"),
+            f"{call.method} {lane.target(match.target, token.access_token)}{lane.host_line}".encode("ascii"),
             *request.fields.lines,
             lane.injected(token.access_token),
             framing,
-            f"traceparent: {call.traceparent}\r\n\r\n".encode("ascii"),
+            f"{lane.via_line}traceparent: {call.traceparent}\r\n\r\n".encode("ascii"),
         )
     )
 

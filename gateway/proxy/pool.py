@@ -99,7 +99,7 @@ class UpstreamPool:
         now = self._loop.time()
         while self._idle:
             connection = self._idle.pop()
-            if connection.can_be_used and now - connection.idle_since < IDLE_SECONDS:
+            if connection.can_be_used and now - connection.idle_since < IDLE_SECONDS and connection.is_quiet:
                 connection.is_reused = True
                 self._busy.add(connection)
                 return connection
@@ -126,7 +126,7 @@ class UpstreamPool:
         """Take back a connection after an exchange: kept if it is clean, ended otherwise."""
         self._busy.discard(connection)
         if connection.is_clean and len(self._idle) < MAX_IDLE_CONNECTIONS:
-            connection.retire_parser()
+            connection.rest()
             connection.idle_since = self._loop.time()
             self._idle.append(connection)
         else:

@@ -15,7 +15,6 @@ Rules:
 from __future__ import annotations
 
 from gateway.errors import Refusal, UpstreamProtocolError
-from gateway.proxy.answer_fields import AnswerFields
 from gateway.proxy.answers import NAME, status_line
 from gateway.proxy.connection import Answer, Truncated
 from gateway.proxy.lane import Lane
@@ -39,15 +38,18 @@ async def relay(request: ProxyRequest, lane: Lane, answer: Answer, *, public_url
         ConnectionError: the caller has gone.
     """
     call = request.call
+    assert call.match is not None  # what has no route was refused
     try:
-        fields = lane.answer_rules.read(answer.raw_fields, public_url=public_url.encode("latin-1"))
+        fields = lane.answer_rules.read(
+            answer.raw_fields, public_url=public_url.encode("latin-1"), target=call.match.target
+        )
         data = answer.body.read_nowait(PIECE_BYTES)
-    except (ValueError, Truncated) as exc:
+    except Truncated as exc:
         raise UpstreamProtocolError from exc
     is_whole = answer.body.is_eof()
     if request.client.is_closing:  # since this request came: the gateway stops
         request.keep_alive = False
-    framing, is_chunked = _framing(request, answer, fields, len(data) if is_whole else None)
+    framing, is_chunked = _framing(request, answer, len(data) if is_whole else None)
     lines = [status_line(answer.status), *fields.lines]
     if answer.status == 401:
         lines.append(f'WWW-Authenticate: Upstream realm="{lane.route.name}"\r\n'.encode("ascii"))
@@ -65,16 +67,14 @@ async def relay(request: ProxyRequest, lane: Lane, answer: Answer, *, public_url
         await _relay_rest(request, lane, answer, is_chunked=is_chunked)
 
 
-def _framing(
-    request: ProxyRequest, answer: Answer, fields: AnswerFields, whole_bytes: int | None
-) -> tuple[bytes, bool]:
+def _framing(request: ProxyRequest, answer: Answer, whole_bytes: int | None) -> tuple[bytes, bool]:
     """Return the field line that frames the body, and whether it is chunked; *whole_bytes* where all of it is here."""
-    length = fields.content_length
+    length = answer.length
     if request.call.method == "HEAD" or answer.status in NO_BODY_STATUSES:
         return (b"Content-Length: %d\r\n" % length if length is not None and answer.status != 204 else b""), False
     if whole_bytes is not None:
         return b"Content-Length: %d\r\n" % whole_bytes, False
-    if length is not None and not answer.chunked:
+    if length is not None:
         return b"Content-Length: %d\r\n" % length, False
     if request.is_http_1_0:
         request.keep_alive = False

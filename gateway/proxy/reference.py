@@ -1,0 +1,110 @@
+"""
+Where a reference in an answer leads a caller: through the gateway, to somewhere else, or nowhere (RFC 3986). No I/O.
+
+Rules:
+1. What is the route's own, at its origin and below its base path, comes back through the gateway below the route's
+   prefix; relative references are resolved first, dot segments (also as %2e) removed: none climbs out of the prefix.
+2. What is at the origin and beside the base path is written as a URL of the origin: as a path alone it would lead to
+   another route of the gateway.
+3. Other origins are left as they are. The gateway's own is no place that an upstream may send a caller to, whose
+   client would take its credential along: such a reference is dropped, and so is what clients read in two ways
+   (backslashes, a web scheme or slashes without a host).
+4. Where the route injects a query parameter, references lose that parameter, wherever they lead: an upstream that
+   redirects repeats the query it got, and with it the token.
+"""
+
+from __future__ import annotations
+
+import re
+from urllib.parse import unquote_to_bytes
+
+from gateway.models import Route
+from gateway.proxy.query import without_param
+
+# An authority ends at a backslash, too: browsers read one as a slash (WHATWG URL).
+_WITH_AUTHORITY = re.compile(rb"(?:([A-Za-z][A-Za-z0-9+.-]*):)?//([^/?#\\]*)(.*)", re.DOTALL)
+_SCHEME = re.compile(rb"([A-Za-z][A-Za-z0-9+.-]*):")
+_PATH = re.compile(rb"[^?#]*")
+_TAIL = re.compile(rb"\.?(?::(?:80|443)?)?\Z")  # of an authority: what does not make it another
+
+
+class References:
+    """The references in answers of one route's upstream."""
+
+    def __init__(self, route: Route) -> None:
+        self._prefix = route.prefix.encode("ascii")
+        self._base_path = route.base_path.encode("ascii")
+        self._origin = str(route.origin).encode("ascii")
+        self._injected_param = route.inject.name if route.inject.kind == "query" else None
+        self._origins = frozenset(spelled.encode("ascii") for spelled in _spellings(route))
+
+    def lead(self, reference: bytes, *, public_url: bytes, target: str) -> bytes | None:
+        """
+        Return what to pass on for *reference* in the answer to a request for *target*; None: nothing.
+
+        *public_url* is where callers reach the gateway, without a trailing slash; *target* is what the upstream was
+        asked for, query included.
+        """
+        reference = reference.replace(b"\t", b"")  # clients take them out
+        if self._injected_param is not None:
+            reference = without_param(reference, self._injected_param)
+        found = _WITH_AUTHORITY.fullmatch(reference)
+        if found is not None:
+            scheme, authority, rest = found[1] or b"", found[2], found[3]
+            if b"%b//%b" % (scheme and scheme.lower() + b":", authority.lower()) not in self._origins:
+                is_own = _host(authority) in (b"", _host(public_url.partition(b"//")[2]))
+                return None if is_own else reference
+            if rest[:1] == b"\\":
+                return reference  # another host in the words of RFC 3986, and the upstream's own for browsers
+        elif (named := _SCHEME.match(reference)) is not None:
+            return None if named[1].lower() in (b"http", b"https") else reference
+        elif reference[:1] in (b"", b"?", b"#"):
+            return reference  # the same path
+        elif reference[:1] == b"/":
+            rest = reference
+        else:
+            rest = target.partition("?")[0].rpartition("/")[0].encode("ascii") + b"/" + reference
+        return self._below_prefix(rest, public_url)
+
+    def _below_prefix(self, rest: bytes, public_url: bytes) -> bytes | None:
+        """Return the URL for *rest*, path and what follows it at the upstream's origin."""
+        found = _PATH.match(rest)
+        path = found[0] if found is not None else b""
+        if b"\\" in path:
+            return None
+        suffix = rest[len(path) :]
+        path = _without_dot_segments(path)
+        base = self._base_path
+        if base and path != base and not path.startswith(base + b"/"):
+            return self._origin + path + suffix
+        return public_url + self._prefix + path[len(base) :] + suffix
+
+
+def _host(authority: bytes) -> bytes:
+    """Return host and port of *authority* in one spelling, the ports of http and https left out."""
+    return _TAIL.sub(b"", unquote_to_bytes(authority).rpartition(b"@")[2].lower())
+
+
+def _without_dot_segments(path: bytes) -> bytes:
+    """Return *path*, "" or absolute, without dot segments (RFC 3986 section 5.2.4)."""
+    if b"." not in path and b"%2" not in path:
+        return path
+    kept: list[bytes] = []
+    segments = path.split(b"/")[1:]
+    for segment in segments:
+        plain = segment.lower().replace(b"%2e", b".")
+        if plain == b"..":
+            del kept[-1:]
+        elif plain != b".":
+            kept.append(segment)
+    if segments and segments[-1].lower().replace(b"%2e", b".") in (b".", b".."):
+        kept.append(b"")
+    return b"".join(b"/" + segment for segment in kept) or path[:1]
+
+
+def _spellings(route: Route) -> set[str]:
+    """Return the ways in which an upstream may write its own origin: with and without the default port, and by "//"."""
+    origin = route.origin
+    host = f"[{origin.host}]" if ":" in origin.host else origin.host
+    authorities = {origin.host_field, f"{host}:{origin.port}"}
+    return {f"{scheme}//{authority}" for scheme in (f"{origin.scheme}:", "") for authority in authorities}
