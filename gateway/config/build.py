@@ -37,7 +37,7 @@ from gateway.config.values import (
     TrafficListener,
     VaultSettings,
 )
-from gateway.models import AllowPattern, CredentialPlace, Egress, Injection, Limits, Route, Timeouts
+from gateway.models import AllowPattern, CredentialPlace, Egress, Injection, Limits, Route, Timeouts, TrafficLimits
 from gateway.providers.quirks import TokenAuth
 
 
@@ -69,6 +69,10 @@ def _listeners(file: ListenersFile, directory: Path, *, is_vault: bool) -> Liste
         public_url=str(parse_origin(file.traffic.public_url)) if file.traffic.public_url else None,
         tls=Tls(str(directory / tls.cert), str(directory / tls.key)) if tls else None,
         redirect_urls=tuple(file.traffic.redirect_urls),
+        limits=TrafficLimits(
+            connections=file.traffic.limits.connections,
+            connections_per_address=file.traffic.limits.connections_per_address,
+        ),
     )
     # DESIGN section 7: with Descope as token service the token API is off.
     is_on = isinstance(file.token_api, TokenApiFile) and is_vault

@@ -80,6 +80,10 @@ def _listeners(listeners: Listeners) -> dict[str, Any]:
             "public_url": traffic.public_url,
             "tls": asdict(traffic.tls) if traffic.tls else None,
             "redirect_urls": list(traffic.redirect_urls),
+            "limits": {
+                "connections": traffic.limits.connections,
+                "connections_per_address": traffic.limits.connections_per_address,
+            },
         },
         "token_api": {"bind": str(listeners.token_api)} if listeners.token_api else "off",
         "console": {"bind": str(listeners.console)},

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from gateway.config.problems import Problem
-from gateway.models import Egress, Route
+from gateway.models import Egress, Route, TrafficLimits
 from gateway.providers.quirks import Grant, TokenAuth
 
 
@@ -48,6 +48,7 @@ class TrafficListener:
     public_url: str | None = None
     tls: Tls | None = None
     redirect_urls: tuple[str, ...] = ()
+    limits: TrafficLimits = field(default_factory=TrafficLimits)
 
 
 @dataclass(frozen=True, slots=True)
