@@ -81,6 +81,10 @@ def _listeners(listeners: Listeners) -> dict[str, Any]:
             "tls": asdict(traffic.tls) if traffic.tls else None,
             "redirect_urls": list(traffic.redirect_urls),
             "trusted_proxies": [str(network) for network in traffic.trusted_proxies],
+            "limits": {
+                "connections": traffic.limits.connections,
+                "connections_per_address": traffic.limits.connections_per_address,
+            },
         },
         "token_api": {"bind": str(listeners.token_api)} if listeners.token_api else "off",
         "console": {"bind": str(listeners.console)},

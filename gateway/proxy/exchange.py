@@ -37,6 +37,7 @@ from gateway.errors import (
     LoopDetected,
     RateLimited,
     Refusal,
+    RequestTimeout,
 )
 from gateway.models import Caller, CredentialPlace, RouteMatch, Subject, TokenKey
 from gateway.proxy import record
@@ -209,7 +210,6 @@ class Exchange:
         except (AmbiguousCredential, CredentialNotPassed, FieldNotPassed, LoopDetected):
             await self._identify_by_first(request, lane)
             raise
-        request.check_version()
         if fields.traceparent is not None:
             call.trace_id = _trace_id(fields.traceparent) or call.trace_id
         credential, caller = self._known_caller(fields, lane)
@@ -329,7 +329,7 @@ class Exchange:
             client.abort()
             return
         call.status = refusal.status
-        if isinstance(refusal, InvalidRequest) or not request.payload.is_eof() or client.is_closing:
+        if isinstance(refusal, InvalidRequest | RequestTimeout) or not request.outlives_refusal or client.is_closing:
             request.keep_alive = False  # the rest of a body that nobody reads must not be taken for a request
         answer = refusal_answer(
             refusal,
@@ -363,9 +363,9 @@ class Exchange:
             self._metrics.outcomes_lost.inc()
             log.error("outcome_not_recorded", id=call.id)
 
-    def count_malformed(self) -> None:
-        """Count a request that the parser refused: a stranger's, whoever sent it."""
-        self._metrics.request("", "other", 400, 0.0)
+    def count_unread(self, refusal: Refusal) -> None:
+        """Count a request that could not be read, or a connection too many: a stranger's, whoever it was."""
+        self._metrics.request("", "other", refusal.status, 0.0)
         if self._strangers == 0:
             self._strangers_since = self._clock()
         self._strangers += 1
