@@ -19,7 +19,14 @@ from typing import Annotated, Any, Literal, NotRequired
 from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field, WithJsonSchema
 from typing_extensions import TypedDict  # pydantic takes this one only, before Python 3.12
 
-from gateway.vault.connection import KINDS, TOKEN_AUTHS, Connection, ConnectionInvalid, canonical_origin
+from gateway.vault.connection import (
+    KINDS,
+    MAX_DOMAIN_LENGTH,
+    TOKEN_AUTHS,
+    Connection,
+    ConnectionInvalid,
+    canonical_origin,
+)
 from gateway.vault.wire import (
     INVALID,
     MAX_TEXT_CHARS,
@@ -109,6 +116,7 @@ Logo = Annotated[
     AfterValidator(storable_text),
     WithJsonSchema(TEXT_SCHEMA | {"maxLength": MAX_LOGO_CHARS}),
 ]
+CallbackDomain = Annotated[Text, WithJsonSchema(TEXT_SCHEMA | {"maxLength": MAX_DOMAIN_LENGTH})]
 UrlParams = Annotated[list[UrlParam], Field(max_length=MAX_PARAMS)] | None
 
 
@@ -127,7 +135,7 @@ class AppFields(Message):
     revocationUrl: Endpoint = None
     defaultScopes: Scopes | None = None
     defaultRedirectUrl: Url = None
-    callbackDomain: Text | None = None
+    callbackDomain: CallbackDomain | None = None
     pkce: bool | None = None
     accessType: Text | None = None
     prompt: Annotated[list[Text], Field(max_length=10)] | None = None
