@@ -33,6 +33,9 @@ quirks:
   rejected: [{status: 200, pointer: /error, values: [token_expired]}, {status: 498}]
   grants: [authorization_code, client_credentials]
   issuer: https://shop.example/{tenantid}/v2
+  account_path: /account/id
+  userinfo_url: https://{shop}.shop.example/users/@me
+  userinfo_path: /id
 """
 TENANTS = "https://shop.example/{tenantid}/v2"
 ISSUER_AT = "shop.yaml:23: quirks.issuer: "
@@ -69,6 +72,9 @@ def test_every_key_arrives() -> None:
             rejected=(Rejected(200, "/error", ("token_expired",)), Rejected(498)),
             grants=("authorization_code", "client_credentials"),
             issuer=TENANTS,
+            account_path="/account/id",
+            userinfo_url="https://{shop}.shop.example/users/@me",
+            userinfo_path="/id",
         )
         == found.quirks
     )
@@ -100,6 +106,18 @@ CHANGES: dict[str, tuple[str, str, str]] = {
     "a query": ("/token\n", "/token?x=1\n", "shop.yaml:5: token_url: expected a plain path"),
     "a dot segment": ("/token\n", "/../token\n", "shop.yaml:5: token_url: expected a plain path"),
     "upper case in a host": ("https://api.shop", "https://Api.shop", "shop.yaml:6: origins.1: expected a host"),
+    "a path that is no pointer": (
+        "account_path: /account/id", "account_path: id", "shop.yaml:24: quirks.account_path: expected a JSON pointer"
+    ),
+    "an account at another server": (
+        "{shop}.shop.example/users", "evil.example/users", "shop.yaml:25: quirks.userinfo_url: expected an address at"
+    ),
+    "an account by plain http": (
+        "userinfo_url: https", "userinfo_url: http", "shop.yaml:25: quirks.userinfo_url: expected a URL that begins"
+    ),
+    "an account at no place": (
+        "  userinfo_path: /id\n", "", "shop.yaml:9: quirks: expected userinfo_url and userinfo_path together"
+    ),
     "a default port": ("example:8443", "example:443", "shop.yaml:6: origins.1: expected a port"),
     "an origin with a path": ("example:8443", "example/x", "shop.yaml:6: origins.1: expected https://host"),
     "an origin twice": ("https://api.shop.example:8443", "https://{shop}.shop.example", "shop.yaml:6: origins: "),
