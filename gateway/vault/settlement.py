@@ -3,8 +3,9 @@ How an attempt ends: what the provider granted is stored, held for a yes, or giv
 
 Rules (threats.md J1, R15):
 1. A grant that is not kept is revoked, whatever went wrong: the connection is gone, the database fails, a seal is
-   broken. It is not kept aside as a refreshed token is (`recovery.py`): that is an old grant's only refresh token, and
-   its user is not there; this one's user is, reads that nothing was connected, and can do it again.
+   broken. Where its account is known to have an older grant here, it is left (`grant_store.py`, rule 4).
+   It is not kept aside as a refreshed token is (`recovery.py`): that is an old grant's only refresh token, and its user
+   is not there; this one's user is, reads that nothing was connected, and can do it again.
 2. A page tells only what is so. A row that cannot be written now is written when the database is back, as long as the
    attempt lives; what was stored is told as connected meanwhile, what was not as failed.
 3. Tokens that waited for a yes which nobody gave are revoked once their time is over, by a job of their own.
@@ -67,8 +68,8 @@ class Settlement:
             ConnectStopped: the attempt has gone, with its connection; *held* has been revoked.
         """
         try:
-            is_gone = await self._attempts.get(attempt.id) is None
-            if not is_gone and await self._grants.is_other_account(attempt, held):
+            is_gone, is_other = await self._grants.persist(lambda: self._compared(attempt, held))
+            if is_other:
                 if await self._attempts.hold(attempt, orjson.dumps(asdict(held))):
                     return replace(attempt, status="confirming")
                 is_gone = True
@@ -78,6 +79,12 @@ class Settlement:
             await self._grants.give_back(held, connection, attempt)
             raise ConnectStopped("connection_gone")
         return await self.keep(attempt, held, connection)
+
+    async def _compared(self, attempt: Attempt, held: Held) -> tuple[bool, bool]:
+        """Tell whether the attempt's row has gone, and whether *held* is for another account than before."""
+        if await self._attempts.get(attempt.id) is None:
+            return True, False
+        return False, await self._grants.is_other_account(attempt, held)
 
     async def keep(self, attempt: Attempt, held: Held, connection: Connection) -> Attempt:
         """Store *held*, and end *attempt*: connected, or failed where the database does not take it."""

@@ -213,3 +213,28 @@ async def test_unconfirmed_grant_is_left_when_its_account_was_connected_since(pl
         await place.connecting.close()
 
     assert ["RT-1"] == revoked(provider)
+
+
+async def test_page_tells_what_is_so_when_the_database_is_away(place: Town, provider: Authority) -> None:
+    """
+    Without its table nothing can be read either: the grant is revoked, the page says that it cannot tell, and the same
+    page tells the failure when the database is back.
+    """
+    provider.gate = asyncio.Event()
+    async with Browser() as browser:
+        link = await place.link()
+        asked = await browser.get(link.url)
+        answering = asyncio.create_task(browser.answer(asked))
+        await provider.entered.wait()
+        await execute(place, "ALTER TABLE connect_attempts RENAME TO elsewhere")
+        provider.gate.set()
+        page = await answering
+        await execute(place, "ALTER TABLE elsewhere RENAME TO connect_attempts")
+        await browser.get(link.wait_url)
+        later = await browser.get(page.url)
+
+    assert (503, "5") == (page.status, page.headers.get("Retry-After"))
+    assert "The gateway cannot tell at the moment" in page.text
+    assert "The gateway could not keep the access" in later.text
+    assert ["RT-1"] == revoked(provider)
+    assert await place.token() is None
