@@ -8,7 +8,7 @@ Rules (threats.md J1, R15):
    is not there; this one's user is, reads that nothing was connected, and can do it again.
 2. A page tells only what is so. A row that cannot be written now is written when the database is back, as long as the
    attempt lives; what was stored is told as connected meanwhile, what was not as failed.
-3. Tokens that waited for a yes which nobody gave are revoked once their time is over, by a job of their own.
+3. Tokens that wait for a yes are revoked when their time is over, or their connection is deleted, by jobs of their own.
 
 How tokens are stored and revoked: `grant_store.py`.
 """
@@ -125,6 +125,19 @@ class Settlement:
         """Begin to revoke the tokens that nobody has said yes to in time (rule 3), unless that is under way."""
         if self._sweep is None or self._sweep.done():
             self._sweep = self._jobs.spawn(self._give_back_abandoned())
+
+    async def forget(self, connection_id: str) -> None:
+        """Take the tokens of a connection that is about to be deleted from its attempts, and begin to revoke them."""
+        connection = await self._connections.load(connection_id)
+        while connection is not None:
+            try:
+                attempt = await self._attempts.take_abandoned(connection_id)
+            except SealBroken as exc:  # what cannot be opened cannot be revoked, and can be deleted
+                log.critical("seal_broken", reason=str(exc))
+                continue
+            if attempt is None:
+                return
+            self._jobs.spawn(self._grants.give_back(held_of(attempt), connection, attempt))
 
     async def _give_back_abandoned(self) -> None:
         while True:

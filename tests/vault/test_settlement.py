@@ -238,3 +238,20 @@ async def test_page_tells_what_is_so_when_the_database_is_away(place: Town, prov
     assert "The gateway could not keep the access" in later.text
     assert ["RT-1"] == revoked(provider)
     assert await place.token() is None
+
+
+async def test_unconfirmed_grant_is_revoked_with_its_connection(place: Town, provider: Authority) -> None:
+    """Tokens that wait for a confirmation are revoked when their connection is deleted, before their time is over."""
+    removal = Removal(place.store, place.tokens, place.connections, clock=place.clock)
+    removal.revoke, removal.forget = place.revocation.revoke_stored, place.connecting.forget
+    async with Browser() as browser:
+        await connect(place, browser)
+        provider.sub = "account-2"
+        asked = await connect(place, browser)
+        removed = await removal.connection("contacts")
+        answered = await browser.answer(asked)
+        await place.connecting.close()
+
+    assert (1, 1) == (removed.deleted, removed.revoked)
+    assert {"RT-1", "RT-2"} == set(revoked(provider))
+    assert 404 == answered.status
