@@ -192,11 +192,12 @@ class Exchange:
         held: Refusal | None = None
         try:
             match = self._routes.match(call.method, call.target, request.host)
+            route: str | None = match.route.name
         except Refusal as refusal:
-            held = refusal
+            held, route = refusal, refusal.route
             if await self._show_page(request):
                 return
-        lane = self._lanes[match.route.name] if match is not None else None
+        lane = self._lanes[route] if route is not None else None
         rules = lane.request_rules if lane is not None else self._no_route
         try:
             fields = request.read_fields(rules)
