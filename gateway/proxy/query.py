@@ -20,7 +20,7 @@ from urllib.parse import quote, unquote_plus
 
 from gateway.errors import CredentialNotPassed, FieldNotPassed
 from gateway.models import Route, UpstreamRules
-from gateway.proxy.routing import PASSED_METHODS
+from gateway.proxy.routing import OVERRIDING_METHODS
 
 MEMO_NAMES = 512  # spellings remembered, as in request_fields.py
 ALWAYS_CREDENTIALS = frozenset({"access_token"})
@@ -75,7 +75,7 @@ class QueryRules:
                 raise CredentialNotPassed
             if do == _INJECTED:
                 is_injected = True
-            elif override is not None or not self._judges_override or value not in PASSED_METHODS:
+            elif override is not None or not self._judges_override or value not in OVERRIDING_METHODS:
                 raise FieldNotPassed
             else:
                 override = value

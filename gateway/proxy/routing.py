@@ -47,6 +47,8 @@ _NEVER_ENCODED = _UNRESERVED | frozenset(range(0x20)) | frozenset(b"\\;\x7f")
 _SLASH, _PERCENT_SIGN = 0x2F, 0x25
 
 PASSED_METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
+# What an override may name: an answer to HEAD is framed in another way than one to the method that was sent.
+OVERRIDING_METHODS = PASSED_METHODS - {"HEAD"}
 # Methods that no route passes on: TRACE and TRACK echo the injected credential, CONNECT is a tunnel (threats A9, A10).
 NEVER_PASSED = frozenset({"TRACE", "TRACK", "CONNECT"})
 

@@ -117,6 +117,7 @@ def test_judged_override_is_named_and_crosses(case: str) -> None:
 UNCLEAR = (
     "_method=delete",
     "_method=TRACE",
+    "_method=HEAD",
     "_method=PURGE",
     "_method=",
     "_method",
