@@ -20,9 +20,6 @@ from gateway.errors import FieldNotPassed, MintingNotAllowed, MultiplexNotAllowe
 from gateway.models import Route, RouteMatch, UpstreamRules
 from gateway.proxy.query import QueryRules
 
-# OData 4.01 part 2 section 4.10 reserves the name: whatever API it is, this is a batch.
-ALWAYS_MULTIPLEX = ("/**/$batch",)
-
 
 class TargetRules:
     """The rules for targets of one route. *has_conditions*: policies look at its methods or paths."""
@@ -32,7 +29,7 @@ class TargetRules:
         is_narrowed = bool(route.allow) or has_conditions
         self._minting = DenySet.compile(known.minting_paths if route.minting == "refuse" else ())
         refuses_multiplex = is_narrowed and not route.multiplex
-        self._multiplex = DenySet.compile((*known.multiplex_paths, *ALWAYS_MULTIPLEX) if refuses_multiplex else ())
+        self._multiplex = DenySet.compile(known.multiplex_paths if refuses_multiplex else ())
 
     def read(self, match: RouteMatch, override: str | None) -> tuple[RouteMatch, str | None]:
         """
