@@ -25,6 +25,7 @@ from urllib.parse import unquote
 
 MAX_GLOB_CHARS = 1024
 MAX_PASSED = 512  # paths remembered by a set; an API has a few dozen, or one for each of its objects
+MAX_PASSED_CHARS = 200  # of a path that is remembered: 100 KB for a set in all
 
 _GLOB = re.compile(r"(?:/(?:[A-Za-z0-9._~!$&'()*+,=:@-]|%[0-9A-F]{2})*)+")
 _PERCENT = re.compile(r"%([0-9A-F]{2})")
@@ -148,12 +149,12 @@ class DenySet:
             return False
         forms = lax_forms(path)
         found = [*self._always]
-        segments = forms[0].split("/")
-        if not self._by_segment.keys().isdisjoint(segments):
-            found += [pattern for segment in segments for pattern in self._by_segment.get(segment, ())]
+        # Each pattern once, however often its segment is repeated: a path may have thousands.
+        for segment in self._by_segment.keys() & forms[0].split("/"):
+            found += self._by_segment[segment]
         if any(pattern.matches(path, forms) for pattern in found):
             return True
-        if len(self._passed) < MAX_PASSED:
+        if len(self._passed) < MAX_PASSED and len(path) <= MAX_PASSED_CHARS:
             self._passed.add(path)
         return False
 

@@ -23,6 +23,7 @@ from gateway.models import Route, UpstreamRules
 from gateway.proxy.routing import OVERRIDING_METHODS
 
 MEMO_NAMES = 512  # spellings remembered, as in request_fields.py
+MEMO_CHARS = 64  # of a name that is remembered; no API has longer ones, a caller might
 ALWAYS_CREDENTIALS = frozenset({"access_token"})
 # Rails and Express, Google, OData and what else reads the field's name in the query, Salesforce.
 METHOD_OVERRIDES = frozenset(
@@ -87,7 +88,7 @@ class QueryRules:
 
     def _classify(self, name: str) -> int:
         do = self._special.get(folded(name), _PASS)
-        if len(self._memo) < MEMO_NAMES:
+        if len(self._memo) < MEMO_NAMES and len(name) <= MEMO_CHARS:
             self._memo[name] = do
         return do
 

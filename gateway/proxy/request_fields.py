@@ -239,7 +239,10 @@ class RequestRules:
                 fields.authorization = _once(fields.authorization, value)
             elif do != _DROP:
                 self._keep(fields, do, name, value)
-        if sum(map(len, lines)) > MAX_FIELDS_BYTES:
+        size = sum(map(len, lines))
+        if fields.forwarded is not None:
+            size += sum(len(value) for _, value in fields.forwarded)
+        if size > MAX_FIELDS_BYTES:
             raise FieldsTooLarge
         if fields.chunked and fields.content_length is not None:
             # RFC 9112 6.3 lets a proxy drop Content-Length here; we refuse: it is how requests are smuggled.

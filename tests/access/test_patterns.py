@@ -213,3 +213,23 @@ def test_set_remembers_a_bounded_number_of_paths() -> None:
     for number in range(MAX_PASSED + 100):
         assert not asked.matches(f"/x/{number}")
     assert MAX_PASSED == len(asked._passed)
+    fresh = DenySet.compile(["/*"])
+    assert [False, 0] == [fresh.matches("/x/" + "y" * 500), len(fresh._passed)]
+
+
+def test_set_asks_each_glob_once_for_a_path_of_many_segments() -> None:
+    """
+    A path that repeats a telling segment thousands of times costs no more than one that has it once.
+    """
+    calls: list[int] = []
+
+    def count(frame: object, event: str, argument: object) -> None:
+        calls.append(event == "c_call")
+
+    asked = DenySet.compile(["/**/keys/x", "/**/tokens"])
+    sys.setprofile(count)
+    try:
+        assert not asked.matches("/keys" * 1600)
+    finally:
+        sys.setprofile(None)
+    assert 200 > sum(calls)
