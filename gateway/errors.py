@@ -18,7 +18,11 @@ from typing import ClassVar
 
 
 class Refusal(Exception):
-    """The gateway does not pass this request on, or cannot finish it. *detail* replaces the class's sentence."""
+    """
+    The gateway does not pass this request on, or cannot finish it. *detail* replaces the class's sentence.
+
+    *route* is the name of the route that refused, where one was found: its callers are identified as it says.
+    """
 
     code: ClassVar[str]
     status: ClassVar[int]
@@ -47,6 +51,7 @@ class Refusal(Exception):
         self.allowed_methods = allowed_methods
         self.retry_after = retry_after
         self.rule = rule
+        self.route: str | None = None
         super().__init__(self.detail)
 
 

@@ -36,11 +36,11 @@ def test_catalogue_knows_an_api_by_its_origin(case: str) -> None:
     assert is_known == (field in upstream_rules(origin, template).credential_fields)
 
 
-def test_nothing_is_known_of_other_apis() -> None:
+def test_little_is_known_of_other_apis() -> None:
     """
-    An origin of nobody's has the rules of which nothing is known.
+    Of an origin of nobody's it is known what OData calls a batch, and nothing else.
     """
-    assert UpstreamRules() == upstream_rules("https://api.example.com")
+    assert UpstreamRules(multiplex_paths=("/**/$batch",)) == upstream_rules("https://api.example.com")
 
 
 def test_all_that_providers_of_one_origin_know_holds() -> None:
