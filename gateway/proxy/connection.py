@@ -86,6 +86,7 @@ class UpstreamConnection(BaseProtocol):
         "deadline",
         "idle_since",
         "is_reused",
+        "keep_alive_seconds",
     )
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
@@ -95,6 +96,7 @@ class UpstreamConnection(BaseProtocol):
         self.deadline = float("inf")
         self.idle_since = 0.0
         self.is_reused = False
+        self.keep_alive_seconds: int | None = None  # for which the upstream says that it keeps it idle
         self._timeouts = Timeouts()
         self._answer: Answer | None = None
         self._body: StreamReader | None = None  # while its end has not been read
@@ -284,6 +286,7 @@ class UpstreamConnection(BaseProtocol):
             raise HeadInvalid  # RFC 9110 15.5.8: a proxy says so to its client, and the gateway is nobody's here
         body = self._begin_body(head, data)
         self._spoiled = self._spoiled or not head.keeps_alive
+        self.keep_alive_seconds = head.keep_alive_seconds
         self._answer = Answer(head.status, head.raw_fields, body, head.length)
         if self._waiter is not None or self._continue is not None:
             self._wake()
