@@ -15,7 +15,10 @@ Rules:
 from __future__ import annotations
 
 import asyncio
+import socket
+import struct
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 
 from aiohttp import web
 from aiohttp.http_exceptions import LineTooLong
@@ -38,6 +41,7 @@ CLOSING_SECONDS = 10.0
 
 Serve = Callable[[RawRequestMessage, StreamReader, "CallerConnection"], Awaitable[bool]]
 _NO_TRACE = "0" * 32
+_RESET = struct.pack("ii", 1, 0)  # socket(7): SO_LINGER on, 0 seconds: close with a reset
 
 
 class CallerConnection(RequestHandler):
@@ -113,6 +117,10 @@ class CallerConnection(RequestHandler):
         """Reset the connection: the caller sees that its answer was cut."""
         self._force_close = True
         if self.transport is not None:
+            # Without it the end is a FIN: to HTTP/1.0, or over TLS without close_notify, the end of a whole answer.
+            connection = self.transport.get_extra_info("socket")
+            with suppress(OSError):  # it is closed already
+                connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
             self.transport.abort()
 
     def resume_reading(self, resume_parser: bool = True) -> None:
