@@ -376,7 +376,7 @@ class UpstreamConnection(BaseProtocol):
         self._spoiled = True
         if self._answer is None and self._failure is None:
             self._failure = Stale() if self.is_reused and self._is_silent else UpstreamUnreachable()
-        elif self._body is not None:
+        elif self._body is not None and self._failure is None:
             if self._has_ended and exc is None and self._read == self._read_rest:
                 self._body.feed_eof()
             else:
