@@ -82,13 +82,14 @@ class Limits:
     """
     What one route takes. *replay_bytes* is the size up to which a body is kept for a second send.
 
-    *requests_per_minute* counts per caller, *concurrent* per route; None means no limit.
+    *requests_per_minute* counts per caller, *concurrent* per route; None means no limit. By default one slow upstream
+    cannot take the descriptors that the other routes need.
     """
 
     max_body_bytes: int = 104_857_600
     replay_bytes: int = 1_048_576
     requests_per_minute: int | None = None
-    concurrent: int | None = None
+    concurrent: int | None = 2_000
 
 
 @dataclass(frozen=True, slots=True)

@@ -152,7 +152,7 @@ class LimitsFile(Model):
         1_048_576, description="Bodies up to this size are kept in memory for a second send."
     )
     requests_per_minute: g.Count | None = Field(None, description="Per caller; absent: no limit.")
-    concurrent: g.Count | None = Field(None, description="Calls under way on this route; absent: no limit.")
+    concurrent: g.Count | None = Field(2_000, description="Calls under way on this route; null: no limit.")
 
 
 class RouteFile(Model):

@@ -2,8 +2,10 @@
 The connections of one route: opened, kept, given out again, ended.
 
 Rules:
-1. Each route has a pool of its own, bounded by the route's `concurrent`: a slow upstream cannot starve another.
-2. What comes back is kept only if it is clean (`connection.py`), and used again only while it is young.
+1. Each route has a pool of its own, bounded by the route's `concurrent`: a slow upstream cannot starve another. Nobody
+   waits for a connection: the call above the limit is refused.
+2. What comes back is kept only if it is clean (`connection.py`), and used again only while it is young (in the words of
+   the upstream's `Keep-Alive: timeout=`, if it has any) and nothing lies on it unread.
 3. The address that the egress guard checked is the one that is dialled; each new connection checks again.
 4. One sweep a second enforces the deadlines of the exchanges under way.
 """
@@ -19,6 +21,7 @@ from gateway.models import Route
 from gateway.proxy.connection import UpstreamConnection
 
 IDLE_SECONDS = 15.0  # a kept connection older than this is not used: most servers close theirs later than that
+MARGIN_SECONDS = 1.0  # before the time that a server names: its answer to a request then could be the end of it
 MAX_IDLE_CONNECTIONS = 256  # kept per route; more would be descriptors held for nothing
 
 
@@ -99,7 +102,7 @@ class UpstreamPool:
         now = self._loop.time()
         while self._idle:
             connection = self._idle.pop()
-            if connection.can_be_used and now - connection.idle_since < IDLE_SECONDS and connection.is_quiet:
+            if _is_fresh(connection, now) and connection.is_quiet:
                 connection.is_reused = True
                 self._busy.add(connection)
                 return connection
@@ -138,7 +141,7 @@ class UpstreamPool:
         for connection in tuple(self._busy):
             if connection.is_overdue(now):
                 connection.fail(RequestTimeout() if connection.awaits_caller else UpstreamTimeout())
-        fresh = [c for c in self._idle if c.can_be_used and now - c.idle_since < IDLE_SECONDS]
+        fresh = [connection for connection in self._idle if _is_fresh(connection, now)]
         for connection in set(self._idle) - set(fresh):
             connection.fail(UpstreamUnreachable())
         self._idle = fresh
@@ -149,3 +152,11 @@ class UpstreamPool:
             connection.fail(UpstreamUnreachable())
         self._idle.clear()
         self._busy.clear()
+
+
+def _is_fresh(connection: UpstreamConnection, now: float) -> bool:
+    """Whether an idle connection is open, and young enough that its upstream has not begun to end it."""
+    limit = IDLE_SECONDS
+    if connection.keep_alive_seconds is not None:
+        limit = min(limit, connection.keep_alive_seconds - MARGIN_SECONDS)
+    return connection.can_be_used and now - connection.idle_since < limit
