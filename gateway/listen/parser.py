@@ -203,7 +203,7 @@ class StrictParser:
             self._refuse_fault(data[at : end + 4])
             return self._read_anew(data[at : end + 4], data[at:stop].split(b" ")[1], is_http_1_0=False)
         method, target, minor = line.groups()
-        if len(target) > MAX_TARGET_BYTES or method in NEVER_TAKEN:
+        if len(target) > MAX_TARGET_BYTES or stop - at > MAX_LINE_BYTES or method in NEVER_TAKEN:
             self._refuse_fault(data[at : end + 4])
         fields = data[stop:end]
         known = self._known

@@ -67,7 +67,7 @@ _NAMES: tuple[tuple[object, tuple[str, ...]], ...] = (
     (web_server.Server, ("pre_shutdown", "shutdown")),
     (web_runner.AppRunner, ("_make_server",)),
     (http_parser.HttpResponseParser, ("feed_data", "feed_eof", "pause_reading")),
-    (streams.StreamReader, ("feed_data", "feed_eof", "is_eof", "read_nowait", "readany", "set_exception")),
+    (streams.StreamReader, ("exception", "feed_data", "feed_eof", "is_eof", "read_nowait", "readany", "set_exception")),
     (web_protocol, ("RequestPayloadError", "_ErrInfo")),
     (streams, ("EMPTY_PAYLOAD",)),
 )
