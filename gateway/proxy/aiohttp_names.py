@@ -63,7 +63,7 @@ _NAMES: tuple[tuple[object, tuple[str, ...]], ...] = (
     ),
     # What aiohttp calls on a connection's parser, and `listen/parser.py` stands in for.
     (http_parser.HttpRequestParser, ("feed_data", "feed_eof", "message_consumed", "pause_reading", "set_upgraded")),
-    (http_parser, ("RawRequestMessage",)),
+    (http_parser.RawRequestMessage, ("_replace",)),
     (web_server.Server, ("pre_shutdown", "shutdown")),
     (web_runner.AppRunner, ("_make_server",)),
     (http_parser.HttpResponseParser, ("feed_data", "feed_eof", "pause_reading")),

@@ -105,9 +105,9 @@ class RawCaller:
 
 
 @asynccontextmanager
-async def calling(gateway: Running) -> AsyncIterator[RawCaller]:
-    """Open a connection to *gateway*."""
-    parts = urlsplit(gateway.url)
+async def calling(gateway: Running, url: str | None = None) -> AsyncIterator[RawCaller]:
+    """Open a connection to *gateway*: to its traffic listener, or to the one at *url*."""
+    parts = urlsplit(url or gateway.url)
     reader, writer = await asyncio.open_connection(parts.hostname, parts.port, limit=1 << 20)
     try:
         yield RawCaller(reader, writer)
