@@ -64,10 +64,10 @@ _NAMES: tuple[tuple[object, tuple[str, ...]], ...] = (
     ),
     # What aiohttp calls on a connection's parser, and `listen/parser.py` stands in for.
     (http_parser.HttpRequestParser, ("feed_data", "feed_eof", "message_consumed", "pause_reading", "set_upgraded")),
-    (http_parser, ("RawRequestMessage",)),
+    (http_parser.RawRequestMessage, ("_replace",)),
     (web_server.Server, ("pre_shutdown", "shutdown")),
     (web_runner.AppRunner, ("_make_server",)),
-    (streams.StreamReader, ("feed_data", "feed_eof", "is_eof", "read_nowait", "readany", "set_exception")),
+    (streams.StreamReader, ("exception", "feed_data", "feed_eof", "is_eof", "read_nowait", "readany", "set_exception")),
     (web_protocol, ("RequestPayloadError", "_ErrInfo")),
     (streams, ("EMPTY_PAYLOAD",)),
 )

@@ -390,6 +390,8 @@ def _body(request: ProxyRequest, lane: Lane) -> RequestBody | None:
     fields, limits = request.fields, lane.route.limits
     if not fields.has_body:
         return None
+    if request.payload.exception() is not None:  # its coding is broken: nothing of it needs to leave
+        raise InvalidRequest
     return RequestBody(
         request.payload,
         length=fields.content_length,
