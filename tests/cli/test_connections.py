@@ -83,6 +83,7 @@ def test_every_option_is_stored(tmp_path: Path) -> None:
         "authorization_url": "https://p.example/a",
         "token_url": "https://p.example/t",
         "discovery_url": "",
+        "grant_type": "authorization_code",
         "scopes": ["a", "b"],
         "origins": ["https://people.example"],
         "token_auth": "none",
