@@ -288,6 +288,8 @@ def _shown(connection: Connection) -> dict[str, object]:
         "token_url": connection.token_url,
         "discovery_url": connection.extra.get("discoveryUrl", ""),
         "grant_type": grant_of(connection),
+        "issues_refresh_tokens": grant_of(connection) == "authorization_code"
+        and connection.quirks.issues_refresh_tokens,
         "scopes": list(connection.default_scopes),
         "origins": None if connection.origins is None else list(connection.origins),
         "token_auth": connection.token_auth,
@@ -305,6 +307,8 @@ def _shown_template(provider: Provider) -> dict[str, object]:
         "docs_url": provider.docs_url,
         "scopes": list(provider.default_scopes),
         "origins": list(provider.origins),
+        "grants": list(provider.quirks.grants),
+        "issues_refresh_tokens": provider.kind == "oauth" and provider.quirks.issues_refresh_tokens,
         "variables": [
             {
                 "name": variable.name,

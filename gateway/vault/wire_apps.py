@@ -20,6 +20,7 @@ from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field, WithJso
 from typing_extensions import TypedDict  # pydantic takes this one only, before Python 3.12
 
 from gateway.vault.connection import KINDS, TOKEN_AUTHS, Connection, ConnectionInvalid, canonical_origin
+from gateway.vault.templates import ENDPOINTS
 from gateway.vault.wire import (
     INVALID,
     MAX_TEXT_CHARS,
@@ -303,7 +304,10 @@ def override_connection(made: Connection, app: Overrides) -> Connection:
     changes: dict[str, Any] = {name: getattr(whole, name) for name in said}
     if app.name is not None:
         changes["name"] = app.name
-    extra = dict(made.extra) | {name: value for name in EXTRA_FIELDS if (value := getattr(app, name)) is not None}
+    extra = dict(made.extra)
+    if not ENDPOINTS.isdisjoint(said):  # templates.py, rule 2
+        extra.pop("discoveryUrl", None)
+    extra |= {name: value for name in EXTRA_FIELDS if (value := getattr(app, name)) is not None}
     return replace(made, **changes, extra=extra)
 
 

@@ -84,6 +84,7 @@ def test_every_option_is_stored(tmp_path: Path) -> None:
         "token_url": "https://p.example/t",
         "discovery_url": "",
         "grant_type": "authorization_code",
+        "issues_refresh_tokens": True,
         "scopes": ["a", "b"],
         "origins": ["https://people.example"],
         "token_auth": "none",
@@ -105,6 +106,26 @@ def test_template_fills_in(tmp_path: Path) -> None:
     assert ("shop", "shopify", {"shop": "acme"}) == (shown["name"], shown["template"], shown["variables"])
     assert stored is not None
     assert "client_secret_post" == stored.client_authentication
+
+
+def test_template_brings_its_metadata_and_its_limits(tmp_path: Path) -> None:
+    """Metadata comes along unless an endpoint is said; a provider without refresh tokens is shown as such."""
+    add = ["add", "--client-id", "me", "--template"]
+    secret = {"GATEWAY_CLIENT_SECRET": "CANARY"}
+    results = [
+        run(tmp_path, *add, "google", "--id", "a", **secret),
+        run(tmp_path, *add, "google", "--id", "b", "--token-url", "https://p.example/t", **secret),
+        run(tmp_path, *add, "clickup", "--id", "c", **secret),
+    ]
+    shown = [json.loads(run(tmp_path, "show", name, "--json").stdout) for name in "abc"]
+    refused = run(tmp_path, *add, "google", "--id", "d", "--grant-type", "client_credentials", **secret)
+
+    assert [0] * 3 == [result.exit_code for result in results], results
+    assert ["https://accounts.google.com/.well-known/openid-configuration", "", ""] == [
+        each["discovery_url"] for each in shown
+    ]
+    assert [True, True, False] == [each["issues_refresh_tokens"] for each in shown]
+    assert (2, True) == (refused.exit_code, "authorization_code, jwt_bearer" in refused.stderr), refused.output
 
 
 def test_template_of_api_keys_needs_no_client(tmp_path: Path) -> None:
