@@ -28,7 +28,7 @@ import click
 from gateway.cli.config import config_option, load_or_exit
 from gateway.cli.connect import checked_base_url
 from gateway.cli.connection_options import connection_of, connection_options
-from gateway.cli.data import EXIT_NOT_FOUND, data_option, run
+from gateway.cli.data import EXIT_NOT_FOUND, data_option, echo_header, require_data, run
 from gateway.cli.vault import EXIT_UPSTREAM, changing, egress_of, open_sealed, open_vault
 from gateway.models import Egress
 from gateway.net.client import OutboundClient
@@ -129,12 +129,15 @@ def list_connections(as_json: bool, data: Path) -> None:
         async with _open(data) as stored:
             return await stored.list()
 
+    require_data(data)
     found = run(read())
     if as_json:
         click.echo(json.dumps([_shown(connection) for connection in found], indent=2))
         return
     if not found:
         click.echo("No connections yet: gateway connections add --id ID …", err=True)
+    else:
+        echo_header("id", "type", "owner", "name", "origins")
     for connection in found:
         where = ", ".join(connection.origins) if connection.origins is not None else "any origin"
         click.echo("\t".join((connection.id, connection.kind, connection.owner, connection.name, where)))
@@ -151,6 +154,7 @@ def show_connection(connection_id: str, as_json: bool, data: Path) -> None:
         async with _open(data) as stored:
             return next((connection for connection in await stored.list() if connection.id == connection_id), None)
 
+    require_data(data)
     connection = run(read())
     if connection is None:
         raise _not_found(connection_id)
@@ -178,7 +182,7 @@ def remove_connection(connection_id: str, yes: bool, force: bool, config_file: P
 
     async def remove() -> Removed:
         async with open_vault(data, egress_of(config_file)) as vault:
-            with changing(vault, "connections rm", connection=connection_id) as fields:
+            with changing(vault.record, "connections rm", connection=connection_id) as fields:
                 removed = await vault.removal.connection(connection_id, is_forced=force)
             conclude(vault.record, "connection_deleted", **fields, **removed.for_the_record())
             return removed
@@ -211,7 +215,7 @@ def _not_found(connection_id: str) -> click.exceptions.Exit:
 
 async def _create(connection: Connection, data: Path) -> None:
     async with open_vault(data, Egress()) as vault:
-        with changing(vault, "connections add", connection=connection.id) as fields:
+        with changing(vault.record, "connections add", connection=connection.id) as fields:
             await vault.connections.create(connection)
         conclude(vault.record, "connection_created", **fields)
 
@@ -222,7 +226,7 @@ async def _register_and_create(
     """Return *connection*, stored with the client that its provider has registered."""
     egress, base_url = egress_of(config_file), _base_url(config_file, public_url)
     async with open_vault(data, egress) as vault, OutboundClient(egress) as client:
-        with changing(vault, "connections add", connection=connection.id) as fields:
+        with changing(vault.record, "connections add", connection=connection.id) as fields:
             check(connection)
             await vault.connections.check_free(connection)
             registered = await register(

@@ -60,6 +60,7 @@ def test_secret_comes_from_environment_file_or_stdin(tmp_path: Path) -> None:
     ]
     stored = [load(tmp_path, name) for name in "abc"]
 
+    assert results[4].stdout.startswith("ID\tTYPE\tOWNER\tNAME\tORIGINS\na\toauth\t")
     assert [0] * 5 == [result.exit_code for result in results], results
     assert ["CANARY"] * 3 == [connection and connection.client_secret for connection in stored]
     assert "CANARY" not in "".join(result.output for result in results)
@@ -288,3 +289,13 @@ def test_removes_what_has_left_the_file(tmp_path: Path) -> None:
     assert "add --force" in plain.stderr
     assert "Remove it there first" in listed.stderr
     assert [] == json.loads(run(tmp_path, "ls", "--json").stdout)
+
+
+@pytest.mark.parametrize("engine", ["sqlite"])
+@pytest.mark.parametrize("arguments", [["ls"], ["ls", "--json"], ["show", "x"]])
+def test_reading_makes_no_data_directory(tmp_path: Path, arguments: list[str]) -> None:
+    """A misspelt data directory is exit code 4 with its name, and is not made."""
+    result = run(tmp_path / "typo", *arguments)
+
+    assert (4, "", False) == (result.exit_code, result.stdout, (tmp_path / "typo").exists())
+    assert "there is no data directory" in result.stderr
