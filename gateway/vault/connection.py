@@ -245,6 +245,9 @@ def _check_template(connection: Connection) -> None:
         raise ConnectionInvalid(f"variables: {exc}") from exc
     if provider.kind != connection.kind:
         raise ConnectionInvalid(f"type: expected {provider.kind}, as the template has it")
+    grant, offered = connection.extra.get("grantType"), provider.quirks.grants
+    if grant and grant not in offered:
+        raise ConnectionInvalid(f"grantType: expected one that the template's provider offers: {', '.join(offered)}")
 
 
 def is_storable(value: object) -> bool:
