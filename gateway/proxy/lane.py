@@ -40,7 +40,7 @@ class Lane:
         "route",
         "target_rules",
         "upstream_rules",
-        "via_line",
+        "via",
     )
 
     def __init__(
@@ -60,7 +60,7 @@ class Lane:
         self.target_rules = TargetRules(route, upstream_rules, has_conditions=has_conditions)
         self.answer_rules = AnswerRules(route)
         self.host_line = f" HTTP/1.1\r\nHost: {route.origin.host_field}\r\n"
-        self.via_line = f"Via: 1.1 {via}\r\n"
+        self.via = via
         per_minute = route.limits.requests_per_minute
         self.limit = RateLimit(per_minute) if per_minute is not None else None
         self._origin = str(route.origin)
