@@ -43,6 +43,12 @@ class Metrics(Collector):
         self.outcomes_lost = Counter(
             "gateway_outcomes_lost", "Outcome lines that could not be written.", registry=self._registry
         )
+        self._echoes = Counter(
+            "gateway_token_echoes",
+            "Answers that held the injected token.",
+            labelnames=("route", "where"),
+            registry=self._registry,
+        )
         self._registry.register(self)
 
     def register(self, collector: Collector) -> None:
@@ -63,6 +69,10 @@ class Metrics(Collector):
             times = self._times[route] = [0.0] * (len(LATENCY_BUCKETS_SECONDS) + 2)
         times[bisect_left(LATENCY_BUCKETS_SECONDS, seconds)] += 1
         times[-1] += seconds
+
+    def echo(self, route: str, where: str) -> None:
+        """Count an answer of *route* that held the token *where*: "field", "body", or "cut"."""
+        self._echoes.labels(route, where).inc()
 
     def collect(self) -> Iterator[Metric]:
         """Yield what was counted. Called by prometheus-client."""

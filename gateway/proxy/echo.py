@@ -22,6 +22,8 @@ import zlib
 from collections.abc import Iterator
 from urllib.parse import quote
 
+from gateway.proxy.record import Echo
+
 MIN_TOKEN_BYTES = 12  # opaque tokens have 20 and more; what is shorter stands in some answer by chance
 MIN_HELD_BYTES = 8  # the beginnings of tokens that are no secret are longer: "ya29.a0A", "eyJhbGci", "xoxb-"
 MAX_TOKENS = 1_024  # per route, whose spellings are kept: 4 microseconds to make them, 0.1 to find them again
@@ -177,10 +179,17 @@ class Watch:
     def __repr__(self) -> str:
         return f"<Watch found={self.found} is_unread={self.is_unread}>"
 
-    def feed(self, data: bytes) -> None:
-        """Look into *data*, the body's next bytes, unless that is decided."""
-        if self.found or self.is_unread:
-            return
+    def feed(self, data: bytes) -> bytes:
+        """Look into *data*, the body's next bytes, unless that is decided; return it."""
+        if not (self.found or self.is_unread):
+            self._look_into(data)
+        return data
+
+    def says(self) -> tuple[Echo, ...]:
+        """Return what the outcome of the call says of this body."""
+        return ("body",) if self.found else ("unread",) if self.is_unread else ()
+
+    def _look_into(self, data: bytes) -> None:
         if self._unpacking is not None:
             try:
                 data = self._unpacking.decompress(data, self._left + 1)
