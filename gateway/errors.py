@@ -265,6 +265,24 @@ class UpstreamProtocolError(Refusal):
     proxy_error = "http_protocol_error"
 
 
+class TokenEchoed(Refusal):
+    code, status, title = "token_echoed", 502, "The upstream's answer holds the connection token"
+    detail_default = (
+        "The upstream's answer holds the token that was sent to it, and this route lets no such answer through. The"
+        " upstream may have acted on the request."
+    )
+    proxy_error = "http_protocol_error"
+
+
+class AnswerEncoded(Refusal):
+    code, status, title = "answer_encoded", 502, "The upstream's answer cannot be looked into"
+    detail_default = (
+        "The upstream's answer has a content coding that it was not asked for, and this route lets only answers through"
+        " that can be looked into. The upstream may have acted on the request."
+    )
+    proxy_error = "http_response_content_coding"
+
+
 class UpstreamTimeout(Refusal):
     code, status, title = "upstream_timeout", 504, "The upstream did not answer in time"
     detail_default = (

@@ -111,6 +111,7 @@ def _literal_secret(document: Document, path: Path) -> list[Problem]:
 
 # What a route gives up with a key's value, by key.
 _OPENED = {
+    "echo_guard": ("off", "an API that answers with the token shows it to callers, and no record says so"),
     "minting": ("pass", "callers can have the API hand out credentials that outlive this gateway's control"),
     "multiplex": (True, "what a request to a batch path carries is neither judged by allow and policies nor recorded"),
     "method_override": ("judge", "the API must take the same override as the gateway does; both methods are judged"),

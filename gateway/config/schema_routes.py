@@ -196,8 +196,8 @@ class RouteFile(Model):
     upgrade: Annotated[list[Literal["websocket"]], g.Later(())] = Field(
         [], description="Not supported yet: protocols that may be switched to."
     )
-    echo_guard: Annotated[Literal["off", "record", "cut"], g.Later("off")] = Field(
-        "off", description="Only off yet: what to do when an answer holds the token."
+    echo_guard: Literal["off", "record", "cut"] = Field(
+        "record", description="What to do when an answer's body holds the token: nothing, say so in the record, cut it."
     )
     method_override: Literal["refuse", "judge"] = Field(
         "refuse",

@@ -352,6 +352,9 @@ class Exchange:
         now = self._monotonic()
         route = call.match.route.name if call.match is not None else ""
         self._metrics.request(route, call.method, call.status, now - call.started)
+        for where in call.echo:
+            if where != "unread":
+                self._metrics.echo(route, where)
         if call.caller is None and error is None:
             return  # a page: nobody's call
         if call.caller is None:

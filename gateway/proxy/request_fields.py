@@ -206,6 +206,8 @@ class RequestRules:
             return
         if route.method_override == "judge":
             self._special |= dict.fromkeys(METHOD_OVERRIDES, _Do.METHOD_OVERRIDE)
+        if route.echo_guard == "cut":  # the lane sends its own
+            self._special[b"accept-encoding"] = _Do.DROP
         foreign = _Do.FOREIGN_CREDENTIAL if route.foreign_credentials == "refuse" else _Do.DROP
         if known is not None:
             self._special |= dict.fromkeys((name.encode("ascii") for name in known.credential_fields), foreign)
