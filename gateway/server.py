@@ -40,7 +40,8 @@ from gateway.proxy import aiohttp_names
 from gateway.proxy.discovery import ProtectedResource
 from gateway.proxy.exchange import Exchange
 from gateway.proxy.lane import Lane
-from gateway.proxy.pool import Addresses, UpstreamPool, direct_opener
+from gateway.proxy.opener import Addresses, direct_opener
+from gateway.proxy.pool import UpstreamPool
 from gateway.proxy.tokens import ConnectionTokens, TokenService
 from gateway.proxy.traffic import TrafficServer
 from gateway.store.changes import ChangeFeed
@@ -315,7 +316,7 @@ def _pool(route: Route, loop: asyncio.AbstractEventLoop) -> UpstreamPool:
     origin, egress = route.origin, route.egress
 
     async def addresses() -> Addresses:
-        found = await resolve(origin.host, origin.port, egress, timeout_seconds=route.timeouts.connect_seconds)
+        found = await resolve(origin.host, origin.port, egress)
         return [(int(family), tuple(sockaddr)) for family, sockaddr in found]
 
     tls = tls_context(egress) if origin.scheme == "https" else None

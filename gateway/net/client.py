@@ -32,13 +32,12 @@ from aiohttp.abc import AbstractResolver, ResolveResult
 from multidict import CIMultiDict, CIMultiDictProxy
 from yarl import URL
 
-from gateway.errors import EgressBlocked, UpstreamUnreachable
+from gateway.errors import EgressBlocked, NameNotResolved, Refusal, UpstreamUnreachable
 from gateway.models import Egress
 from gateway.net.dial import is_literal, resolve, tls_context
 
 Reason = Literal["unreachable", "reset", "timeout", "blocked", "too_large", "protocol", "tls"]
 
-LOOKUP_SECONDS = 5.0  # threats.md F7
 SENT_BY_US = (
     "User-Agent",
     "Accept",
@@ -103,7 +102,7 @@ class GuardedResolver(AbstractResolver):
     async def resolve(
         self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_UNSPEC
     ) -> list[ResolveResult]:
-        allowed = await resolve(host, port, self._egress, timeout_seconds=LOOKUP_SECONDS)
+        allowed = await resolve(host, port, self._egress)
         return [
             ResolveResult(
                 hostname=host,
@@ -168,9 +167,9 @@ class OutboundClient:
             async with asyncio.timeout(timeout_seconds):
                 # aiohttp asks no resolver about IP literals (threats.md section 0, row 7), so they are judged here.
                 if is_literal(place.host):
-                    await resolve(place.host, place.port, self._egress, timeout_seconds=LOOKUP_SECONDS)
+                    await resolve(place.host, place.port, self._egress)
                 return await self._send(method, place.url, headers or {}, body, max_bytes)
-        except (TimeoutError, aiohttp.ClientError, EgressBlocked, UpstreamUnreachable, OSError, ValueError) as exc:
+        except (TimeoutError, aiohttp.ClientError, Refusal, OSError, ValueError) as exc:
             raise OutboundError(_reason(exc)) from None  # rule 6
 
     async def close(self) -> None:
@@ -281,7 +280,7 @@ def _reason(error: Exception) -> Reason:
             return "tls"
         case aiohttp.InvalidURL():
             return "blocked"
-        case aiohttp.ClientConnectorError() | UpstreamUnreachable():
+        case aiohttp.ClientConnectorError() | UpstreamUnreachable() | NameNotResolved():
             return "unreachable"
         case aiohttp.ClientConnectionError() | OSError():
             return "reset"

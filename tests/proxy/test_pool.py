@@ -3,15 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import socket
 from pathlib import Path
 
-import pytest
-
-from gateway.errors import UpstreamTimeout, UpstreamUnreachable
-from gateway.models import Origin, Route, Timeouts
-from gateway.proxy.connection import UpstreamConnection
-from gateway.proxy.pool import Addresses, UpstreamPool, direct_opener
 from tests.proxy.wire import call, calling, eventually, gateway_with, request
 from tests.world import Issuer, Provider, Received, Running, Upstream, answer
 
@@ -66,47 +59,3 @@ async def test_connection_of_an_abandoned_call_is_not_reused(
 
     assert b"GET /fast HTTP/1.1" == got.body
     assert 2 == upstream.connections
-
-
-ROUTE = Route("api", "/api", Origin("http", "api.test", 80), "c", timeouts=Timeouts(connect_seconds=0.2))
-
-
-async def test_new_connection_goes_to_the_first_address_that_accepts(upstream: Upstream) -> None:
-    """
-    The addresses are asked for at each connection and tried in their order; where none accepts, that is told.
-    """
-    loop = asyncio.get_running_loop()
-    with socket.socket() as closed:  # bound and not listening: it refuses
-        closed.bind(("127.0.0.1", 0))
-        refusing = (int(socket.AF_INET), tuple(closed.getsockname()))
-        accepting = (int(socket.AF_INET), ("127.0.0.1", upstream.port))
-        rounds: list[Addresses] = [[refusing, accepting], [refusing], []]
-
-        async def resolve() -> Addresses:
-            return rounds.pop(0)
-
-        pool = UpstreamPool(
-            ROUTE, open_connection=direct_opener(ROUTE, resolve=resolve, tls=None, loop=loop), loop=loop
-        )
-        connection = await pool.connect()
-        for _ in range(2):
-            with pytest.raises(UpstreamUnreachable):
-                await pool.connect()
-        await pool.close()
-
-    assert f"127.0.0.1:{upstream.port}" == connection.address
-    assert [] == rounds
-
-
-async def test_opening_ends_with_the_time_limit() -> None:
-    """
-    Whatever opens connections has connect_seconds for it.
-    """
-
-    async def never() -> UpstreamConnection:
-        await asyncio.Event().wait()
-        raise AssertionError
-
-    pool = UpstreamPool(ROUTE, open_connection=never, loop=asyncio.get_running_loop())
-    with pytest.raises(UpstreamTimeout):
-        await pool.connect()
