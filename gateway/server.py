@@ -19,6 +19,7 @@ import ssl
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AsyncExitStack, contextmanager, suppress
+from functools import partial
 from pathlib import Path
 
 import structlog
@@ -36,11 +37,12 @@ from gateway.console import health
 from gateway.models import Route
 from gateway.net.client import OutboundClient
 from gateway.net.dial import resolve, tls_context
+from gateway.net.tunnel import open_tunnel
 from gateway.proxy import aiohttp_names
 from gateway.proxy.discovery import ProtectedResource
 from gateway.proxy.exchange import Exchange
 from gateway.proxy.lane import Lane
-from gateway.proxy.opener import Addresses, direct_opener
+from gateway.proxy.opener import Addresses, direct_opener, tunnel_opener
 from gateway.proxy.pool import UpstreamPool
 from gateway.proxy.tokens import ConnectionTokens, TokenService
 from gateway.proxy.traffic import TrafficServer
@@ -321,4 +323,7 @@ def _pool(route: Route, loop: asyncio.AbstractEventLoop) -> UpstreamPool:
 
     tls = tls_context(egress) if origin.scheme == "https" else None
     opener = direct_opener(route, resolve=addresses, tls=tls, loop=loop)
+    if (proxy := egress.proxy) is not None:
+        tunnel = partial(open_tunnel, proxy, origin.host, origin.port, egress)
+        opener = tunnel_opener(route, tunnel=tunnel, tls=tls, loop=loop)
     return UpstreamPool(route, open_connection=opener, loop=loop)

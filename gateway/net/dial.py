@@ -47,9 +47,8 @@ async def resolve(
         EgressBlocked: every address is refused, or *host* could be read as an address in two ways.
         NameNotResolved: there is no such name, it has no address, or (NameLookupTimeout) there is no answer in time.
     """
-    literal = _literal(host)
-    if literal is not None:
-        found = [_numeric(literal, port)]
+    if is_literal(host):
+        found = [numeric(host, port)]
     else:
         found = await look_up(host, port, timeout_seconds=timeout_seconds, lookups=lookups)
     allowed = [each for each in dict.fromkeys(found) if is_allowed(_address(each), egress.allow_private)]
@@ -86,17 +85,17 @@ def is_literal(host: str) -> bool:
     return ":" in host or ENDS_IN_A_NUMBER.fullmatch(host.removesuffix(".").rpartition(".")[2]) is not None
 
 
-def _literal(host: str) -> IPv4Address | IPv6Address | None:
-    """Return the address that *host* spells, or None for a name."""
-    if not is_literal(host):
-        return None
+def numeric(host: str, port: int) -> Dialable:
+    """
+    Return the socket address that the literal *host* spells, unjudged.
+
+    Raises:
+        EgressBlocked: it could be read in two ways.
+    """
     try:
-        return ip_address(host)
+        address = ip_address(host)
     except ValueError:
         raise EgressBlocked from None
-
-
-def _numeric(address: IPv4Address | IPv6Address, port: int) -> Dialable:
     if isinstance(address, IPv4Address):
         return socket.AF_INET, (str(address), port)
     if address.scope_id is not None:  # an interface of this machine: nothing that an URL may choose

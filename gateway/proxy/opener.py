@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from socket import socket
 from ssl import SSLCertVerificationError, SSLContext, SSLError
 
 from gateway.errors import ConnectTimeout, UpstreamNotTrusted, UpstreamTlsFailed, UpstreamUnreachable
@@ -63,6 +64,42 @@ def direct_opener(
         if isinstance(failure, TimeoutError):
             raise ConnectTimeout from failure
         raise UpstreamUnreachable from failure
+
+    return open_connection
+
+
+def tunnel_opener(
+    route: Route,
+    *,
+    tunnel: Callable[[], Awaitable[socket]],
+    tls: SSLContext | None,
+    loop: asyncio.AbstractEventLoop,
+) -> Opener:
+    """Return what opens a connection to *route*'s upstream through *tunnel*, which gives one to it, anew each time."""
+    origin = route.origin
+
+    async def open_connection() -> UpstreamConnection:
+        try:
+            async with asyncio.timeout(route.timeouts.connect_seconds):
+                opened = await tunnel()
+                try:
+                    _, connection = await loop.create_connection(
+                        lambda: UpstreamConnection(loop),
+                        sock=opened,
+                        ssl=tls,
+                        server_hostname=origin.host if tls is not None else None,
+                    )
+                except BaseException:
+                    opened.close()
+                    raise
+        except TimeoutError as exc:
+            raise ConnectTimeout from exc
+        except SSLError as exc:
+            raise tls_refusal(exc) from exc
+        except OSError as exc:
+            raise UpstreamUnreachable from exc
+        connection.address = f"{origin.host}:{origin.port}"
+        return connection
 
     return open_connection
 

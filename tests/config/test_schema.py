@@ -25,8 +25,6 @@ from tests.config.samples import problems
             "listeners: {traffic: {trusted_proxies: [10.0.0.0/8]}}",
             "listeners.traffic.trusted_proxies",
         ),
-        ("an outbound proxy", "egress: {proxy: 'http://proxy.example'}", "egress.proxy"),
-        ("a route's outbound proxy", "routes: [{egress: {proxy: x}}]", "routes[0].egress.proxy"),
     ],
 )
 def test_what_comes_later_is_refused(case: str, text: str, key: str) -> None:
