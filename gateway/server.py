@@ -19,6 +19,7 @@ import ssl
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AsyncExitStack, contextmanager, suppress
+from functools import partial
 from pathlib import Path
 
 import structlog
@@ -39,6 +40,7 @@ from gateway.listen.runner import StrictRunner
 from gateway.models import Route
 from gateway.net.client import OutboundClient
 from gateway.net.dial import resolve, tls_context
+from gateway.net.tunnel import open_tunnel
 from gateway.providers.upstreams import upstream_rules
 from gateway.proxy import aiohttp_names
 from gateway.proxy.answers import NAME
@@ -46,7 +48,8 @@ from gateway.proxy.discovery import ProtectedResource
 from gateway.proxy.exchange import Exchange
 from gateway.proxy.forwarded import TrustedProxies
 from gateway.proxy.lane import Lane
-from gateway.proxy.pool import Addresses, UpstreamPool, direct_opener
+from gateway.proxy.opener import Addresses, direct_opener, tunnel_opener
+from gateway.proxy.pool import UpstreamPool
 from gateway.proxy.tokens import ConnectionTokens, TokenService
 from gateway.proxy.traffic import TrafficServer
 from gateway.store.changes import ChangeFeed
@@ -150,7 +153,7 @@ class Gateway:
             metrics.register(opened.metrics)
         # Descope's tokens do not change in this database: only the vault's depend on what it tells.
         is_live = (lambda: feed.is_live) if opened is not None else (lambda: True)
-        tokens = ConnectionTokens(service, clock=time.time, is_live=is_live)
+        tokens = ConnectionTokens(service, clock=time.time, monotonic=time.monotonic, is_live=is_live)
         own.push_async_callback(tokens.close)
         feed.subscribe("tokens", tokens.forget_owner)
         feed.subscribe("connections", tokens.forget_connection)
@@ -360,9 +363,12 @@ def _pool(route: Route, loop: asyncio.AbstractEventLoop) -> UpstreamPool:
     origin, egress = route.origin, route.egress
 
     async def addresses() -> Addresses:
-        found = await resolve(origin.host, origin.port, egress, timeout_seconds=route.timeouts.connect_seconds)
+        found = await resolve(origin.host, origin.port, egress)
         return [(int(family), tuple(sockaddr)) for family, sockaddr in found]
 
     tls = tls_context(egress) if origin.scheme == "https" else None
     opener = direct_opener(route, resolve=addresses, tls=tls, loop=loop)
+    if (proxy := egress.proxy) is not None:
+        tunnel = partial(open_tunnel, proxy, origin.host, origin.port, egress)
+        opener = tunnel_opener(route, tunnel=tunnel, tls=tls, loop=loop)
     return UpstreamPool(route, open_connection=opener, loop=loop)

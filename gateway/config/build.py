@@ -23,7 +23,7 @@ from gateway.config.schema import (
     TokenApiFile,
 )
 from gateway.config.schema_routes import ConnectionFile, CredentialFile, EgressFile, InjectFile, PolicyFile, RouteFile
-from gateway.config.urls import parse_host, parse_origin, parse_url
+from gateway.config.urls import parse_host, parse_origin, parse_proxy, parse_url
 from gateway.config.values import (
     Bind,
     Claims,
@@ -102,6 +102,7 @@ def _egress(file: EgressFile, directory: Path) -> Egress:
         allow_private=tuple(ip_network(network) for network in file.allow_private),
         allow_http=file.allow_http,
         ca_file=str(directory / file.ca_file) if file.ca_file else None,
+        proxy=parse_proxy(file.proxy) if file.proxy else None,
     )
 
 

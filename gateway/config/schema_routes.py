@@ -26,7 +26,9 @@ class EgressFile(Model):
     allow_private: list[g.Network] = Field([], description="Networks that are dialled although they are not public.")
     allow_http: g.Truth = Field(False, description="Let plain http through; otherwise https only.")
     ca_file: g.FilePlace | None = Field(None, description="PEM bundle of authorities, instead of the system's.")
-    proxy: Annotated[str | None, g.Later(None)] = Field(None, description="Not supported yet: an outbound proxy.")
+    proxy: g.Proxy | None = Field(
+        None, description="http://[USER:PASSWORD@]HOST:PORT of a proxy that everything goes through (CONNECT)."
+    )
 
 
 class ConnectionFile(Model):

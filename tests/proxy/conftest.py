@@ -63,4 +63,4 @@ def ledger() -> Ledger:
 @pytest.fixture
 def tokens(ledger: Ledger, clock: Clock) -> ConnectionTokens:
     """The data path's tokens, from `ledger`."""
-    return ConnectionTokens(ledger, clock=clock)
+    return ConnectionTokens(ledger, clock=clock, monotonic=clock)

@@ -9,10 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from gateway.errors import UpstreamProtocolError, UpstreamTimeout, UpstreamUnreachable
+from gateway.errors import UpstreamProtocolError
 from gateway.models import Origin, Route, Timeouts
 from gateway.proxy.connection import UpstreamConnection
-from gateway.proxy.pool import MAX_IDLE_CONNECTIONS, Addresses, UpstreamPool, direct_opener
+from gateway.proxy.opener import Addresses, direct_opener
+from gateway.proxy.pool import MAX_IDLE_CONNECTIONS, UpstreamPool
 from tests.proxy.wire import call, calling, eventually, gateway_with, request
 from tests.world import Issuer, Provider, Received, Running, Upstream, answer
 
@@ -70,47 +71,6 @@ async def test_connection_of_an_abandoned_call_is_not_reused(
 
 
 ROUTE = Route("api", "/api", Origin("http", "api.test", 80), "c", timeouts=Timeouts(connect_seconds=0.2))
-
-
-async def test_new_connection_goes_to_the_first_address_that_accepts(upstream: Upstream) -> None:
-    """
-    The addresses are asked for at each connection and tried in their order; where none accepts, that is told.
-    """
-    loop = asyncio.get_running_loop()
-    with socket.socket() as closed:  # bound and not listening: it refuses
-        closed.bind(("127.0.0.1", 0))
-        refusing = (int(socket.AF_INET), tuple(closed.getsockname()))
-        accepting = (int(socket.AF_INET), ("127.0.0.1", upstream.port))
-        rounds: list[Addresses] = [[refusing, accepting], [refusing], []]
-
-        async def resolve() -> Addresses:
-            return rounds.pop(0)
-
-        pool = UpstreamPool(
-            ROUTE, open_connection=direct_opener(ROUTE, resolve=resolve, tls=None, loop=loop), loop=loop
-        )
-        connection = await pool.connect()
-        for _ in range(2):
-            with pytest.raises(UpstreamUnreachable):
-                await pool.connect()
-        await pool.close()
-
-    assert f"127.0.0.1:{upstream.port}" == connection.address
-    assert [] == rounds
-
-
-async def test_opening_ends_with_the_time_limit() -> None:
-    """
-    Whatever opens connections has connect_seconds for it.
-    """
-
-    async def never() -> UpstreamConnection:
-        await asyncio.Event().wait()
-        raise AssertionError
-
-    pool = UpstreamPool(ROUTE, open_connection=never, loop=asyncio.get_running_loop())
-    with pytest.raises(UpstreamTimeout):
-        await pool.connect()
 
 
 class Peer:

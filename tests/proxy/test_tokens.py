@@ -165,7 +165,7 @@ async def test_trial_that_ended_in_the_meantime_is_not_reopened(clock: Clock) ->
     """
     ledger = Ledger()
     ledger.stored[KEY] = T1
-    tokens = ConnectionTokens(ledger, clock=clock)
+    tokens = ConnectionTokens(ledger, clock=clock, monotonic=clock)
     fresh = await tokens.replace(KEY, rejected=T1, route="api", caller=ADA, credential="c")
     assert fresh is not None
     tokens.forget_owner(KEY.owner)
