@@ -3,7 +3,8 @@ The Connection Gateway: agents call third-party APIs through one URL and never h
 
 A request's way (DESIGN section 2), and where to read about each step:
 
-    listen      proxy/listener.py    the caller's connection, its requests in order; proxy/traffic.py makes it
+    read        listen/parser.py     bytes into requests, on every listener: in one way, or refused
+    serve       proxy/listener.py    the caller's connection, its requests in order; proxy/traffic.py makes it
     route       proxy/routing.py     which route a target belongs to, or that it is refused
     identify    access/identity.py   who is calling: a JWT, an agent key, a management key
     authorize   access/policy.py     whether they may

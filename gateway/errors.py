@@ -81,6 +81,22 @@ class MethodNotAllowed(Refusal):
     )
 
 
+class MintingNotAllowed(Refusal):
+    code, status, title = "minting_not_allowed", 403, "The path hands out credentials"
+    detail_default = (
+        "At this path the API hands out further credentials, which would leave the gateway. Its operator can let them"
+        " pass with minting on the route."
+    )
+
+
+class MultiplexNotAllowed(Refusal):
+    code, status, title = "multiplex_not_allowed", 403, "The path takes several calls in one request"
+    detail_default = (
+        "A request to this path carries calls that the route's allow list or the policies would not see. Send each call"
+        " by itself, or ask the gateway's operator for multiplex on the route."
+    )
+
+
 # --- identify --------------------------------------------------------------------------------------------------
 
 
@@ -168,6 +184,15 @@ SCOPE_NOT_OF_ROUTE = (
     "The provider wants scopes that this route does not use. The gateway's operator must add them to the route's"
     " scopes; then the account can be connected with them."
 )
+
+
+class TokenUnusable(Refusal):
+    code, status, title = "token_unusable", 502, "The connection token cannot be sent"
+    detail_default = (
+        "The connection's token holds characters that cannot stand where this route puts it. The account must be"
+        " connected again, or the gateway's operator must correct the route's inject."
+    )
+    proxy_error = "proxy_internal_error"
 
 
 class ConnectionUnknown(Refusal):
@@ -270,8 +295,8 @@ class FieldNotPassed(InvalidRequest):
     """The same refusal, for a field that servers behind may obey or confuse with another."""
 
     detail_default = (
-        "The request has a field that this gateway does not pass on: a method override (X-HTTP-Method-Override and its "
-        "like), or a name with an underscore. Leave it out."
+        "The request has something that this gateway does not pass on: a method override (X-HTTP-Method-Override and"
+        " its like, in a field or a query parameter), or a field name with an underscore. Leave it out."
     )
 
 

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from ipaddress import IPv4Network, IPv6Network
@@ -280,6 +281,13 @@ def token_owner(connection: str, user: str | None, tenant: str | None) -> str:
     return hashlib.sha256(joined).hexdigest()
 
 
+# What RFC 6749 (appendix A.12) lets a token be, without what could end it or begin another value in a field. Wider than
+# the b64token of RFC 6750: Salesforce issues "!", Asana ":", Atlassian "=" inside.
+_FIELD_TOKEN = re.compile(r"[!#-+\--:<-\[\]-~]+")
+_PRINTABLE_TOKEN = re.compile(r"[ -~]+")
+TokenForm = Literal["field", "printable", "unusable"]
+
+
 @dataclass(frozen=True, slots=True)
 class ConnectionToken:
     """
@@ -289,6 +297,9 @@ class ConnectionToken:
     again before the token is used; None where the expiry is unknown. *origins* are the only origins it may be
     sent to; None means that the connection does not restrict them. *refreshed* tells that this answer cost an
     exchange with the provider.
+
+    *form* says where the token may be written: "field" (as it is, into a header field: visible ASCII without quotes,
+    backslash, comma and semicolon), "printable" (encoded only), or nowhere. Found once, not for each request.
     """
 
     id: str
@@ -299,6 +310,15 @@ class ConnectionToken:
     scopes: tuple[str, ...] = ()
     origins: tuple[str, ...] | None = None
     refreshed: bool = False
+    form: TokenForm = field(init=False, compare=False)
+
+    def __post_init__(self) -> None:
+        form: TokenForm = "unusable"
+        if _FIELD_TOKEN.fullmatch(self.access_token) is not None:
+            form = "field"
+        elif _PRINTABLE_TOKEN.fullmatch(self.access_token) is not None:
+            form = "printable"
+        object.__setattr__(self, "form", form)
 
 
 @dataclass(frozen=True, slots=True)

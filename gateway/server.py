@@ -33,19 +33,25 @@ from gateway.audit.events import EventLog
 from gateway.audit.log import RECORD_FILE, LogFile
 from gateway.config.values import Bind, Configuration, DescopeSettings, TrafficListener
 from gateway.console import health
+from gateway.console.listener import ConsoleRunner
+from gateway.errors import Refusal
+from gateway.listen.runner import StrictRunner
 from gateway.models import Route
 from gateway.net.client import OutboundClient
 from gateway.net.dial import resolve, tls_context
 from gateway.providers.upstreams import upstream_rules
 from gateway.proxy import aiohttp_names
+from gateway.proxy.answers import NAME
 from gateway.proxy.discovery import ProtectedResource
 from gateway.proxy.exchange import Exchange
+from gateway.proxy.forwarded import TrustedProxies
 from gateway.proxy.lane import Lane
 from gateway.proxy.pool import Addresses, UpstreamPool, direct_opener
 from gateway.proxy.tokens import ConnectionTokens, TokenService
 from gateway.proxy.traffic import TrafficServer
 from gateway.store.changes import ChangeFeed
 from gateway.store.engine import Store, sqlite_url
+from gateway.store.instance import instance_id
 from gateway.telemetry import Metrics, place_of
 from gateway.vault import api as token_api
 from gateway.vault.assembly import OpenVault, open_vault
@@ -71,6 +77,7 @@ class Gateway:
         self._is_ready = False
         self._traffic: TrafficServer | None = None
         self._listening: asyncio.Server | None = None
+        self._runners: list[StrictRunner] = []
         self.record_path = data / RECORD_FILE
         self.traffic_url = ""
         self.token_api_url: str | None = None
@@ -104,8 +111,8 @@ class Gateway:
         seconds = self._configuration.drain_seconds if drain_seconds is None else drain_seconds
         if self._listening is not None and self._traffic is not None:
             self._listening.close()
-            self._traffic.pre_shutdown()
-            await self._traffic.shutdown(seconds)
+            drained = await self._traffic.drain(seconds)
+            log.info("drained", finished=drained.finished, cut=drained.cut)
         await self._owned.aclose()
 
     async def _build(self, data: Path, environ: Mapping[str, str]) -> None:
@@ -151,9 +158,16 @@ class Gateway:
             feed.subscribe("connections", opened.vault.connection_changed)
         feed.on_gap(tokens.forget_all)
         loop = asyncio.get_running_loop()
+        proxies = TrustedProxies(configuration.listeners.traffic.trusted_proxies)
+        via = f"{NAME}-{instance_id(data, random_bytes=os.urandom)}"
         lanes = {
             route.name: Lane(
-                route, _pool(route, loop), upstream_rules(str(route.origin), await _template(route, opened))
+                route,
+                _pool(route, loop),
+                upstream_rules(str(route.origin), await _template(route, opened)),
+                via=via,
+                has_conditions=policies.has_conditions(route.name, route.connection),
+                trusts_proxies=bool(proxies),
             )
             for route in configuration.routes
         }
@@ -176,6 +190,8 @@ class Gateway:
             public_url=_public_url(configuration.listeners.traffic),
             clock=time.time,
             monotonic=time.monotonic,
+            via=via,
+            trusted_proxies=proxies,
             random_bits=random.Random(os.urandom(32)).getrandbits,  # noqa: S311  # ids: 0.1 against 1.0 microseconds
         )
         await feed.start()
@@ -194,8 +210,9 @@ class Gateway:
                 issuers=issuers,
                 connecting=opened.connecting,
             )
-            self.token_api_url = await self._serve_app(app, configuration.listeners.token_api)
-        await self._listen_for_traffic(exchange, loop)
+            runner = ApiRunner(app, on_refused=_counting(metrics, "token_api"), shutdown_timeout=5.0)
+            self.token_api_url = await self._serve_app(runner, configuration.listeners.token_api)
+        await self._listen_for_traffic(exchange, metrics, loop)
         if opened is not None:
             opened.registrar.start()
 
@@ -230,10 +247,14 @@ class Gateway:
 
     async def _sweep_in_background(self, exchange: Exchange) -> None:
         async def sweep() -> None:
+            loop = asyncio.get_running_loop()
             while True:
                 await asyncio.sleep(SWEEP_SECONDS)
                 try:
                     exchange.sweep()
+                    for door in (self._traffic, *self._runners):
+                        if door is not None:
+                            door.sweep(loop.time())
                 except Exception as exc:  # without it no deadline would be enforced any more
                     log.error("sweep_failed", error=type(exc).__name__, place=place_of(exc))
 
@@ -249,19 +270,20 @@ class Gateway:
 
     async def _listen_for_operators(self, metrics: Metrics) -> None:
         app = health.create_app(metrics, is_ready=lambda: self._is_ready)
-        self.console_url = await self._serve_app(app, self._configuration.listeners.console)
+        runner = ConsoleRunner(app, on_refused=_counting(metrics, "console"), shutdown_timeout=5.0)
+        self.console_url = await self._serve_app(runner, self._configuration.listeners.console)
 
-    async def _serve_app(self, app: web.Application, bind: Bind) -> str:
-        """Serve *app* on *bind* until the gateway stops; return its URL."""
-        app.on_response_prepare.append(_without_server)
-        runner = ApiRunner(app, access_log=None, auto_decompress=False, shutdown_timeout=5.0, keepalive_timeout=75.0)
+    async def _serve_app(self, runner: StrictRunner, bind: Bind) -> str:
+        """Serve *runner*'s application on *bind* until the gateway stops; return its URL."""
+        runner.app.on_response_prepare.append(_without_server)
+        self._runners.append(runner)
         await runner.setup()
         self._owned.push_async_callback(runner.cleanup)
         with _naming(bind):
             await web.TCPSite(runner, bind.host, bind.port, backlog=BACKLOG).start()
         return _url("http", bind.host, runner.addresses[0][1])
 
-    async def _listen_for_traffic(self, exchange: Exchange, loop: asyncio.AbstractEventLoop) -> None:
+    async def _listen_for_traffic(self, exchange: Exchange, metrics: Metrics, loop: asyncio.AbstractEventLoop) -> None:
         bind = self._configuration.listeners.traffic
         tls = None
         if bind.tls is not None:
@@ -271,7 +293,13 @@ class Gateway:
                 tls.load_cert_chain(bind.tls.cert, bind.tls.key)
             except OSError as exc:  # ssl.SSLError is one
                 raise CannotStart(f"listeners.traffic.tls: {bind.tls.cert}, {bind.tls.key}: {exc}") from exc
-        self._traffic = TrafficServer(exchange.serve, on_malformed=exchange.count_malformed, loop=loop)
+        count = _counting(metrics, "traffic")
+
+        def refused(refusal: Refusal) -> None:
+            count(refusal)
+            exchange.count_unread(refusal)
+
+        self._traffic = TrafficServer(exchange.serve, on_refused=refused, loop=loop, limits=bind.limits)
         with _naming(Bind(bind.host, bind.port)):
             self._listening = await loop.create_server(self._traffic, bind.host, bind.port, ssl=tls, backlog=BACKLOG)
         port = self._listening.sockets[0].getsockname()[1]
@@ -293,6 +321,11 @@ def _naming(bind: Bind) -> Iterator[None]:
         yield
     except OSError as exc:
         raise CannotStart(f"cannot listen on {bind}: {exc.strerror or exc}") from exc
+
+
+def _counting(metrics: Metrics, listener: str) -> Callable[[Refusal], None]:
+    """Return what counts the requests that *listener* could not read."""
+    return lambda refusal: metrics.unread(listener, refusal.code)
 
 
 async def _without_server(_: web.Request, response: web.StreamResponse) -> None:

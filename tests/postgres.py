@@ -108,6 +108,11 @@ class PostgresServer:
             self.execute(f"CREATE DATABASE {name}")
         return f"postgresql+psycopg://gateway@/{name}?host={self._home}"
 
+    @property
+    def socket_path(self) -> str:
+        """Where it listens."""
+        return str(self._home / ".s.PGSQL.5432")
+
     def give_back(self, url: str) -> None:
         """Take the database of `new_database` back: end the sessions on it, and all that is in it."""
         name = urlsplit(url).path.removeprefix("/")

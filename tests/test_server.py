@@ -55,7 +55,7 @@ async def test_no_secret_in_any_byte_that_the_process_wrote(tmp_path: Path) -> N
                 b"",
             ):
                 upstream.respond = respond_with(data, close=True)
-                target = f"/api/x/y?access_token={canary['junk']}"
+                target = f"/api/x/y?q={canary['junk']}"
                 await call(gateway, request("GET", target, credential=credential, fields=cookie))
         upstream.respond = silence
         await call(gateway, request("GET", "/api/x/y", credential=canary["jwt"]))

@@ -190,6 +190,13 @@ class PolicySet:
                 return allow.decision
         return NO_ALLOW
 
+    def has_conditions(self, route: str, connection: str) -> bool:
+        """Whether some policy looks at methods or paths of calls on *route* with tokens of *connection*."""
+        return any(
+            (policy.methods is not None or policy.paths is not None) and _is_at(policy, route, connection)
+            for policy in self._policies or ()
+        )
+
     def decide_raw(self, caller: Caller, subject: Subject, *, connection: str) -> Decision:
         """Return whether *caller* may be handed *subject*'s token of *connection* itself, or connect that (rule 5)."""
         if caller.kind == "management":

@@ -26,15 +26,10 @@ from sqlalchemy.exc import SQLAlchemyError
 from gateway.cli.data import EXIT_NOT_FOUND, data_option, run
 from gateway.cli.vault import open_sealed
 from gateway.errors import ConnectionUnknown, Refusal
-from gateway.models import Caller, Egress
-from gateway.net.client import OutboundClient
-from gateway.vault.attempts import OVER, STEP_SECONDS, Status
-from gateway.vault.connect import Connecting
+from gateway.models import Caller
+from gateway.vault.attempts import OVER, STEP_SECONDS, Attempts, Status
 from gateway.vault.connections import Connections
-from gateway.vault.discovery import Discovery
-from gateway.vault.links import ConnectInvalid, ConnectLink
-from gateway.vault.record import to_log
-from gateway.vault.revocation import Revocation
+from gateway.vault.links import ConnectInvalid, ConnectLink, Links
 from gateway.vault.tokens import Tokens
 
 POLL_SECONDS = 0.5
@@ -75,12 +70,12 @@ def connect(
     base_url = checked_base_url(url)
 
     async def begin_and_wait() -> Status | None:
-        async with _open(data, base_url) as connecting:
-            link = await connecting.start(
+        async with _open(data, base_url) as links:
+            link = await links.start(
                 connection, user=user, tenant=tenant, account=account, scopes=scopes or None, started_by=_operator()
             )
             _show(link, as_json=as_json)
-            return None if no_wait else await _wait(connecting, link)
+            return None if no_wait else await _wait(links, link)
 
     try:
         status = run(begin_and_wait())
@@ -105,9 +100,9 @@ def _show(link: ConnectLink, *, as_json: bool) -> None:
     click.echo(link.url)
 
 
-async def _wait(connecting: Connecting, link: ConnectLink) -> Status:
+async def _wait(links: Links, link: ConnectLink) -> Status:
     for _ in range(round(LONGEST_SECONDS / POLL_SECONDS)):
-        status = await connecting.links.status(link.id)
+        status = await links.status(link.id)
         if status in OVER:
             return status
         await asyncio.sleep(POLL_SECONDS)
@@ -115,33 +110,18 @@ async def _wait(connecting: Connecting, link: ConnectLink) -> Status:
 
 
 @asynccontextmanager
-async def _open(data: Path, base_url: str) -> AsyncIterator[Connecting]:
+async def _open(data: Path, base_url: str) -> AsyncIterator[Links]:
     """Open the vault of *data* as far as links need it: nothing is dialled."""
-    allow_http = base_url.startswith("http://")
-    async with open_sealed(data) as (store, sealer), OutboundClient(Egress(allow_http=allow_http)) as client:
-        record = to_log  # a link changes nothing: what is done with it, the gateway that serves it records
-        connections = Connections(store, sealer, clock=time.time, random_bytes=os.urandom)
-        discovery = Discovery(client, allow_http=allow_http, monotonic=time.monotonic)
-        connecting = Connecting(
-            store,
-            sealer,
-            client,
-            connections=connections,
-            tokens=Tokens(store, sealer, clock=time.time, random_bytes=os.urandom),
-            discovery=discovery,
-            revocation=Revocation(
-                client, discovery, connections=connections, clock=time.time, random_bytes=os.urandom, record=record
-            ),
+    async with open_sealed(data) as (store, sealer):
+        yield Links(
+            Attempts(store, sealer, clock=time.time, random_bytes=os.urandom),
+            Connections(store, sealer, clock=time.time, random_bytes=os.urandom),
+            Tokens(store, sealer, clock=time.time, random_bytes=os.urandom),
             base_url=lambda: base_url,
-            allow_http=allow_http,
+            redirect_urls=(),
+            allow_http=base_url.startswith("http://"),
             clock=time.time,
-            random_bytes=os.urandom,
-            record=record,
         )
-        try:
-            yield connecting
-        finally:
-            await connecting.close()
 
 
 def checked_base_url(url: str) -> str:

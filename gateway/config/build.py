@@ -37,7 +37,7 @@ from gateway.config.values import (
     TrafficListener,
     VaultSettings,
 )
-from gateway.models import AllowPattern, CredentialPlace, Egress, Injection, Limits, Route, Timeouts
+from gateway.models import AllowPattern, CredentialPlace, Egress, Injection, Limits, Route, Timeouts, TrafficLimits
 from gateway.providers.quirks import TokenAuth
 
 
@@ -69,6 +69,11 @@ def _listeners(file: ListenersFile, directory: Path, *, is_vault: bool) -> Liste
         public_url=str(parse_origin(file.traffic.public_url)) if file.traffic.public_url else None,
         tls=Tls(str(directory / tls.cert), str(directory / tls.key)) if tls else None,
         redirect_urls=tuple(file.traffic.redirect_urls),
+        trusted_proxies=tuple(ip_network(network) for network in file.traffic.trusted_proxies),
+        limits=TrafficLimits(
+            connections=file.traffic.limits.connections,
+            connections_per_address=file.traffic.limits.connections_per_address,
+        ),
     )
     # DESIGN section 7: with Descope as token service the token API is off.
     is_on = isinstance(file.token_api, TokenApiFile) and is_vault
@@ -193,6 +198,10 @@ def _route(file: RouteFile, egress: Egress, directory: Path) -> Route:
         timeouts=Timeouts(**file.timeouts.model_dump()),
         limits=Limits(**file.limits.model_dump()),
         egress=egress if file.egress is None else _egress(file.egress, directory),
+        method_override=file.method_override,
+        foreign_credentials=file.foreign_credentials,
+        multiplex=file.multiplex,
+        minting=file.minting,
     )
 
 
@@ -212,4 +221,6 @@ def _credential(file: RouteFile) -> CredentialPlace:
 def _injection(file: InjectFile) -> Injection:
     if file.basic is not None:
         return Injection("basic", "Authorization", file.basic)
+    if file.query is not None:
+        return Injection("query", file.query, file.format or "{token}")
     return Injection("header", file.header or "Authorization", file.format or "Bearer {token}")

@@ -20,6 +20,7 @@ def cautions(document: Document) -> list[Problem]:
         *_policies(document),
         *_connections(document),
         *_routes(document),
+        *_proxies(document),
     ]
 
 
@@ -105,10 +106,48 @@ def _literal_secret(document: Document, path: Path) -> list[Problem]:
     return [document.problem(path, "a secret in the file: take it from ${NAME} or ${file:PATH}")]
 
 
+# What a route gives up with a key's value, by key.
+_OPENED = {
+    "minting": ("pass", "callers can have the API hand out credentials that outlive this gateway's control"),
+    "multiplex": (True, "what a request to a batch path carries is neither judged by allow and policies nor recorded"),
+    "method_override": ("judge", "the API must take the same override as the gateway does; both methods are judged"),
+}
+
+
+def _opened(document: Document) -> list[Problem]:
+    """Return what routes give up, and that a token in a URL is written down by whoever logs it."""
+    found = []
+    for index in range(len(document.entries("routes"))):
+        base: Path = ("routes", index)
+        for key, (value, text) in _OPENED.items():
+            given = document.get(*base, key)
+            if given == value or (value is True and given == "true"):
+                found.append(document.problem((*base, key), text))
+        if document.get(*base, "inject", "query") is not None:
+            text = "a token in a URL is written into the logs of the API, and of proxies before it"
+            found.append(document.problem((*base, "inject", "query"), text))
+    return found
+
+
+def _proxies(document: Document) -> list[Problem]:
+    found = []
+    base: Path = ("listeners", "traffic", "trusted_proxies")
+    for index in range(len(document.entries(*base))):
+        if (document.text(*base, index) or "").endswith("/0"):
+            text = "every peer is believed: any caller can claim any address"
+            found.append(document.problem((*base, index), text))
+    return found
+
+
 def _routes(document: Document) -> list[Problem]:
     entries = document.entries("routes")
     if not entries:
         return [document.problem(("routes",), "no routes: agents can call nothing")]
+    return [*_opened(document), *_route_connections(document)]
+
+
+def _route_connections(document: Document) -> list[Problem]:
+    entries = document.entries("routes")
     known = {document.text("connections", i, "id") or "" for i in range(len(document.entries("connections")))}
     if not known or document.get("token_service", "kind") == "descope":
         return []  # all of them live at the token service, which is not asked here

@@ -249,9 +249,12 @@ def _injection(document: Document, index: int) -> None:
     base: Path = ("routes", index, "inject")
     header, form = document.get(*base, "header"), document.get(*base, "format")
     if document.get(*base, "basic") is not None:
-        for key in ("header", "format"):
+        for key, other in (("header", "header and format"), ("format", "header and format"), ("query", "query")):
             if document.get(*base, key) is not None:
-                document.refuse((*base, key), "expected either basic or header and format, found both", at_key=True)
+                document.refuse((*base, key), f"expected either basic or {other}, found both", at_key=True)
+    elif document.get(*base, "query") is not None:
+        if header is not None:
+            document.refuse((*base, "header"), "expected either query or header, found both", at_key=True)
     elif isinstance(header, str) and header.lower() != "authorization" and form is None:
         # "Bearer {token}" is right for Authorization; for an API's own field it would be a guess.
         document.refuse(

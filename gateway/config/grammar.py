@@ -44,6 +44,7 @@ RESERVED_FIELDS = frozenset(
             "proxy-status",
             "set-cookie",
         ),
+        *("x-http-method-override", "x-http-method", "x-method-override"),
         *("te", "traceparent", "tracestate", "trailer", "transfer-encoding", "upgrade", "via"),
     }
 )
@@ -53,6 +54,7 @@ REFUSED_METHODS = frozenset(
 
 _METHOD = re.compile(r"[A-Z][A-Z-]{0,31}")
 _FIELD_NAME = re.compile(r"[A-Za-z][A-Za-z0-9-]{0,63}")  # no underscore: servers fold it into another name (threats A6)
+_PARAM_NAME = re.compile(r"[A-Za-z][A-Za-z0-9._~-]{0,63}")  # nothing that is encoded in a query
 _FORMAT = re.compile(r"[!-z|~]+(?: [!-z|~]+)*")  # visible ASCII, single inner spaces, no braces
 
 
@@ -221,6 +223,11 @@ def _field_name(value: str) -> None:
         raise UrlError("expected a field that carries a credential and nothing else")
 
 
+def _param_name(value: str) -> None:
+    if not _PARAM_NAME.fullmatch(value):
+        raise UrlError('expected the name of a query parameter of letters, digits, ".", "_", "~" and "-"')
+
+
 def _token_format(value: str) -> None:
     if value.count("{token}") != 1 or not _FORMAT.fullmatch(value.replace("{token}", "t")):
         raise UrlError('expected visible text with "{token}" in it once, like "Bearer {token}"')
@@ -281,6 +288,7 @@ PathGlob = Annotated[str, Field(max_length=512), AfterValidator(_parsed(_path_gl
 Method = Annotated[str, AfterValidator(_parsed(_method))]
 Allow = Annotated[str, Field(max_length=600), AfterValidator(_parsed(_allow))]
 FieldName = Annotated[str, AfterValidator(_parsed(_field_name))]
+ParamName = Annotated[str, AfterValidator(_parsed(_param_name))]
 TokenFormat = Annotated[str, Field(max_length=256), AfterValidator(_parsed(_token_format))]
 BasicFormat = Annotated[str, Field(max_length=256), AfterValidator(_parsed(_basic_format))]
 # The check runs first: a choice of algorithms would suggest RS256 for HS256, as if it were a typing mistake.

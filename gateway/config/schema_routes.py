@@ -126,12 +126,14 @@ def _credential_kind(value: Any) -> str:
 
 
 class InjectFile(Model):
-    """How the connection token enters the upstream request: header and format, or basic."""
+    """How the connection token enters the upstream request: header and format, query and format, or basic."""
 
     header: g.FieldName | None = Field(None, description="The field; absent: Authorization.")
-    format: g.TokenFormat | None = Field(None, description='Its value with "{token}" in it; absent: "Bearer {token}".')
+    format: g.TokenFormat | None = Field(
+        None, description='Its value with "{token}" in it; absent: "Bearer {token}", in a query "{token}".'
+    )
     basic: g.BasicFormat | None = Field(None, description='HTTP Basic: "user:{token}".')
-    query: Annotated[str | None, g.Later(None)] = Field(None, description="Not supported yet: a query key.")
+    query: g.ParamName | None = Field(None, description="The query parameter, for an API that takes no field.")
 
 
 class TimeoutsFile(Model):
@@ -192,8 +194,18 @@ class RouteFile(Model):
     echo_guard: Annotated[Literal["off", "record", "cut"], g.Later("off")] = Field(
         "off", description="Only off yet: what to do when an answer holds the token."
     )
-    method_override: Annotated[Literal["refuse", "judge"], g.Later("refuse")] = Field(
-        "refuse", description="Only refuse yet: what to do with X-HTTP-Method-Override."
+    method_override: Literal["refuse", "judge"] = Field(
+        "refuse",
+        description="X-HTTP-Method-Override and its like: refused, or both methods must be allowed.",
+    )
+    foreign_credentials: Literal["remove", "refuse"] = Field(
+        "remove", description="Fields in which callers put a credential of their own for the API."
+    )
+    multiplex: g.Truth = Field(
+        False, description="Let paths through that take several calls in one request, past allow and policies."
+    )
+    minting: Literal["refuse", "pass"] = Field(
+        "refuse", description="Paths at which the API hands out further credentials."
     )
     audit: Annotated[Literal["default", "required"], g.Later("default")] = Field(
         "default", description="Only default yet: whether the record must be on disk first."

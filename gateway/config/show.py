@@ -80,6 +80,11 @@ def _listeners(listeners: Listeners) -> dict[str, Any]:
             "public_url": traffic.public_url,
             "tls": asdict(traffic.tls) if traffic.tls else None,
             "redirect_urls": list(traffic.redirect_urls),
+            "trusted_proxies": [str(network) for network in traffic.trusted_proxies],
+            "limits": {
+                "connections": traffic.limits.connections,
+                "connections_per_address": traffic.limits.connections_per_address,
+            },
         },
         "token_api": {"bind": str(listeners.token_api)} if listeners.token_api else "off",
         "console": {"bind": str(listeners.console)},
@@ -143,7 +148,10 @@ def _route(route: Route) -> dict[str, Any]:
         "egress": _egress(route.egress),
         "upgrade": [],
         "echo_guard": "off",
-        "method_override": "refuse",
+        "method_override": route.method_override,
+        "foreign_credentials": route.foreign_credentials,
+        "multiplex": route.multiplex,
+        "minting": route.minting,
         "audit": "default",
     }
     if route.allow:
@@ -158,4 +166,6 @@ def _credential(place: CredentialPlace) -> str | dict[str, str]:
 def _injection(injection: Injection) -> dict[str, str]:
     if injection.kind == "basic":
         return {"basic": injection.format}
+    if injection.kind == "query":
+        return {"query": injection.name, "format": injection.format}
     return {"header": injection.name, "format": injection.format}

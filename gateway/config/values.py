@@ -10,10 +10,11 @@ Rules:
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from ipaddress import IPv4Network, IPv6Network
 from typing import Literal
 
 from gateway.config.problems import Problem
-from gateway.models import Egress, Route
+from gateway.models import Egress, Route, TrafficLimits
 from gateway.providers.quirks import Grant, TokenAuth
 
 
@@ -40,7 +41,8 @@ class Tls:
 class TrafficListener:
     """
     The listener for agents. *public_url* is an origin without trailing "/"; *tls* is None for plain HTTP;
-    *redirect_urls* are where a browser may end after connecting.
+    *redirect_urls* are where a browser may end after connecting; *trusted_proxies* are whose word on a caller's address
+    is believed.
     """
 
     host: str
@@ -48,6 +50,8 @@ class TrafficListener:
     public_url: str | None = None
     tls: Tls | None = None
     redirect_urls: tuple[str, ...] = ()
+    trusted_proxies: tuple[IPv4Network | IPv6Network, ...] = ()
+    limits: TrafficLimits = field(default_factory=TrafficLimits)
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,7 +21,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
 
-from gateway.models import Rejected
+from gateway.models import Rejected, UpstreamRules
 from gateway.providers.provider import Provider
 from gateway.providers.quirks import TENANT, Grant, Quirks, RevocationAuth, TokenAuth
 from gateway.providers.variables import Form, Variable, VariableInvalid, names_in
@@ -91,6 +91,19 @@ class _QuirksFile(_Model):
     grants: Annotated[list[Grant], Field(min_length=1)] | None = None
 
 
+FieldName = Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9-]*$", max_length=100)]
+QueryName = Annotated[str, Field(pattern=r"^[A-Za-z$][A-Za-z0-9_-]*$", max_length=100)]
+PathGlob = Annotated[str, Field(pattern=r"^/[!-~]+$", max_length=300)]  # patterns.py reads it; a test tries each
+
+
+class _UpstreamFile(_Model):
+    origins: Annotated[list[str], Field(max_length=20)] = []
+    credential_fields: Annotated[list[FieldName], Field(max_length=20)] = []
+    credential_params: Annotated[list[QueryName], Field(max_length=20)] = []
+    minting_paths: Annotated[list[PathGlob], Field(max_length=50)] = []
+    multiplex_paths: Annotated[list[PathGlob], Field(max_length=50)] = []
+
+
 class _ProviderFile(_Model):
     name: Text
     description: Text
@@ -104,6 +117,7 @@ class _ProviderFile(_Model):
     origins: Annotated[list[str], Field(min_length=1, max_length=50)]
     variables: dict[str, _VariableFile] = {}
     quirks: _QuirksFile = _QuirksFile()
+    upstream: _UpstreamFile = _UpstreamFile()
 
 
 def read(provider_id: str, content: bytes) -> Provider:
@@ -203,6 +217,7 @@ def _problems(entry: _ProviderFile) -> Iterator[Problem]:
         yield ("origins",), "expected each origin once"
     yield from _variable_problems(entry, [*(url for _, url in urls), *entry.origins])
     yield from _quirk_problems(entry.quirks)
+    yield from _upstream_problems(entry.upstream)
 
 
 def _kind_problems(entry: _ProviderFile) -> Iterator[Problem]:
@@ -288,6 +303,17 @@ def _quirk_problems(quirks: _QuirksFile) -> Iterator[Problem]:
             yield path, "expected a pointer: not every answer of this status rejects the token"
 
 
+def _upstream_problems(upstream: _UpstreamFile) -> Iterator[Problem]:
+    for index, origin in enumerate(upstream.origins):
+        if origin.count("/") != 2 or "{" in origin:
+            yield ("upstream", "origins", index), "expected https://host[:port] or https://*.host, no path"
+        plain = origin.replace("://*.", "://any.", 1)
+        yield from ((("upstream", "origins", index), problem) for problem in _url_problems(plain))
+    for index, name in enumerate(upstream.credential_fields):
+        if name.lower() in ("authorization", "cookie", "host"):
+            yield ("upstream", "credential_fields", index), "expected a field beside those that never cross"
+
+
 def _issuer_problems(issuer: str) -> Iterator[str]:
     if f"/{TENANT}/" not in f"{issuer.partition('://')[2].removeprefix('/')}/":
         yield f"expected {TENANT} as a whole segment of the path; without one, metadata says it"
@@ -324,7 +350,24 @@ def _provider(provider_id: str, entry: _ProviderFile) -> Provider:
         origins=tuple(entry.origins),
         variables=tuple(_variable(name, variable) for name, variable in entry.variables.items()),
         quirks=_quirks(entry),
+        upstream=_upstream(entry),
+        upstream_origins=tuple(entry.upstream.origins),
     )
+
+
+def _upstream(entry: _ProviderFile) -> UpstreamRules:
+    file = entry.upstream
+    return UpstreamRules(
+        credential_fields=frozenset(name.lower() for name in file.credential_fields),
+        credential_params=frozenset(file.credential_params),
+        rejected=_rejected(entry),
+        minting_paths=tuple(file.minting_paths),
+        multiplex_paths=tuple(file.multiplex_paths),
+    )
+
+
+def _rejected(entry: _ProviderFile) -> tuple[Rejected, ...]:
+    return tuple(Rejected(each.status, each.pointer, tuple(each.values)) for each in entry.quirks.rejected)
 
 
 def _quirks(entry: _ProviderFile) -> Quirks:
@@ -349,6 +392,6 @@ def _quirks(entry: _ProviderFile) -> Quirks:
         refresh_token_rotates=file.refresh_token_rotates,
         issues_refresh_tokens=file.issues_refresh_tokens,
         issuer=file.issuer,
-        rejected=tuple(Rejected(each.status, each.pointer, tuple(each.values)) for each in file.rejected),
+        rejected=_rejected(entry),
         grants=tuple(file.grants or (("authorization_code",) if entry.kind == "oauth" else ("api_key",))),
     )

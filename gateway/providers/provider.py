@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
+from gateway.models import UpstreamRules
 from gateway.providers.quirks import Quirks
 from gateway.providers.variables import Variable, fill, resolve
 
@@ -22,7 +23,8 @@ class Provider:
     An entry of the catalogue. URLs and origins may hold `{variable}`, until `with_variables` has filled them in.
 
     A URL that the provider does not have is "". *kind* "apikey": keys are uploaded, there are no endpoints.
-    *docs_url* is the provider's page that says how a client is registered.
+    *docs_url* is the provider's page that says how a client is registered. *upstream* is what is known of its API;
+    *upstream_origins* are where that holds beside *origins*, "https://*.example.com" among them.
     """
 
     id: str
@@ -38,6 +40,8 @@ class Provider:
     origins: tuple[str, ...] = ()
     variables: tuple[Variable, ...] = ()
     quirks: Quirks = field(default_factory=Quirks)
+    upstream: UpstreamRules = field(default_factory=UpstreamRules)
+    upstream_origins: tuple[str, ...] = ()
 
     def with_variables(self, values: Mapping[str, str]) -> Provider:
         """

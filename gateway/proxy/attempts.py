@@ -14,8 +14,7 @@ else than by 401 one rejects a token to `rejection.py`.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from functools import partial
+from collections.abc import Awaitable, Callable
 from typing import NamedTuple
 
 from gateway.models import Caller, ConnectionToken, TokenKey
@@ -39,6 +38,9 @@ class Asker(NamedTuple):
     credential: str
 
 
+DecideAgain = Callable[[ProxyRequest, Lane, Asker], Awaitable[None]]  # raises Refusal
+
+
 class Attempts:
     """Sends what has been allowed. Made by `Exchange`, from its parts."""
 
@@ -47,12 +49,14 @@ class Attempts:
         *,
         tokens: ConnectionTokens,
         egress_log: EgressLog,
+        decide_again: DecideAgain,
         public_url: Callable[[str], str],
         clock: Callable[[], float],
         monotonic: Callable[[], float],
     ) -> None:
         self._tokens = tokens
         self._log = egress_log
+        self._decide_again = decide_again
         self._public_url = public_url
         self._clock = clock
         self._monotonic = monotonic
@@ -69,7 +73,8 @@ class Attempts:
         call = request.call
         self._log.append(record.intent(call))
         began = self._monotonic()
-        sent = await send(request, lane, body, token, before_repeating=partial(self._record_repetition, call))
+        gate = _Gate(self._log, self._clock, self._decide_again, request, lane, asker)
+        sent = await send(request, lane, body, token, gate)
         try:
             call.upstream_seconds = self._monotonic() - began
             note = ""
@@ -81,12 +86,12 @@ class Attempts:
                 fresh, note = await self._after_rejection(call, lane, body, token, asker, missing)
                 if fresh is not None:
                     await sent.end(lane)
+                    await self._decide_again(request, lane, asker)
                     token = fresh
                     reason = "token_rejected" if missing is None else "scope_missing"
                     self._log.append(record.attempt(call, reason, status=sent.answer.status, now=self._clock()))
                     began = self._monotonic()
-                    repeat = partial(self._record_repetition, call)
-                    sent = await send(request, lane, body, token, before_repeating=repeat)
+                    sent = await send(request, lane, body, token, gate)
                     call.upstream_seconds += self._monotonic() - began
                     if sent.answer.status in (401, 403):
                         missing = missing_scopes(sent.answer.raw_fields, token.scopes)
@@ -110,10 +115,6 @@ class Attempts:
             return sent.answer.status == 401
         is_rejected, sent.answer = await rejects_token(sent.answer, rules)
         return is_rejected
-
-    def _record_repetition(self, call: Call) -> None:
-        """Write the line of a request that is sent again on a new connection, the old one being stale."""
-        self._log.append(record.attempt(call, "stale_connection", status=None, now=self._clock()))
 
     async def _after_rejection(
         self,
@@ -143,7 +144,7 @@ class Attempts:
         what = "the token was rejected" if missing is None else "the token lacked a scope"
         if body is not None and not body.can_replay:
             return None, f"{what} and was replaced, the body could not be sent again"
-        lane.check_origin(fresh)
+        lane.check_token(fresh)
         return fresh, f"{what} and was replaced, the request was sent again"
 
     async def _other(
@@ -159,3 +160,33 @@ class Attempts:
         if stored.access_token == token.access_token:
             raise scope_refusal(lane.route, missing)
         return stored
+
+
+class _Gate:
+    """What a request passes before it leaves on a connection that is new (see `forward.py`)."""
+
+    __slots__ = ("_asker", "_clock", "_decide_again", "_lane", "_log", "_request")
+
+    def __init__(
+        self,
+        egress_log: EgressLog,
+        clock: Callable[[], float],
+        decide_again: DecideAgain,
+        request: ProxyRequest,
+        lane: Lane,
+        asker: Asker,
+    ) -> None:
+        self._log = egress_log
+        self._clock = clock
+        self._decide_again = decide_again
+        self._request = request
+        self._lane = lane
+        self._asker = asker
+
+    async def connected(self) -> None:
+        """Decide again: connecting was a wait."""
+        await self._decide_again(self._request, self._lane, self._asker)
+
+    def repeating(self) -> None:
+        """Write the line of a request that is sent again on a new connection, the old one being stale."""
+        self._log.append(record.attempt(self._request.call, "stale_connection", status=None, now=self._clock()))

@@ -35,6 +35,7 @@ from gateway.proxy.answer_head import AnswerHead, HeadInvalid, check_beginning, 
 from gateway.proxy.chunks import Chunks, ChunksInvalid
 from gateway.proxy.whole_body import WholeBody
 
+MIN_BODY_BYTES_PER_SECOND = 256  # of a request, beyond the response time: a slower one is a caller that dribbles (G2)
 READ_BUFFER_BYTES = 65_536  # per direction: beyond twice this the peer is not read any more (threats G3)
 MAX_INFORMATIONAL = 64  # 1xx answers before the answer; servers send one or two, or one every few seconds
 NO_CONTENT_STATUSES = frozenset({204, 205, 304})  # RFC 9110 15.3.5, 15.3.6, 15.4.5
@@ -66,6 +67,7 @@ class UpstreamConnection(BaseProtocol):
 
     __slots__ = (
         "_answer",
+        "_begun_at",
         "_body",
         "_chunks",
         "_continue",
@@ -98,6 +100,7 @@ class UpstreamConnection(BaseProtocol):
         self.is_reused = False
         self.keep_alive_seconds: int | None = None  # for which the upstream says that it keeps it idle
         self._timeouts = Timeouts()
+        self._begun_at = 0.0
         self._answer: Answer | None = None
         self._body: StreamReader | None = None  # while its end has not been read
         self._read: Callable[[bytes], None] = self._read_unasked  # what the next bytes are
@@ -158,10 +161,18 @@ class UpstreamConnection(BaseProtocol):
         self._is_silent = True
         self.awaits_caller = False
         self._timeouts = timeouts
-        self.deadline = self._loop.time() + timeouts.response_seconds
+        self._begun_at = self._loop.time()
+        self.deadline = self._begun_at + timeouts.response_seconds
+
+    def extend_response_time(self, sent_bytes: int) -> None:
+        """Count the response time from now, *sent_bytes* of the body being sent. One that dribbles ends anyway."""
+        if self._answer is None:
+            seconds = self._timeouts.response_seconds
+            longest = self._begun_at + seconds + sent_bytes / MIN_BODY_BYTES_PER_SECOND
+            self.deadline = min(self._loop.time() + seconds, longest)
 
     def restart_response_time(self) -> None:
-        """Count the response time from now: more of the request has been sent."""
+        """Count the response time from now: the whole request has been sent."""
         if self._answer is None:
             self.deadline = self._loop.time() + self._timeouts.response_seconds
 

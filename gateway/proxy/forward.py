@@ -2,8 +2,8 @@
 Send a request to its upstream once, and wait for the head of the answer.
 
 Rules:
-1. The head is written anew: our Host, our framing, our Via, the caller's fields that may cross, then the injected
-   field.
+1. The head is written anew: our Host, the caller's fields that may cross, the injected field, our framing, and our Via
+   behind those that came (RFC 9110 section 7.6.3).
 2. A body that has arrived leaves with the head in one write; any other is sent by a task of its own while the answer is
    awaited, so that an early answer is seen at once.
 3. A stale connection costs a repetition only for requests that change nothing and have no body (RFC 9110 section
@@ -14,8 +14,8 @@ Rules:
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Protocol
 
 from aiohttp.web_protocol import RequestPayloadError
 
@@ -54,23 +54,29 @@ class Sent:
             lane.pool.release(self.connection)
 
 
+class Gate(Protocol):
+    """What stands before a new connection. Both raise Refusal, and then nothing leaves."""
+
+    async def connected(self) -> None:
+        """The connection is there; connecting took its time."""
+
+    def repeating(self) -> None:
+        """The request leaves a second time, because of a stale connection."""
+
+
 async def send(
     request: ProxyRequest,
     lane: Lane,
     body: RequestBody | None,
     token: ConnectionToken,
-    *,
-    before_repeating: Callable[[], None],
+    gate: Gate,
 ) -> Sent:
     """
     Send *request* with *token* to *lane*'s upstream and return it with the head of its answer.
 
-    *before_repeating* is called before it leaves a second time because of a stale connection; nothing leaves if it
-    raises.
-
     Raises:
-        Refusal: the upstream could not be reached, broke the protocol or took too long; the body was too large or
-            broken.
+        Refusal: *gate* let it not pass; the upstream could not be reached, broke the protocol or took too long; the
+            body was too large, too slow or broken.
     """
     call = request.call
     call.attempts += 1
@@ -80,10 +86,15 @@ async def send(
     is_repeated = False
     while True:
         # Repeated once, on a new connection: an upstream that hangs up each time must not be asked 256 times.
-        connection = (None if is_repeated else lane.pool.take_idle()) or await lane.pool.connect()
+        connection = None if is_repeated else lane.pool.take_idle()
+        is_new = connection is None
+        if connection is None:
+            connection = await lane.pool.connect()
         call.address = connection.address
         pump: asyncio.Task[None] | None = None
         try:
+            if is_new:
+                await gate.connected()
             connection.begin(method=call.method, timeouts=lane.route.timeouts)
             if body is None:
                 connection.write(head)
@@ -95,9 +106,9 @@ async def send(
             return Sent(connection, await connection.answer(), pump)
         except Stale as exc:
             await _abandon(lane, connection, pump)
-            if call.method not in SAFE_METHODS or body is not None:
+            if call.method not in SAFE_METHODS or call.effective_method is not None or body is not None:
                 raise UpstreamUnreachable from exc
-            before_repeating()
+            gate.repeating()
             call.attempts += 1
             is_repeated = True
         except BaseException:
@@ -117,11 +128,11 @@ def _head(request: ProxyRequest, lane: Lane, body: RequestBody | None, token: Co
         framing = b"Content-Length: 0\r\n"
     return b"".join(
         (
-            f"{call.method} {match.target}{lane.host_line}".encode("ascii"),
+            f"{call.method} {lane.target(match.target, token.access_token)}{lane.host_line}".encode("ascii"),
             *request.fields.lines,
             lane.injected(token.access_token),
             framing,
-            f"traceparent: {call.traceparent}\r\n\r\n".encode("ascii"),
+            f"{lane.via_line}traceparent: {call.traceparent}\r\n\r\n".encode("ascii"),
         )
     )
 
@@ -138,10 +149,11 @@ async def _pump(connection: UpstreamConnection, body: RequestBody) -> None:
         async for chunk in body.chunks():
             connection.awaits_caller = False
             connection.write(chunk if body.length is not None else b"%x\r\n%b\r\n" % (len(chunk), chunk))
-            connection.restart_response_time()
+            connection.extend_response_time(body.received_bytes)
             await connection.drain()
             connection.awaits_caller = True
         connection.awaits_caller = False
+        connection.restart_response_time()
         if body.length is None:
             connection.write(b"0\r\n\r\n")
     except RequestPayloadError:

@@ -42,6 +42,7 @@ class Call:
     One request on its way through the stages: what is known of it so far. Belongs to one task.
 
     *started_at* is POSIX seconds, *started* monotonic seconds. What most calls leave as it is stands on the class.
+    *peer* is the caller's address: the connection's other end, or whom a trusted proxy names.
     """
 
     address: str | None = None
@@ -50,6 +51,7 @@ class Call:
     bytes_received = 0
     bytes_sent = 0
     caller: Caller | None = None
+    effective_method: str | None = None
     match: RouteMatch | None = None
     refreshed = False
     rule: str | None = None
@@ -155,6 +157,8 @@ def _who_and_what(call: Call) -> bytes:
         members["host"] = route.origin.host_field
     path, _, query = target.partition("?")
     members["method"] = call.method
+    if call.effective_method is not None:
+        members["effective_method"] = call.effective_method
     members["path"] = path if len(path) <= MAX_TEXT else path[:MAX_TEXT]
     members["query_keys"] = _query_keys(query) if query else []
     try:

@@ -9,6 +9,8 @@ Rules:
 3. Other origins are left as they are. The gateway's own is no place that an upstream may send a caller to, whose
    client would take its credential along: such a reference is dropped, and so is what clients read in two ways
    (backslashes, a web scheme or slashes without a host).
+4. Where the route injects a query parameter, references lose that parameter, wherever they lead: an upstream that
+   redirects repeats the query it got, and with it the token.
 """
 
 from __future__ import annotations
@@ -17,6 +19,7 @@ import re
 from urllib.parse import unquote_to_bytes
 
 from gateway.models import Route
+from gateway.proxy.query import without_param
 
 # An authority ends at a backslash, too: browsers read one as a slash (WHATWG URL).
 _WITH_AUTHORITY = re.compile(rb"(?:([A-Za-z][A-Za-z0-9+.-]*):)?//([^/?#\\]*)(.*)", re.DOTALL)
@@ -32,6 +35,7 @@ class References:
         self._prefix = route.prefix.encode("ascii")
         self._base_path = route.base_path.encode("ascii")
         self._origin = str(route.origin).encode("ascii")
+        self._injected_param = route.inject.name if route.inject.kind == "query" else None
         self._origins = frozenset(spelled.encode("ascii") for spelled in _spellings(route))
 
     def lead(self, reference: bytes, *, public_url: bytes, target: str) -> bytes | None:
@@ -42,6 +46,8 @@ class References:
         asked for, query included.
         """
         reference = reference.replace(b"\t", b"")  # clients take them out
+        if self._injected_param is not None:
+            reference = without_param(reference, self._injected_param)
         found = _WITH_AUTHORITY.fullmatch(reference)
         if found is not None:
             scheme, authority, rest = found[1] or b"", found[2], found[3]

@@ -20,6 +20,7 @@ from gateway.proxy.connection import Answer, Truncated
 from gateway.proxy.lane import Lane
 from gateway.proxy.request import ProxyRequest
 
+PIECE_BYTES = 32_768  # written at once: what the caller does not read stays with the upstream, not here (threats G3)
 NO_BODY_STATUSES = frozenset({204, 304})
 
 
@@ -42,10 +43,12 @@ async def relay(request: ProxyRequest, lane: Lane, answer: Answer, *, public_url
         fields = lane.answer_rules.read(
             answer.raw_fields, public_url=public_url.encode("latin-1"), target=call.match.target
         )
-        data = answer.body.read_nowait(-1)
+        data = answer.body.read_nowait(PIECE_BYTES)
     except Truncated as exc:
         raise UpstreamProtocolError from exc
     is_whole = answer.body.is_eof()
+    if request.client.is_closing:  # since this request came: the gateway stops
+        request.keep_alive = False
     framing, is_chunked = _framing(request, answer, len(data) if is_whole else None)
     lines = [status_line(answer.status), *fields.lines]
     if answer.status == 401:
@@ -83,7 +86,7 @@ async def _relay_rest(request: ProxyRequest, lane: Lane, answer: Answer, *, is_c
     call, client = request.call, request.client
     idle_seconds = lane.route.timeouts.idle_seconds
     try:
-        while data := await answer.body.readany():
+        while data := await answer.body.read(PIECE_BYTES):
             call.bytes_sent += len(data)
             client.send(b"%x\r\n%b\r\n" % (len(data), data) if is_chunked else data)
             await client.drain(idle_seconds)

@@ -6,10 +6,14 @@ Rules:
 2. Hop-by-hop fields, and whatever Connection names, end here. They are removed before a credential is injected, so no
    caller can have the injected field removed.
 3. A caller's credential never travels on: Authorization, Proxy-Authorization, Cookie, Gateway-*, the route's own
-   credential field; nor does anything the caller put into the field that the route injects.
-4. Forwarded and X-Forwarded-* are claims about this hop; they end here (there are no trusted proxies yet).
-5. Refused: a name with an underscore (servers fold it into another name), a method override, a credential or Gateway
-   field sent twice, framing that can be read in two ways, an own `Via`.
+   credential field; nor does anything the caller put into the field that the route injects, or into one that the
+   catalogue knows as a credential of this API. Where the route says `foreign_credentials: refuse`, the last two are
+   refused.
+4. Forwarded and X-Forwarded-* are claims about this hop; they end here, or wait for `forwarded.py`. So do fields that
+   make a server behind us take another path, method or host for the request's (threats C10).
+5. Refused: a name with an underscore (servers fold it into another name), a method override that the route does not
+   judge, a credential or Gateway field sent twice, framing that can be read in two ways, a `Via` that names this
+   installation.
 
 Names are classified once: a bounded memo maps a name, as it was spelled, to what is done with it (0.9 against 1.3
 microseconds for the fields of one request).
@@ -21,8 +25,16 @@ from __future__ import annotations
 
 from enum import IntEnum
 
-from gateway.errors import AmbiguousCredential, FieldNotPassed, FieldsTooLarge, InvalidRequest, LoopDetected
-from gateway.models import Route
+from gateway.errors import (
+    AmbiguousCredential,
+    CredentialNotPassed,
+    FieldNotPassed,
+    FieldsTooLarge,
+    InvalidRequest,
+    LoopDetected,
+)
+from gateway.models import Route, UpstreamRules
+from gateway.proxy.routing import PASSED_METHODS
 
 RawFields = tuple[tuple[bytes, bytes], ...]
 
@@ -42,9 +54,23 @@ HOP_BY_HOP = frozenset(
         b"http2-settings",
     }
 )
+# Claims about the caller's address, and what rewrites the request for who believes it: always removed.
 FORWARDED = frozenset(
-    {b"forwarded", b"x-real-ip", b"x-client-ip", b"true-client-ip", b"x-original-url", b"x-rewrite-url"}
+    {
+        *(b"forwarded", b"x-real-ip", b"x-client-ip", b"x-cluster-client-ip", b"x-originating-ip", b"x-remote-ip"),
+        *(b"x-remote-addr", b"true-client-ip", b"cf-connecting-ip", b"fastly-client-ip", b"x-azure-clientip"),
+        *(b"x-original-forwarded-for", b"x-envoy-external-address"),
+    }
 )
+REWRITES = frozenset(
+    {
+        *(b"x-original-url", b"x-original-uri", b"x-original-path", b"x-original-method", b"x-original-host"),
+        *(b"x-rewrite-url", b"x-rewrite-uri", b"x-waws-unencoded-url", b"x-envoy-original-path", b"x-script-name"),
+        *(b"x-host", b"x-http-host-override", b"x-http-path-override", b"x-http-destinationurl", b"x-proxy-url"),
+    }
+)
+# What a trusted proxy says and is passed on; everything else above never is.
+_TRUSTED_FORWARDED = (b"forwarded", b"x-forwarded-for", b"x-forwarded-proto", b"x-forwarded-host")
 # Framing and Host are not a hop's to remove: a Connection field that names them is an attack or a mistake.
 _NOT_FOR_A_HOP = frozenset({b"content-length", b"host", b"transfer-encoding"})
 METHOD_OVERRIDES = frozenset({b"x-http-method-override", b"x-http-method", b"x-method-override"})
@@ -69,6 +95,9 @@ class _Do(IntEnum):
     TRACEPARENT = 13
     VIA = 14
     REFUSE = 15
+    FOREIGN_CREDENTIAL = 16
+    METHOD_OVERRIDE = 17
+    FORWARDED = 18
 
 
 _FORWARD = int(_Do.FORWARD)  # an int compare in the loop: an enum member's costs twice as much
@@ -77,7 +106,7 @@ _AUTHORIZATION = int(_Do.AUTHORIZATION)
 _HOST = int(_Do.HOST)
 
 _REQUEST_FIELDS: dict[bytes, _Do] = {
-    **dict.fromkeys(HOP_BY_HOP | FORWARDED, _Do.DROP),
+    **dict.fromkeys(HOP_BY_HOP | FORWARDED | REWRITES, _Do.DROP),
     **dict.fromkeys(METHOD_OVERRIDES, _Do.REFUSE),
     b"authorization": _Do.AUTHORIZATION,
     b"proxy-authorization": _Do.DROP,
@@ -101,20 +130,25 @@ class RequestFields:
     The header fields of one request, read once.
 
     *lines* are the field lines to send on, each ending in CRLF, without framing, Host and credential.
-    *content_length* is None where there was none; *authorization* and the rest are None where absent.
+    *content_length* is None where there was none; *authorization* and the rest are None where absent. *forwarded* are
+    the fields, by lower-case name, that a trusted proxy may say; *caller_address* is what came of them.
     """
 
     __slots__ = (
         "account",
         "authorization",
+        "caller_address",
         "chunked",
         "content_length",
         "credential",
         "expects_continue",
+        "forwarded",
         "gateway_authorization",
         "has_host",
         "lines",
+        "method_override",
         "nominated",
+        "override_line",
         "tenant",
         "traceparent",
         "user",
@@ -134,26 +168,52 @@ class RequestFields:
         self.chunked = False
         self.expects_continue = False
         self.traceparent: str | None = None
+        self.method_override: str | None = None
+        self.override_line: bytes | None = None
+        self.forwarded: list[tuple[bytes, bytes]] | None = None
+        self.caller_address: str | None = None
 
     @property
     def has_body(self) -> bool:
         """Whether a body follows the header section."""
         return self.chunked or bool(self.content_length)
 
+    def override(self, name: bytes, value: bytes) -> None:
+        """Take the method that the field *name* names beside the request's own; it can be one, and is said once."""
+        method = value.decode("latin-1")
+        if self.method_override is not None or method not in PASSED_METHODS:
+            raise FieldNotPassed
+        self.method_override = method
+        self.override_line = b"%b: %b\r\n" % (name, value)
+
 
 class RequestRules:
-    """The rules for requests of one route (or of no route: *route* None)."""
+    """
+    The rules for requests of one route (or of no route: *route* None), of whose upstream *known* is known.
 
-    def __init__(self, route: Route | None, *, via: str) -> None:
+    *via* is the name of this installation in Via. *trusts_proxies*: what a proxy says of the caller is kept aside.
+    """
+
+    def __init__(
+        self, route: Route | None, *, via: str, known: UpstreamRules | None = None, trusts_proxies: bool = False
+    ) -> None:
         self._via = via.encode("ascii")
         self._memo: dict[bytes, int] = {}
         self._special = dict(_REQUEST_FIELDS)
-        if route is not None:
-            self._special[route.inject.name.lower().encode("ascii")] = _Do.DROP
-            if route.inject.name.lower() == "authorization":
-                self._special[b"authorization"] = _Do.AUTHORIZATION
-            if route.credential.kind == "header":
-                self._special[route.credential.header.lower().encode("ascii")] = _Do.CREDENTIAL
+        if trusts_proxies:
+            self._special |= dict.fromkeys(_TRUSTED_FORWARDED, _Do.FORWARDED)
+        if route is None:
+            return
+        if route.method_override == "judge":
+            self._special |= dict.fromkeys(METHOD_OVERRIDES, _Do.METHOD_OVERRIDE)
+        foreign = _Do.FOREIGN_CREDENTIAL if route.foreign_credentials == "refuse" else _Do.DROP
+        if known is not None:
+            self._special |= dict.fromkeys((name.encode("ascii") for name in known.credential_fields), foreign)
+        if route.inject.kind == "header":
+            self._special[route.inject.name.lower().encode("ascii")] = foreign
+        self._special[b"authorization"] = _Do.AUTHORIZATION
+        if route.credential.kind == "header":
+            self._special[route.credential.header.lower().encode("ascii")] = _Do.CREDENTIAL
 
     def read(self, raw_fields: RawFields) -> RequestFields:
         """
@@ -163,7 +223,8 @@ class RequestRules:
             FieldsTooLarge: they are larger than MAX_FIELDS_BYTES together.
             InvalidRequest: framing or a name that could be read in two ways, a method override.
             AmbiguousCredential: a credential or Gateway field is there twice.
-            LoopDetected: Via names this gateway.
+            CredentialNotPassed: a credential for the API, on a route that refuses those.
+            LoopDetected: Via names this installation.
         """
         fields = RequestFields()
         lines = fields.lines
@@ -177,7 +238,7 @@ class RequestRules:
             elif do == _AUTHORIZATION:
                 fields.authorization = _once(fields.authorization, value)
             elif do != _DROP:
-                self._keep(fields, do, value)
+                self._keep(fields, do, name, value)
         if sum(map(len, lines)) > MAX_FIELDS_BYTES:
             raise FieldsTooLarge
         if fields.chunked and fields.content_length is not None:
@@ -185,6 +246,8 @@ class RequestRules:
             raise InvalidRequest
         if fields.nominated:
             fields.lines = without(lines, fields.nominated)
+        if fields.override_line is not None:
+            fields.lines.append(fields.override_line)  # judged: no Connection field takes it away
         return fields
 
     def _classify(self, name: bytes) -> int:
@@ -201,7 +264,7 @@ class RequestRules:
             self._memo[name] = int(do)
         return int(do)
 
-    def _keep(self, fields: RequestFields, do: int, value: bytes) -> None:
+    def _keep(self, fields: RequestFields, do: int, name: bytes, value: bytes) -> None:
         """Store a field that is meant for the gateway itself."""
         if do == _HOST:
             if fields.has_host:
@@ -224,11 +287,17 @@ class RequestRules:
         elif do == _Do.TRACEPARENT:
             fields.traceparent = value.decode("latin-1")
         elif do == _Do.VIA:
-            if self._via in value:
+            if self._via in map(_received_by, value.split(b",")):
                 raise LoopDetected
             fields.lines.append(b"Via: %b\r\n" % value)
         elif do == _Do.REFUSE:
             raise FieldNotPassed
+        elif do == _Do.FOREIGN_CREDENTIAL:
+            raise CredentialNotPassed
+        elif do == _Do.METHOD_OVERRIDE:
+            fields.override(name, value)
+        elif do == _Do.FORWARDED:
+            fields.forwarded = [*(fields.forwarded or ()), (name.lower(), value)]
         else:
             slot = _GATEWAY_SLOTS[do]
             setattr(fields, slot, _once(getattr(fields, slot), value))
@@ -242,6 +311,12 @@ def _nominated(value: bytes) -> frozenset[bytes]:
     if names & _NOT_FOR_A_HOP:
         raise InvalidRequest
     return names
+
+
+def _received_by(element: bytes) -> bytes:
+    """Return who received, of one element of a Via field (RFC 9110 section 7.6.3)."""
+    words = element.split()
+    return words[1].lower() if len(words) > 1 else b""
 
 
 def without(lines: list[bytes], names: frozenset[bytes]) -> list[bytes]:

@@ -10,6 +10,8 @@ Rules:
    more would give a dot segment.
 4. The query is sent as it came: printable ASCII, no "#".
 5. The longest prefix wins, and ends at a segment. A route with a `host` beats one without.
+6. A method counts as it is spelled. Beyond PASSED_METHODS it must stand in the route's `allow` by its name: "*" means
+   these. NEVER_PASSED are refused whatever `allow` says.
 
 Stricter than RFC 3986, which calls several of these equivalent (section 6.2.2): what two servers may read differently
 is refused (threats C1-C4). Leaves who may call it to `access/policy.py`.
@@ -37,6 +39,7 @@ _UNRESERVED = frozenset(b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz01
 _NEVER_ENCODED = _UNRESERVED | frozenset(range(0x20)) | frozenset(b"\\;\x7f")
 _SLASH, _PERCENT_SIGN = 0x2F, 0x25
 
+PASSED_METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 # Methods that no route passes on: TRACE and TRACK echo the injected credential, CONNECT is a tunnel (threats A9, A10).
 NEVER_PASSED = frozenset({"TRACE", "TRACK", "CONNECT"})
 
@@ -54,11 +57,12 @@ class _Entry:
     def check_allowed(self, method: str, path: str) -> None:
         """Raise unless one entry of `allow` fits both; 405 names the methods that the path would take."""
         methods = [allowed for allowed, pattern in self.allow if pattern.matches(path)]
-        if method in methods or "*" in methods:
+        if method in methods or ("*" in methods and method in PASSED_METHODS):
             return
         if not methods:
             raise PathNotAllowed
-        raise MethodNotAllowed(allowed_methods=tuple(sorted(set(methods))))
+        allowed = {*methods, *(PASSED_METHODS if "*" in methods else ())} - {"*"}
+        raise MethodNotAllowed(allowed_methods=tuple(sorted(allowed)))
 
 
 class RouteTable:
@@ -102,6 +106,8 @@ class RouteTable:
             raise MethodNotAllowed
         if entry.allow:
             entry.check_allowed(method, path)
+        elif method not in PASSED_METHODS:
+            raise MethodNotAllowed(allowed_methods=tuple(sorted(PASSED_METHODS)))
         # The prefix alone calls the base path itself, without a "/" that nobody sent.
         below = raw_path[entry.cut :] or ("" if route.base_path else "/")
         return RouteMatch(route, path, f"{route.base_path}{below}{mark}{query}")

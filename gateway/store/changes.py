@@ -38,9 +38,9 @@ _Line = tuple[int, str, str, float]  # seq, topic, subject, at: as a whole, beca
 _LINES = select(changes.c.seq, changes.c.topic, changes.c.subject, changes.c.at)
 
 
-async def announce(connection: AsyncConnection, topic: str, subject: str, *, at: float) -> None:
-    """Add to *connection*'s transaction the line that *subject* (a row's id) of *topic* changed at *at*."""
-    await connection.execute(insert(changes).values(topic=topic, subject=subject, at=at))
+async def announce(connection: AsyncConnection, topic: str, *subjects: str, at: float) -> None:
+    """Add to *connection*'s transaction a line that each of *subjects* (a row's id) of *topic* changed at *at*."""
+    await connection.execute(insert(changes), [{"topic": topic, "subject": subject, "at": at} for subject in subjects])
 
 
 class ChangeFeed:

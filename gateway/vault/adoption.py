@@ -7,8 +7,7 @@ Rules (contract sections 2 and 11, `verifyRefresh`):
 3. It may be uploaded twice at once (a client that repeats its request): the first one claims it, in a row of
    `connect_attempts` under a digest of connection and token; others are told to come back. A claim whose holder died
    ends by the clock, after CLAIM_SECONDS: longer than an exchange and its write can take.
-4. Two rows of one subject never hold one refresh token, unless its provider never rotates: each would spend it for the
-   other.
+4. What is uploaded without being verified is `uploads.py`'s, and so is why no two rows hold one refresh token.
 """
 
 from __future__ import annotations
@@ -19,7 +18,7 @@ from contextlib import asynccontextmanager
 from dataclasses import replace
 
 import structlog
-from sqlalchemy import delete, insert, select
+from sqlalchemy import delete, insert
 from sqlalchemy.exc import IntegrityError, SQLAlchemyError
 
 from gateway.store.engine import Store
@@ -63,29 +62,13 @@ class Adoption:
         self._clock = clock
         self._random_bytes = random_bytes
 
-    async def check_unshared(self, draft: TokenDraft, connection: Connection) -> None:
-        """
-        Do nothing where *draft* may be stored as it is (rule 4).
-
-        Raises:
-            RefreshTokenStored: another row of its subject holds its refresh token.
-            RefreshFailed: it is being verified at the moment.
-        """
-        if draft.refresh_token is None or connection.quirks.refresh_token_rotates is False:
-            return
-        holder = await self._holder(draft)
-        if holder is not None and not _is_same(holder, draft):
-            raise RefreshTokenStored(holder.id)
-        if await self._is_claimed(draft):
-            raise RefreshFailed("in_progress", retry_after=RETRY_SECONDS)
-
     async def adopt(self, draft: TokenDraft, connection: Connection) -> StoredToken:
         """
         Exchange the refresh token of *draft*, detached from whoever asks, and return the row with what came of it.
 
         Raises:
             RefreshFailed: "invalid_grant": the provider refused it, nothing was written; else it could not be verified.
-            RefreshTokenStored: rule 4.
+            RefreshTokenStored: another row of its subject holds it.
         """
         return await self._refresher.detached(self._adopt(draft, connection))
 
@@ -129,18 +112,13 @@ class Adoption:
                 return token
         return None
 
-    async def _is_claimed(self, draft: TokenDraft) -> bool:
-        under_way = (claims.c.link_digest == _digest(draft), claims.c.expires_at > self._clock())
-        async with self._store.read() as db:
-            return (await db.execute(select(claims.c.id).where(*under_way))).first() is not None
-
     @asynccontextmanager
     async def _claimed(self, draft: TokenDraft) -> AsyncIterator[None]:
         """Hold the claim of *draft*'s refresh token while the body runs, or raise RefreshFailed (rule 3)."""
         now, claim_id = self._clock(), self._random_bytes(16).hex()
         values = {
             "id": claim_id,
-            "link_digest": _digest(draft),
+            "link_digest": claim_digest(draft),
             "connection_id": draft.connection,
             "user_id": draft.user,
             "tenant_id": draft.tenant,
@@ -152,7 +130,7 @@ class Adoption:
         }
         try:
             async with self._store.write() as db:
-                over = (claims.c.link_digest == _digest(draft), claims.c.expires_at <= now)
+                over = (claims.c.link_digest == claim_digest(draft), claims.c.expires_at <= now)
                 await db.execute(delete(claims).where(*over))
                 await db.execute(insert(claims).values(values))
         except IntegrityError as exc:
@@ -167,7 +145,7 @@ class Adoption:
                 log.warning("claim_not_released", connection=draft.connection, error=type(exc).__name__)
 
 
-def _digest(draft: TokenDraft) -> str:
+def claim_digest(draft: TokenDraft) -> str:
     """Return under what a refresh token is claimed: for minutes at most, so no secret goes into it (threats.md H9)."""
     text = "\0".join((draft.connection, draft.refresh_token or ""))
     return hashlib.sha256(text.encode()).hexdigest()

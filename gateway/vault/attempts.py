@@ -12,7 +12,9 @@ Rules (threats.md J1, J12):
    tokens that wait for a confirmation are sealed, and removed with the step that used them.
 3. A link lives ten minutes until consent; from consent on the provider's answer has ten minutes, and so has each
    further step (RFC 6749 4.1.2: as long as a code may live).
-4. Open attempts are bounded, in all and per subject: the subject's oldest makes room. Old rows are swept.
+4. Attempts under way are bounded, in all and per subject: the subject's oldest makes room, one whose link was only made
+   before one whose user is at the provider; one that holds a grant makes none. Old rows are swept.
+5. Tokens that wait for a yes stay when their time is over, until somebody takes them to have them revoked.
 """
 
 from __future__ import annotations
@@ -23,7 +25,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
-from sqlalchemy import delete, func, insert, select, update
+from sqlalchemy import and_, delete, func, insert, not_, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from gateway.store.engine import Store
@@ -79,6 +81,15 @@ class Attempt:
     def is_over(self) -> bool:
         """Whether nothing more can happen to it."""
         return self.status in OVER
+
+
+class ConnectStopped(Exception):
+    """A step that cannot be taken. *reason* is a key of the pages' table; *attempt* is told where it is the user's."""
+
+    def __init__(self, reason: str, attempt: Attempt | None = None) -> None:
+        self.reason = reason
+        self.attempt = attempt
+        super().__init__(reason)
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,7 +157,8 @@ class Attempts:
             "expires_at": now + STEP_SECONDS,
         }
         async with self._store.write() as db:
-            await db.execute(delete(table).where(table.c.expires_at < now - KEEP_SECONDS))
+            is_held = and_(table.c.status == "confirming", table.c.sealed_tokens.is_not(None))
+            await db.execute(delete(table).where(table.c.expires_at < now - KEEP_SECONDS, not_(is_held)))
             await self._make_room(db, new, now)
             await db.execute(insert(table).values(values))
         attempt = await self.get(attempt_id)
@@ -196,6 +208,23 @@ class Attempts:
         sealed = self._seal(attempt, "sealed_tokens", tokens)
         return await self._move(attempt, "confirming", {"sealed_tokens": sealed, "sealed_verifier": None})
 
+    async def take_abandoned(self) -> Attempt | None:
+        """Return one attempt with the tokens that nobody has said yes to in time, and keep them no more; else None."""
+        abandoned = (
+            table.c.status == "confirming", table.c.sealed_tokens.is_not(None), table.c.expires_at <= self._clock()
+        )  # fmt: skip
+        found = select(table).where(*abandoned).order_by(table.c.expires_at).limit(1)
+        async with self._store.read() as db:
+            if (await db.execute(found)).first() is None:
+                return None
+        async with self._store.write() as db:
+            row = (await db.execute(found)).mappings().one_or_none()
+            if row is None:
+                return None
+            await db.execute(update(table).where(table.c.id == row["id"]).values(sealed_tokens=None))
+        attempt = self._open(row)
+        return replace(attempt, tokens=self._unseal(attempt, "sealed_tokens", row["sealed_tokens"]))
+
     async def _move(
         self, attempt: Attempt, status: Status, values: dict[str, Any], *, also: Iterable[Any] = ()
     ) -> bool:
@@ -217,12 +246,18 @@ class Attempts:
             table.c.connection_id == new.connection,
             table.c.user_id == new.user,
             table.c.tenant_id == new.tenant,
-            table.c.status == "open",
+            # What adoption.py claims there is no attempt: nobody's browser ever came for it.
+            not_(and_(table.c.status == "exchanging", table.c.browser_digest == "")),
         )
-        oldest = select(table.c.id).where(*own, *under_way).order_by(table.c.created_at.desc(), table.c.id)
-        surplus = (await db.execute(oldest.offset(MAX_OPEN_PER_SUBJECT - 1))).scalars().all()
-        if surplus:
-            await db.execute(delete(table).where(table.c.id.in_(surplus)))
+        oldest = select(table.c.id, table.c.status).where(*own, *under_way).order_by(table.c.created_at, table.c.id)
+        rows = (await db.execute(oldest)).all()
+        surplus = len(rows) - MAX_OPEN_PER_SUBJECT + 1
+        if surplus <= 0:
+            return
+        replaceable = [row.id for status in ("open", "asked") for row in rows if row.status == status]
+        if len(replaceable) < surplus:
+            raise TooManyAttempts("too many accounts of one subject are being connected at the moment")
+        await db.execute(delete(table).where(table.c.id.in_(replaceable[:surplus])))
 
     async def _find(self, condition: Any) -> Attempt | None:
         async with self._store.read() as db:

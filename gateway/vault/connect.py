@@ -11,22 +11,21 @@ Rules (threats.md 1J; descope-contract.md section 6; RFC 9700):
    the user has said yes to that, too; said no, its tokens are revoked.
 
 Who may begin, and where the browser ends: `links.py`. States and bounds: `attempts.py`. Messages: `authorization.py`,
-`code_exchange.py`. What is done with the tokens: `grant_store.py`. What people see: `pages.py`.
+`code_exchange.py`. What is done with the tokens, and how attempts end: `settlement.py`. What people see: `pages.py`.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Coroutine, Iterable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
-import orjson
 import structlog
 
 from gateway.net.client import OutboundClient
 from gateway.store.engine import Store
-from gateway.vault.attempts import Attempt, Attempts, Status, digest_of, new_secret
+from gateway.vault.attempts import Attempt, Attempts, ConnectStopped, Status, digest_of, new_secret
 from gateway.vault.authorization import (
     SECRET,
     AnswerMalformed,
@@ -44,24 +43,16 @@ from gateway.vault.grant_store import GrantStore
 from gateway.vault.jobs import Jobs
 from gateway.vault.links import Links
 from gateway.vault.oauth import is_token
-from gateway.vault.record import Record, conclude
+from gateway.vault.record import Record
 from gateway.vault.registration import register
 from gateway.vault.revocation import Revocation
 from gateway.vault.sealing import Sealer
+from gateway.vault.settlement import FAILED, Settlement, held_of
 from gateway.vault.tokens import Tokens
 
 T = TypeVar("T")
 
 log = structlog.get_logger()
-
-
-class ConnectStopped(Exception):
-    """A step that cannot be taken. *reason* is a key of the pages' table; *attempt* is told where it is the user's."""
-
-    def __init__(self, reason: str, attempt: Attempt | None = None) -> None:
-        self.reason = reason
-        self.attempt = attempt
-        super().__init__(reason)
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,10 +96,13 @@ class Connecting:
         self._client = client
         self._allow_http = allow_http
         self._random_bytes = random_bytes
-        self._record = record
         self._attempts = Attempts(store, sealer, clock=clock, random_bytes=random_bytes)
         self._codes = CodeExchange(client, clock=clock, random_bytes=random_bytes, record=record)
         self._grants = GrantStore(tokens, revocation)
+        self._jobs = Jobs("connect-step", expected=(ConnectStopped,))
+        self._settlement = Settlement(
+            self._attempts, self._grants, self._jobs, connections=connections, clock=clock, record=record
+        )
         self.links = Links(
             self._attempts,
             connections,
@@ -117,10 +111,10 @@ class Connecting:
             redirect_urls=redirect_urls,
             allow_http=allow_http,
             clock=clock,
+            began=self._settlement.give_back_abandoned,
         )
         self.start = self.links.start
         self.link_for = self.links.link_for
-        self._jobs = Jobs("connect-step", expected=(ConnectStopped,))
 
     async def register(self, connection: Connection) -> Connection:
         """
@@ -211,7 +205,7 @@ class Connecting:
         if not await self._attempts.move(attempt, "storing"):
             raise ConnectStopped("link_used", attempt)
         held = Held(api_key, None, "Bearer", None, None, "")
-        return await self._detached(self._keep(replace(attempt, status="storing"), held))
+        return await self._detached(self._settlement.keep(replace(attempt, status="storing"), held, view.connection))
 
     async def refuse(self, secret: str, *, browser: str) -> Attempt:
         """
@@ -221,7 +215,7 @@ class Connecting:
             ConnectStopped: as `open`.
         """
         view = await self.open(secret, browser=browser, binds=True)
-        return await self._end(await self._again(view.attempt), "refused", "refused_by_user")
+        return await self._settlement.end(await self._again(view.attempt), "refused", "refused_by_user")
 
     # --- the provider's answer -------------------------------------------------------------------------------------
 
@@ -258,18 +252,18 @@ class Connecting:
         Raises:
             ConnectStopped: there is nothing to confirm, or it is another browser's.
         """
-        attempt = (await self.seen(attempt_id, browser=browser)).attempt
+        view = await self.seen(attempt_id, browser=browser)
+        attempt = view.attempt
         if attempt.status != "confirming" or attempt.tokens is None:
             raise ConnectStopped("link_used", attempt)
         if not await self._attempts.move(attempt, "storing"):
             raise ConnectStopped("link_used", attempt)
-        said = orjson.loads(attempt.tokens)
-        held = Held(**{**said, "scopes": None if said["scopes"] is None else tuple(said["scopes"])})
+        held = held_of(attempt)
         attempt = replace(attempt, status="storing")
         if says_yes:
             log.info("connect_account_changed", attempt=attempt.id, connection=attempt.connection)
-            return await self._detached(self._keep(attempt, held))
-        return await self._detached(self._discard(attempt, held))
+            return await self._detached(self._settlement.keep(attempt, held, view.connection))
+        return await self._detached(self._settlement.discard(attempt, held, view.connection))
 
     async def seen(self, attempt_id: str, *, browser: str) -> View:
         """
@@ -286,51 +280,29 @@ class Connecting:
         return replace(view, granted=token.granted_scopes) if token is not None else view
 
     async def _finish(self, attempt: Attempt, answer: AuthorizationAnswer) -> Attempt:
-        connection = await self._connection(attempt)
+        try:
+            connection = await self._connection(attempt)
+        except FAILED as exc:
+            log.critical("connection_not_read", attempt=attempt.id, error=type(exc).__name__)
+            return await self._settlement.end(attempt, "failed", "not_stored")
         try:
             provider = await self._discovery.resolve(connection)
         except DiscoveryFailed as exc:
-            return await self._end(attempt, "failed", exc.reason)
+            return await self._settlement.end(attempt, "failed", exc.reason)
         # Before anything else, errors too: an answer of another issuer says nothing about this one (RFC 9207).
         if not is_issuer_right(provider, asked_issuer=attempt.issuer, said=answer.issuer):
-            return await self._end(attempt, "failed", "issuer_mismatch")
+            return await self._settlement.end(attempt, "failed", "issuer_mismatch")
         if answer.error:
             status: Status = "refused" if answer.error == "access_denied" else "failed"
-            return await self._end(attempt, status, answer.error)
+            return await self._settlement.end(attempt, status, answer.error)
         try:
             held = await self._codes.redeem(provider, attempt, answer.code)
         except CodeRefused as exc:
-            return await self._end(attempt, "failed", exc.error)
+            return await self._settlement.end(attempt, "failed", exc.error)
         except GrantUnusable as exc:
             await self._grants.give_back(exc.held, connection, attempt)
-            return await self._end(attempt, "failed", exc.error)
-        if await self._grants.is_other_account(attempt, held):
-            if await self._attempts.hold(attempt, orjson.dumps(asdict(held))):
-                return replace(attempt, status="confirming")
-            return await self._discard(attempt, held)
-        return await self._keep(attempt, held)
-
-    # --- storing ---------------------------------------------------------------------------------------------------
-
-    async def _keep(self, attempt: Attempt, held: Held) -> Attempt:
-        stored = await self._grants.keep(attempt, held, await self._connection(attempt))
-        if not await self._attempts.move(attempt, "connected", token_id=stored.id):
-            log.warning("connect_attempt_gone", attempt=attempt.id)
-        conclude(
-            self._record, "connected", token=stored.id, scopes=list(stored.granted_scopes), **attempt.for_the_record()
-        )
-        return replace(attempt, status="connected", token_id=stored.id)
-
-    async def _discard(self, attempt: Attempt, held: Held) -> Attempt:
-        await self._grants.give_back(held, await self._connection(attempt), attempt)
-        return await self._end(attempt, "refused", "other_account_refused")
-
-    async def _end(self, attempt: Attempt, status: Status, error: str) -> Attempt:
-        if not await self._attempts.move(attempt, status, error=error):
-            raise ConnectStopped("link_used", attempt)
-        log.info("connect_ended", attempt=attempt.id, connection=attempt.connection, status=status, error=error)
-        conclude(self._record, "connect_ended", status=status, error=error, **attempt.for_the_record())
-        return replace(attempt, status=status, error=error)
+            return await self._settlement.end(attempt, "failed", exc.error)
+        return await self._settlement.settle(attempt, held, connection)
 
     async def _detached(self, work: Coroutine[Any, Any, T]) -> T:
         """Run *work* to its end, whatever becomes of the browser that waits for it."""

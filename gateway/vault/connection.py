@@ -12,9 +12,12 @@ Rules:
 5. A connection made from a template keeps copies of its URLs, scopes and origins, so that nothing but a person changes
    where tokens go; the provider's quirks it has by reference, so that a corrected catalogue reaches it.
 6. A client that a provider registers (`useDcr`) is registered once. Who says the same connection again without a client
-   (routes.yaml, at every start) means the one that there is, as long as it is registered at the same place.
+   (routes.yaml, at every start; Python's SDK, in an update) means the one that there is, as long as it is registered at
+   the same place, with the same host in its redirect URI.
 7. What one of the database engines cannot hold is refused on both: U+0000 and lone surrogates. One such text in a row's
    settings makes every query into that column fail on PostgreSQL.
+8. Of the further fields those are checked that the gateway acts on: a wrong one would show only when somebody connects
+   an account, or at the provider. An empty text there is none: SDKs send it for what was not said.
 
 Source: descope-contract.md section 2, App; DESIGN section 7, "Where tokens may go".
 """
@@ -28,12 +31,17 @@ from typing import Literal, get_args
 from urllib.parse import urlsplit
 
 from gateway.providers.catalogue import ProviderUnknown, VariableInvalid, resolve
-from gateway.providers.quirks import Params, Quirks, TokenAuth
+from gateway.providers.quirks import AccessType, Grant, Params, Prompt, Quirks, TokenAuth
 
 ConnectionKind = Literal["oauth", "apikey"]
 
 KINDS: frozenset[str] = frozenset({"oauth", "apikey"})
 TOKEN_AUTHS: frozenset[str] = frozenset(get_args(TokenAuth))
+ACCESS_TYPES: frozenset[str] = frozenset(get_args(AccessType))
+PROMPTS: frozenset[str] = frozenset(get_args(Prompt))
+GRANT_TYPES: frozenset[str] = frozenset(get_args(Grant)) - {"api_key"}  # which the connection's type says
+EXTRA_URLS = ("discoveryUrl", "dcrUrl", "defaultRedirectUrl")
+EXTRA_CHOICES = {"accessType": ACCESS_TYPES, "grantType": GRANT_TYPES}
 # Parameters of the exchange that are ours to set: a connection's own may not replace them.
 RESERVED_PARAMS = frozenset(
     {
@@ -59,9 +67,9 @@ class Connection:
     """
     One provider as the vault knows it.
 
-    *origins* are canonical; None lets the token go to any route. *extra* keeps the App fields that nothing here reads
-    yet (logo, discoveryUrl, prompt, …) under their names on the wire. *owner* "file" is read-only in the API.
-    *template* is the id of the catalogue's provider that it was made from, *variables* fill in that one's.
+    *origins* are canonical; None lets the token go to any route. *extra* keeps the other App fields (logo,
+    discoveryUrl, prompt, …) under their names on the wire. *owner* "file" is read-only in the API. *template* is the id
+    of the catalogue's provider that it was made from, *variables* fill in that one's.
     """
 
     id: str
@@ -123,12 +131,19 @@ class Connection:
 
 
 def with_client_of(wanted: Connection, stored: Connection | None) -> Connection:
-    """Return *wanted* with the client registered for *stored*, where it wants one at the same place (rule 6)."""
+    """Return *wanted* with the client registered for *stored*, where it wants the same one (rule 6)."""
     if stored is None or not wanted.awaits_registration or not stored.client_id:
         return wanted
-    if any(wanted.extra.get(name) != stored.extra.get(name) for name in ("useDcr", "discoveryUrl", "dcrUrl")):
+    if stored.extra.get("useDcr") is not True or _registered_as(wanted) != _registered_as(stored):
         return wanted
     return replace(wanted, client_id=stored.client_id, client_secret=stored.client_secret, token_auth=stored.token_auth)
+
+
+def _registered_as(connection: Connection) -> tuple[object, str]:
+    """Return what tells registered clients apart: where it is registered, and the origin of its redirect URI."""
+    place = connection.extra.get("dcrUrl") or connection.extra.get("discoveryUrl") or ""
+    domain = str(connection.extra.get("callbackDomain") or "").rstrip("/").lower()
+    return place, domain if "://" in domain or not domain else f"https://{domain}"
 
 
 def is_connection_id(text: str) -> bool:
@@ -183,6 +198,34 @@ def check(connection: Connection) -> None:
     for origin in connection.origins or ():
         if canonical_origin(origin) != origin:
             raise ConnectionInvalid("origins: expected scheme://host[:port] in lower case")
+    _check_extra(connection.extra)
+
+
+def _check_extra(extra: Mapping[str, object]) -> None:
+    """Check the further fields that the gateway acts on (rule 8)."""
+    said = {name: value for name, value in extra.items() if value not in (None, "")}
+    for name in EXTRA_URLS:
+        _check_url(said.get(name, ""), name=name)
+    for name, choices in EXTRA_CHOICES.items():
+        if name in said and not _is_one_of(said[name], choices):
+            raise ConnectionInvalid(f"{name}: expected one of {', '.join(sorted(choices))}")
+    prompt = said.get("prompt", ())
+    if not isinstance(prompt, (list, tuple)) or not all(_is_one_of(each, PROMPTS) for each in prompt):
+        raise ConnectionInvalid(f"prompt: expected a list of {', '.join(sorted(PROMPTS))}")
+    domain = said.get("callbackDomain")
+    if domain is None:
+        return
+    expected = "callbackDomain: expected host[:port], or https://host[:port]"
+    if not isinstance(domain, str) or domain != domain.strip():
+        raise ConnectionInvalid(expected)
+    try:
+        canonical_origin(domain if "://" in domain else f"https://{domain}")
+    except ConnectionInvalid as exc:
+        raise ConnectionInvalid(expected) from exc
+
+
+def _is_one_of(value: object, choices: frozenset[str]) -> bool:
+    return isinstance(value, str) and value in choices
 
 
 def _check_template(connection: Connection) -> None:
@@ -236,11 +279,11 @@ def canonical_origin(text: str) -> str:
     return f"{parts.scheme}://{host}" if is_default else f"{parts.scheme}://{host}:{port}"
 
 
-def _check_url(url: str, *, name: str) -> None:
-    if not url:
+def _check_url(url: object, *, name: str) -> None:
+    if url == "":
         return
     expected = f"{name}: expected an absolute https URL without credentials and fragment"
-    if len(url) > MAX_URL_LENGTH or not all("!" <= character <= "~" for character in url):
+    if not isinstance(url, str) or len(url) > MAX_URL_LENGTH or not all("!" <= character <= "~" for character in url):
         raise ConnectionInvalid(expected)
     try:
         parts = urlsplit(url)

@@ -5,8 +5,9 @@ Rules (descope-contract.md sections 2 and 11):
 1. Ids and names are unique; an id never changes, nor does a connection's type. A connection made from a template is
    named like the provider, or where that name is taken like its own id.
 2. What routes.yaml lists is read-only here: 409, and says where it is to be changed.
-3. Deleting a connection deletes its tokens, revoked where that can be done.
-4. Each change is recorded, without secrets.
+3. Where an update has the client registered elsewhere (`useDcr`), that is done before anything is changed.
+4. Deleting a connection deletes its tokens, revoked where that can be done.
+5. Each change is recorded, without secrets.
 """
 
 from __future__ import annotations
@@ -16,12 +17,13 @@ from dataclasses import replace
 
 from gateway.vault import wire
 from gateway.vault.calls import Call
-from gateway.vault.connection import Connection, ConnectionInvalid
+from gateway.vault.connection import Connection, ConnectionInvalid, with_client_of
 from gateway.vault.connections import ConnectionExists, ConnectionMissing, ConnectionReadOnly
 from gateway.vault.registration import RegistrationFailed
 from gateway.vault.templates import from_template
 from gateway.vault.wire import ApiError
 from gateway.vault.wire_apps import (
+    ChangedApp,
     CreateApp,
     CreateAppByTemplate,
     DeleteApp,
@@ -93,19 +95,36 @@ async def update_app(call: Call) -> Json:
     A connection for OAuth whose tokenEndpointAuthMethod is another than none needs a clientSecret.
     """
     app = wire.read_message(UpdateApp, call.content).app
+    connections = call.api.vault.connections
     try:
-        changed = await call.api.vault.connections.update(app.id, lambda stored: change_connection(stored, app))
+        registered = await _registered_again(call, app)
+        changed = await connections.update(
+            app.id, lambda stored: with_client_of(change_connection(stored, app), registered)
+        )
     except ConnectionMissing as exc:
         raise ApiError(wire.APP_NOT_FOUND, NOT_THERE) from exc
     except ConnectionReadOnly as exc:
         raise ApiError(wire.APP_READ_ONLY, READ_ONLY) from exc
-    except ConnectionInvalid as exc:
+    except (ConnectionInvalid, RegistrationFailed) as exc:
         raise ApiError(wire.INVALID, str(exc)) from exc
     except ConnectionExists as exc:
         raise ApiError(wire.APP_EXISTS, "Another connection has this name.") from exc
-    is_secret_new = app.clientSecret is not None
+    is_secret_new = app.clientSecret is not None or registered is not None
     call.note_done("connection_updated", connection=changed.id, new_secret=is_secret_new)
     return {"app": app_of(changed)}
+
+
+async def _registered_again(call: Call, app: ChangedApp) -> Connection | None:
+    """Return the connection with a new client where *app* has it registered at another place, else None."""
+    stored = await call.api.vault.connections.load(app.id)
+    if stored is None or stored.owner != "api" or call.api.connecting is None:
+        return None
+    wanted = change_connection(stored, app)
+    if not wanted.awaits_registration:
+        return None
+    if await call.api.vault.connections.is_name_taken(wanted):
+        raise ConnectionExists  # a provider makes no client for what cannot be stored
+    return await call.api.connecting.register(wanted)
 
 
 async def delete_app(call: Call) -> Json:

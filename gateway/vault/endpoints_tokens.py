@@ -21,6 +21,7 @@ from gateway.vault.connection import Connection
 from gateway.vault.record import whose
 from gateway.vault.refresh import RefreshFailed
 from gateway.vault.stored_token import TokenDraft
+from gateway.vault.uploads import RefreshTokenRepeated
 from gateway.vault.wire import ApiError
 from gateway.vault.wire_tokens import (
     AppsWithUserToken,
@@ -150,7 +151,12 @@ async def _upload_batch(
     if failures:
         return {"failures": failures}
     try:
-        stored = await call.api.vault.upload_all(drafts)
+        stored = await call.api.vault.uploads.put_all(drafts)
+    except RefreshTokenRepeated as exc:
+        wrong = ApiError(
+            wire.INVALID, "refreshToken: another token of the batch, of the same user or tenant, has it too"
+        )
+        return {"failures": [_failure(kind, draft, wrong) for draft in exc.drafts]}
     except (RefreshFailed, RefreshTokenStored) as exc:
         raise _upload_error(exc) from exc
     for draft, token_id in zip(drafts, stored, strict=True):

@@ -7,7 +7,8 @@ Rules:
    not taken that one back: it stays. Where the provider does not say whose account it is, the old one goes: it may be
    another's.
 3. The grant of another account that has lost its row is revoked. The same account's old one is left: at providers that
-   keep one grant per user and client, revoking the old token would end the new grant.
+   keep one grant per user and client, revoking the old token would end the new grant. So is a grant that the user does
+   not want, where the subject has one of its account stored.
 4. A write that fails is tried again: what it holds exists nowhere else. What cannot be written in the end is revoked,
    but for an account whose older grant is still stored (rule 3).
 """
@@ -26,6 +27,7 @@ from gateway.vault.attempts import Attempt
 from gateway.vault.code_exchange import Held
 from gateway.vault.connection import Connection
 from gateway.vault.revocation import Revocation
+from gateway.vault.sealing import SealBroken
 from gateway.vault.stored_token import StoredToken, TokenDraft
 from gateway.vault.tokens import Tokens
 
@@ -54,9 +56,13 @@ class GrantStore:
         Store *held* as the token that *attempt* was about, and return it.
 
         Raises:
-            sqlalchemy.exc.SQLAlchemyError, OSError: it could not be written; it has been revoked.
+            sqlalchemy.exc.SQLAlchemyError, OSError, SealBroken: it could not be written; it has been revoked (rule 4).
         """
-        before = await self._tokens.find(_key(attempt))
+        try:
+            before = await self._written(lambda: self._tokens.find(_key(attempt)))
+        except (SQLAlchemyError, OSError, SealBroken):
+            await self.give_back(held, connection, attempt)
+            raise
         if before is not None and before.requested_scopes != attempt.scopes:
             before = None  # found by what it was granted: another row, which stays
         refresh_token = held.refresh_token
@@ -78,7 +84,7 @@ class GrantStore:
         )
         try:
             stored = await self._written(lambda: self._tokens.put_consented(draft))
-        except (SQLAlchemyError, OSError):
+        except (SQLAlchemyError, OSError, SealBroken):
             if before is None or _differs(before, held):
                 await self.give_back(held, connection, attempt)
             raise
@@ -86,6 +92,12 @@ class GrantStore:
         if before is not None and _differs(before, held):
             await self.give_back(before, connection, attempt)
         return stored
+
+    async def give_back_unwanted(self, held: Held, connection: Connection, attempt: Attempt) -> None:
+        """Revoke *held*, which the user does not want; not where the subject has a grant of its account (rule 3)."""
+        stored = await self._tokens.of_subject(attempt.connection, attempt.user, attempt.tenant)
+        if not any(_is_same(token, held) for token in stored):
+            await self.give_back(held, connection, attempt)
 
     async def give_back(self, token: Held | StoredToken, connection: Connection, attempt: Attempt) -> None:
         """Revoke *token*, which came up in *attempt*, at its provider, as far as that listens."""
@@ -97,7 +109,7 @@ class GrantStore:
         )
 
     async def _written(self, write: Callable[[], Coroutine[Any, Any, T]]) -> T:
-        """Return what *write* returns, tried again where the database fails: what it holds exists nowhere else."""
+        """Return what *write* returns, tried again where the database fails: what is to be stored is nowhere else."""
         for number in range(WRITE_ATTEMPTS):
             try:
                 return await write()

@@ -1,16 +1,15 @@
 """
-Many tokens at once: which connections a user holds valid tokens of, and batches that are stored whole or not at all.
+Which connections a user holds valid tokens of.
 
 Rules (descope-contract.md section 4):
 1. A user's tokens within a tenant are asked for with the tenant; without one only the user's own level counts, as in a
    fetch. Any account of the user counts.
 2. A token is valid if a fetch could serve it: it is not dead, and has not expired or can be renewed (`can_renew`).
-3. A batch is one transaction.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 from sqlalchemy import select
 
@@ -18,16 +17,13 @@ from gateway.store.engine import Store
 from gateway.store.schema import tokens as table
 from gateway.vault.connections import settings_in
 from gateway.vault.grants import can_renew
-from gateway.vault.stored_token import TokenDraft
-from gateway.vault.tokens import Tokens
 
 
 class Holdings:
-    """Reads and writes sets of tokens, without opening any. *clock* gives POSIX seconds."""
+    """Reads sets of tokens, without opening any. *clock* gives POSIX seconds."""
 
-    def __init__(self, store: Store, tokens: Tokens, *, clock: Callable[[], float]) -> None:
+    def __init__(self, store: Store, *, clock: Callable[[], float]) -> None:
         self._store = store
-        self._tokens = tokens
         self._clock = clock
 
     async def connections_of(self, user: str, *, tenant: str | None) -> tuple[str, ...]:
@@ -50,8 +46,3 @@ class Holdings:
             or can_renew(connections[row["connection_id"]], has_refresh_token=row["has_refresh_token"])
         }
         return tuple(sorted(found))
-
-    async def put_all(self, drafts: Sequence[TokenDraft]) -> tuple[str, ...]:
-        """Store every draft as `Tokens.put` does, all of them or none, and return their ids in order."""
-        async with self._store.write() as db:
-            return tuple([(await self._tokens.put_in(db, draft)).id for draft in drafts])

@@ -68,7 +68,9 @@ class Links:
         redirect_urls: Iterable[str],
         allow_http: bool,
         clock: Callable[[], float],
+        began: Callable[[], None] = lambda: None,
     ) -> None:
+        """*began* is called with each new attempt, and waits for nothing."""
         self._attempts = attempts
         self._connections = connections
         self._tokens = tokens
@@ -76,6 +78,7 @@ class Links:
         self._redirect_urls = frozenset(redirect_urls)
         self._allow_http = allow_http
         self._clock = clock
+        self._began = began
         self._links: LRUCache[tuple[TokenKey, tuple[str, ...], str], ConnectLink] = LRUCache(maxsize=1000)
 
     async def start(
@@ -122,6 +125,7 @@ class Links:
             attempt, secret = await self._attempts.begin(new)
         except TooManyAttempts as exc:
             raise RateLimited("Too many accounts are being connected at the moment.", retry_after=60) from exc
+        self._began()
         url = f"{_origin_of(self.callback_url(connection))}{CONNECT_PATH}{secret}"
         return ConnectLink(attempt.id, url, f"{url}/wait", attempt.expires_at)
 

@@ -79,6 +79,11 @@ OUTCOMES: dict[str, Outcome] = {
         "The gateway is not set up correctly at the provider. Nothing was connected.",
         "bad", "Tell the gateway's operator.",
     ),
+    "not_stored": Outcome(
+        "The gateway could not keep the access",
+        "The gateway's database failed. Nothing was connected.",
+        "bad", "Ask for a new link and try again; if it stays like this, tell the gateway's operator.",
+    ),
     "refused": Outcome("Nothing was connected", "No access was given.", "note", AGAIN),
     "failed": Outcome(
         "It did not work", "The provider could not complete the request. Nothing was connected.", "bad", AGAIN
@@ -122,8 +127,22 @@ STOPPED: dict[str, tuple[int, Outcome]] = {
             "bad", "Try again in a few minutes; if it stays like this, tell the gateway's operator.",
         ),
     ),
+    "connection_gone": (
+        410,
+        Outcome(
+            "This connection was removed", "Somebody deleted it meanwhile, so nothing was connected.",
+            "bad", "Tell the gateway's operator.",
+        ),
+    ),
     "api_key_invalid": (400, Outcome("This is no API key", "Nothing was stored.", "bad", AGAIN)),
     "busy": (503, Outcome("Too much at once", "The gateway cannot do this at the moment.", "note", "Try again soon.")),
+    "unavailable": (
+        503,
+        Outcome(
+            "The gateway cannot tell at the moment", "Its database does not answer.", "note",
+            "Reload this page in a few seconds.",
+        ),
+    ),
     "broken": (
         500, Outcome("Something is wrong here", "Nothing was connected.", "bad", "Tell the gateway's operator.")
     ),

@@ -31,9 +31,9 @@ import structlog
 from sqlalchemy.exc import SQLAlchemyError
 
 from gateway.models import PageAnswer, PageRequest
-from gateway.vault.attempts import Attempt, Status, new_secret
+from gateway.vault.attempts import Attempt, ConnectStopped, Status, new_secret
 from gateway.vault.authorization import SECRET
-from gateway.vault.connect import Connecting, ConnectStopped, View
+from gateway.vault.connect import Connecting, View
 from gateway.vault.links import CALLBACK_PATH, CONNECT_PATH
 from gateway.vault.page_texts import ask_page, confirm_page, css_hash, done_page, stopped_page, stopped_status
 from gateway.vault.sealing import SealBroken
@@ -104,7 +104,7 @@ class Pages:
             return self._stopped(exc.reason)
         except (SQLAlchemyError, OSError) as exc:
             log.critical("connect_database_failed", error=type(exc).__name__)
-            return self._stopped("busy")
+            return self._stopped("unavailable")
         except SealBroken as exc:
             log.critical("seal_broken", reason=str(exc))
             return self._stopped("broken")
@@ -263,7 +263,7 @@ class Pages:
     # --- answers ---------------------------------------------------------------------------------------------------
 
     def _stopped(self, reason: str) -> PageAnswer:
-        more = (("Retry-After", "5"),) if reason == "busy" else ()
+        more = (("Retry-After", "5"),) if stopped_status(reason) == 503 else ()
         return self._html(stopped_page(reason), status=stopped_status(reason) or 400, more=more)
 
     def _see_other(self, target: str) -> PageAnswer:

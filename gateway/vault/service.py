@@ -16,7 +16,7 @@ Rules (descope-contract.md section 11; DESIGN sections 2 and 7):
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import replace
 
@@ -42,6 +42,7 @@ from gateway.vault.removal import Removal
 from gateway.vault.sealing import SealBroken, Sealer
 from gateway.vault.stored_token import ANSWER_LOST, StoredToken, TokenDraft
 from gateway.vault.tokens import Tokens
+from gateway.vault.uploads import Uploads
 
 DATABASE_FAILED = "database_failed"  # what an answer says whose token could not even be leased
 RETRY_SECONDS = 5  # how soon a token that could not be refreshed, or a database that failed, is worth another look
@@ -85,7 +86,8 @@ class Vault:
         self._clock = clock
         self.connections = Connections(store, sealer, clock=clock, random_bytes=random_bytes)
         self.tokens = Tokens(store, sealer, clock=clock, random_bytes=random_bytes)
-        self.holdings = Holdings(store, self.tokens, clock=clock)
+        self.holdings = Holdings(store, clock=clock)
+        self.uploads = Uploads(store, self.tokens, sealer, clock=clock, random_bytes=random_bytes)
         self.removal = Removal(store, self.tokens, self.connections, clock=clock)
         self._refresher = Refresher(
             self.tokens,
@@ -196,21 +198,7 @@ class Vault:
                 raise ConnectionUnknown(connection=draft.connection)
             if verify_refresh and draft.refresh_token is not None:
                 return await self._adoption.adopt(draft, connection)
-            await self._adoption.check_unshared(draft, connection)
-            return await self.tokens.put(draft)
-
-    async def upload_all(self, drafts: Sequence[TokenDraft]) -> tuple[str, ...]:
-        """
-        Store every draft, or none, and return their ids in order.
-
-        Raises:
-            RefreshTokenStored, RefreshFailed: as `upload`.
-        """
-        for draft in drafts:
-            connection = await self.connections.load(draft.connection)
-            if connection is not None:
-                await self._adoption.check_unshared(draft, connection)
-        return await self.holdings.put_all(drafts)
+            return await self.uploads.put(draft)
 
     async def revive(self, token_id: str) -> None:
         """Let a grant that was called dead be tried once more (an operator's `gateway tokens refresh`)."""

@@ -11,8 +11,7 @@ Rules:
 4. Each write announces the token's owner (`TokenKey.owner`) in its own transaction.
 5. A row that was read is compared with what was asked for, and opened with a binding made of its identity: a row that
    was moved or exchanged in the database is refused, not served.
-6. What is known of a refresh token stays with it: uploading the same one again neither hides that an answer was lost,
-   nor discards the answer of an exchange under way. Another one ends the lease: that exchange is not about it.
+6. What a row says, and what an upload over it keeps, is in `token_row.py`; many uploads at once are in `uploads.py`.
 """
 
 from __future__ import annotations
@@ -30,8 +29,9 @@ from gateway.store.changes import announce
 from gateway.store.engine import Store
 from gateway.store.schema import tokens as table
 from gateway.vault.exchange_rows import ExchangeRows
-from gateway.vault.sealing import Binding, SealBroken, Sealer
-from gateway.vault.stored_token import ANSWER_LOST, StoredToken, TokenDraft, scopes_key, token_of_row
+from gateway.vault.sealing import SealBroken, Sealer
+from gateway.vault.stored_token import StoredToken, TokenDraft, scopes_key, token_of_row
+from gateway.vault.token_row import RowSealer, carried_over, created, replaced
 
 CREATION_STEP_SECONDS = (
     1e-6  # two tokens of one user are never created at the same time, so that "newest" is one of them
@@ -45,7 +45,7 @@ class Tokens:
         self, store: Store, sealer: Sealer, *, clock: Callable[[], float], random_bytes: Callable[[int], bytes]
     ) -> None:
         self._store = store
-        self._sealer = sealer
+        self._row_sealer = RowSealer(sealer)
         self._clock = clock
         self._random_bytes = random_bytes
         self.rows = ExchangeRows(store, sealer, clock=clock)
@@ -71,37 +71,14 @@ class Tokens:
     async def put_in(self, db: AsyncConnection, draft: TokenDraft) -> StoredToken:
         """Do the same as `put`, in the write transaction of *db*."""
         now = self._clock()
-        scopes = sorted(set(draft.scopes))
         row = (await db.execute(_same_identity(draft))).mappings().one_or_none()
         token_id = row["id"] if row is not None else self._random_bytes(16).hex()
-        values: dict[str, Any] = self._sealed(token_id, draft) | {
-            "granted_scopes": scopes if draft.granted_scopes is None else sorted(set(draft.granted_scopes)),
-            "token_type": draft.token_type,
-            "token_sub": draft.token_sub,
-            "granted_by": draft.granted_by,
-            "issued_at": now,
-            "expires_at": draft.expires_at,
-            "updated_at": now,
-            "last_refresh_at": None,
-            "last_refresh_error": "",
-            "failing_since": None,
-            "dead": False,
-        }
+        values: dict[str, Any] = self._row_sealer.seal(token_id, draft) | replaced(draft, now=now)
         if row is None:
-            values |= {
-                "id": token_id,
-                "connection_id": draft.connection,
-                "user_id": draft.user,
-                "tenant_id": draft.tenant,
-                "account": draft.account,
-                "requested_scopes": scopes,
-                "requested_scopes_key": scopes_key(scopes),
-                "created_at": await _next_creation(db, draft, now),
-                "version": 1,
-            }
-            await db.execute(insert(table).values(values))
+            created_at = await _next_creation(db, draft, now)
+            await db.execute(insert(table).values(values | created(draft, token_id=token_id, at=created_at)))
         else:
-            values |= self._carried_over(row, draft)
+            values |= carried_over(is_same=self._has_refresh_token_of(row, draft))
             await db.execute(update(table).where(table.c.id == token_id).values(values))
         await announce(db, "tokens", token_owner(draft.connection, draft.user, draft.tenant), at=now)
         stored = await self.get_in(db, token_id)
@@ -183,44 +160,14 @@ class Tokens:
             await announce(db, "tokens", token_owner(*found), at=self._clock())
         return True
 
-    def _carried_over(self, row: Any, draft: TokenDraft) -> dict[str, object]:
-        """Return what an upload over *row* keeps and ends of it (rule 6)."""
+    def _has_refresh_token_of(self, row: Any, draft: TokenDraft) -> bool:
         try:
-            is_same = draft.refresh_token is not None and self._open(row).refresh_token == draft.refresh_token
+            return draft.refresh_token is not None and self._open(row).refresh_token == draft.refresh_token
         except SealBroken:  # an upload is the way out of it
-            is_same = False
-        if not is_same:
-            return {"version": row["version"] + 1, "lease_owner": None, "lease_until": None}
-        is_leased = row["lease_until"] is not None
-        is_lost = row["last_refresh_error"] == ANSWER_LOST
-        return {
-            "version": row["version"] + (0 if is_leased else 1),
-            "last_refresh_error": ANSWER_LOST if is_lost else "",
-            "failing_since": row["failing_since"] if is_lost else None,
-        }
-
-    # --- sealing ---------------------------------------------------------------------------------------------------
-
-    def _sealed(self, token_id: str, draft: TokenDraft) -> dict[str, object]:
-        sealed: dict[str, object] = {}
-        for column, secret in (
-            ("sealed_access_token", draft.access_token),
-            ("sealed_refresh_token", draft.refresh_token),
-        ):
-            binding = Binding("tokens", column, token_id, draft.connection, draft.user, draft.tenant, draft.account)
-            sealed[column] = None if secret is None else self._sealer.seal(secret.encode(), binding=binding)
-        return sealed
+            return False
 
     def _open(self, row: Any) -> StoredToken:
-        secrets: dict[str, str | None] = {}
-        identity = (row["connection_id"], row["user_id"], row["tenant_id"], row["account"])
-        for column in ("sealed_access_token", "sealed_refresh_token"):
-            sealed = row[column]
-            binding = Binding("tokens", column, row["id"], *identity)
-            secrets[column] = None if sealed is None else self._sealer.open(bytes(sealed), binding=binding).decode()
-        return token_of_row(
-            row, access_token=secrets["sealed_access_token"], refresh_token=secrets["sealed_refresh_token"]
-        )
+        return self._row_sealer.open(row)
 
     def _open_for(self, row: Any, key: TokenKey) -> StoredToken:
         token = self._open(row)

@@ -3,12 +3,12 @@
 The token API's messages about connections, which the contract calls apps (rows 14 to 19).
 
 Rules (descope-contract.md, App; section 11):
-1. `{"name", "value"}` stands for `{"key", "value"}`: Python's SDK sends the one, the others the other.
-2. An update overrides: what it leaves out becomes empty. It keeps what its caller could not have said: the client
+1. An update overrides: what it leaves out becomes empty. It keeps what its caller could not have said: the client
    secret, and the fields that not every official SDK can send (`KEPT`); the type of a connection never changes.
-3. `origins`, `tokenEndpointAuthMethod` (after RFC 7591), `variables` and the fields from `grantType` on are our own.
+2. A client that the provider registered is kept without being named, with what it was registered for
+   (`REGISTERED_WITH`). Where an update says otherwise, nothing of that client stays, and another one is registered.
 
-`wire.py` has the rules that all messages follow, `connection.py` says which fields are valid.
+`wire_app_fields.py` has the fields, `wire.py` the rules that all messages follow, `connection.py` says what is valid.
 """
 
 from __future__ import annotations
@@ -16,135 +16,19 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Annotated, Any, Literal, NotRequired
 
-from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field, WithJsonSchema
+from pydantic import BeforeValidator, Field
 from typing_extensions import TypedDict  # pydantic takes this one only, before Python 3.12
 
-from gateway.vault.connection import KINDS, TOKEN_AUTHS, Connection, ConnectionInvalid, canonical_origin
-from gateway.vault.wire import (
-    INVALID,
-    MAX_TEXT_CHARS,
-    TEXT_SCHEMA,
-    ApiError,
-    AppId,
-    Message,
-    OptionalAppId,
-    OptionalText,
-    Scopes,
-    Text,
-    Url,
-    empty_is_absent,
-    optional,
-    storable_text,
+from gateway.vault.connection import (
+    KINDS,
+    TOKEN_AUTHS,
+    Connection,
+    ConnectionInvalid,
+    canonical_origin,
+    with_client_of,
 )
-
-MAX_PARAMS = 200
-MAX_LOGO_CHARS = 65_536
-MAX_SECRET_CHARS = 8192  # a private key of 4096 bits, as PEM or JWK
-
-
-# What JSON Schema has no words for is a format of ours with a description.
-NAME_SCHEMA: dict[str, Any] = {
-    "description": "Printable, as Unicode says: no controls, no format characters, of spaces U+0020; not only spaces.",
-    "type": "string",
-    "format": "printable",
-    "minLength": 1,
-    "maxLength": 200,
-}
-ENDPOINT_SCHEMA: dict[str, Any] = {
-    "description": "An absolute https (or http) URL without credentials and fragment.",
-    "type": "string",
-    "format": "uri",
-    "pattern": "^[Hh][Tt][Tt][Pp][Ss]?://[!-~]+$",
-    "maxLength": MAX_TEXT_CHARS,
-}
-ORIGIN_SCHEMA: dict[str, Any] = {
-    "description": "https://host[:port], or http.",
-    "type": "string",
-    "format": "origin",
-    "maxLength": MAX_TEXT_CHARS,
-}
-VISIBLE_SCHEMA: dict[str, Any] = {
-    "type": "string",
-    "pattern": "^[^\\u0000-\\u001f\\u007f]*$",
-    "maxLength": MAX_TEXT_CHARS,
-}
-
-
-def _kind_text(values: frozenset[str]) -> WithJsonSchema:
-    return optional({"type": "string", "enum": sorted(values)})
-
-
-Visible = Annotated[Text, WithJsonSchema(VISIBLE_SCHEMA)]
-
-
-class UrlParam(Message):
-    """One additional parameter. Python's SDK says `name` where the others say `key`."""
-
-    model_config = ConfigDict(
-        json_schema_extra={
-            "description": "Key (or name) and value have 2048 characters together. Not what the gateway sets itself.",
-            "anyOf": [
-                {"required": [name], "properties": {name: VISIBLE_SCHEMA | {"minLength": 1}}}
-                for name in ("key", "name")
-            ],
-        }
-    )
-
-    key: Visible | None = None
-    name: Visible | None = None
-    value: Visible
-
-
-AppName = Annotated[Text, WithJsonSchema(NAME_SCHEMA)]
-Endpoint = Annotated[Text | None, BeforeValidator(empty_is_absent), optional(ENDPOINT_SCHEMA)]
-Origin = Annotated[Text, WithJsonSchema(ORIGIN_SCHEMA)]
-ClientSecret = Annotated[
-    Annotated[str, Field(max_length=MAX_SECRET_CHARS)] | None,
-    BeforeValidator(empty_is_absent),
-    optional(VISIBLE_SCHEMA | {"maxLength": MAX_SECRET_CHARS}),
-]
-Logo = Annotated[
-    str,
-    Field(max_length=MAX_LOGO_CHARS),
-    AfterValidator(storable_text),
-    WithJsonSchema(TEXT_SCHEMA | {"maxLength": MAX_LOGO_CHARS}),
-]
-UrlParams = Annotated[list[UrlParam], Field(max_length=MAX_PARAMS)] | None
-
-
-class AppFields(Message):
-    """What a connection is, but its id and name."""
-
-    description: Text | None = None
-    logo: Logo | None = None
-    clientId: Visible | None = None
-    clientSecret: ClientSecret = None
-    discoveryUrl: Url = None
-    authorizationUrl: Endpoint = None
-    authorizationUrlParams: UrlParams = None
-    tokenUrl: Endpoint = None
-    tokenUrlParams: UrlParams = None
-    revocationUrl: Endpoint = None
-    defaultScopes: Scopes | None = None
-    defaultRedirectUrl: Url = None
-    callbackDomain: Text | None = None
-    pkce: bool | None = None
-    accessType: Text | None = None
-    prompt: Annotated[list[Text], Field(max_length=10)] | None = None
-    appType: Annotated[Text | None, BeforeValidator(empty_is_absent), _kind_text(KINDS)] = None
-    useDcr: bool | None = None
-    dcrUrl: Url = None
-    tenantId: Text | None = None
-    templateId: Text | None = None
-    origins: Annotated[list[Origin], Field(max_length=200)] | None = None
-    tokenEndpointAuthMethod: Annotated[Text | None, BeforeValidator(empty_is_absent), _kind_text(TOKEN_AUTHS)] = None
-    # What `grants.py` reads for tokens that need no browser.
-    grantType: OptionalText = None
-    installationId: OptionalText = None
-    issuer: OptionalText = None
-    audience: OptionalText = None
-    subject: OptionalText = None
-    keyId: OptionalText = None
+from gateway.vault.wire import INVALID, ApiError, AppId, Message, OptionalAppId, OptionalText, empty_is_absent, optional
+from gateway.vault.wire_app_fields import NAME_SCHEMA, AppFields, AppName, ClientSecret, UrlParam
 
 
 class CreateApp(AppFields):
@@ -191,7 +75,7 @@ class CreateAppByTemplate(Message):
     overrides: Overrides | None = None
 
 
-# App fields that the vault itself does not read: kept, and given back as they came.
+# App fields that are kept under their own names, and given back as they came.
 EXTRA_FIELDS = (
     "logo", "discoveryUrl", "defaultRedirectUrl", "callbackDomain", "accessType", "prompt", "useDcr", "dcrUrl",
     "tenantId", "templateId", "grantType", "installationId", "issuer", "audience", "subject", "keyId",
@@ -201,6 +85,7 @@ KEPT = (
     "useDcr", "dcrUrl", "tenantId", "templateId", "grantType", "installationId", "issuer", "audience", "subject",
     "keyId",
 )  # fmt: skip
+REGISTERED_WITH = ("discoveryUrl", "callbackDomain")  # kept as well, while `useDcr` stays
 
 
 # --- answers ---------------------------------------------------------------------------------------------------------
@@ -286,7 +171,15 @@ def change_connection(stored: Connection, app: ChangedApp) -> Connection:
         raise ApiError(INVALID, "appType: a connection's type cannot be changed")
     extra = {name: value for name, value in stored.extra.items() if name in KEPT or name not in EXTRA_FIELDS}
     extra |= {name: value for name in EXTRA_FIELDS if (value := getattr(app, name)) is not None}
-    return replace(_overridden(stored, app), name=app.name, extra=extra)
+    if extra.get("useDcr") is True:
+        # What the provider registered the client for: left out, it is not another client that is wanted.
+        extra = {name: stored.extra[name] for name in REGISTERED_WITH if name in stored.extra} | extra
+    changed = replace(_overridden(stored, app), name=app.name, extra=extra)
+    kept = with_client_of(changed, stored)
+    if kept.awaits_registration and stored.client_id:
+        return replace(kept, client_secret=None, token_auth=app.tokenEndpointAuthMethod or None)  # type: ignore[arg-type]  # checked in `_overridden`
+    # Secret and authentication are the stored ones already, or what *app* says.
+    return replace(changed, client_id=kept.client_id)
 
 
 def override_connection(made: Connection, app: Overrides) -> Connection:

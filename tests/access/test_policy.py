@@ -218,3 +218,26 @@ def test_refuses_a_path_it_cannot_read() -> None:
     """
     with pytest.raises(ValueError, match="whole segment"):
         PolicySet([deny(paths=("/admin**",))])
+
+
+CONDITIONS: dict[str, tuple[list[Policy] | None, bool]] = {
+    "no policies": (None, False),
+    "no policy": ([], False),
+    "an allow by role": ([allow(roles=["sales"])], False),
+    "an allow by route": ([allow(routes=["google"])], False),
+    "an allow by method": ([allow(methods=["GET"])], True),
+    "a deny by path": ([allow(), deny(paths=("/v1/**",))], True),
+    "of this connection": ([allow(connections=["contacts"], methods=["GET"])], True),
+    "of another connection": ([allow(connections=["mail"], methods=["GET"])], False),
+    "of another route": ([deny(routes=["mail"], paths=("/x",)), allow()], False),
+}
+
+
+@pytest.mark.parametrize("case", CONDITIONS)
+def test_conditions_are_what_looks_at_methods_or_paths(case: str) -> None:
+    """
+    A route has conditions where some policy that applies to it looks at each call.
+    """
+    policies, has_conditions = CONDITIONS[case]
+
+    assert has_conditions is PolicySet(policies).has_conditions("google", "contacts")

@@ -196,6 +196,7 @@ REFUSED: dict[str, tuple[list[str], int]] = {
     "no id": (["add"], 2),
     "an id with a slash": (["add", "--id", "a/b"], 2),
     "a URL that is none": (["add", "--id", "x", "--token-url", "p.example"], 2),
+    "a discovery URL that is none": (["add", "--id", "x", "--discovery-url", "p.example"], 2),
     "an origin with a path": (["add", "--id", "x", "--origin", "https://p.example/x"], 2),
     "a secret that is missing": (["add", "--id", "x", "--token-auth", "client_secret_basic"], 2),
     "an unknown type": (["add", "--id", "x", "--type", "magic"], 2),

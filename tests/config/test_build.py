@@ -52,7 +52,8 @@ def test_listeners() -> None:
 
     tls = Tls(str(HERE / "good" / "tls/cert.pem"), "/etc/tls/key.pem")
     targets = ("https://app.example.com/connected",)
-    assert TrafficListener("0.0.0.0", 9080, "https://gateway.example.com", tls, targets) == found.traffic
+    proxies = (ip_network("10.0.0.0/8"), ip_network("::1"))
+    assert TrafficListener("0.0.0.0", 9080, "https://gateway.example.com", tls, targets, proxies) == found.traffic
     assert found.token_api is None
     assert Bind("::1", 9082) == found.console
     assert "[::1]:9082" == str(found.console)
@@ -186,6 +187,10 @@ def test_routes() -> None:
             timeouts=Timeouts(1.0, 2.5, 3.0),
             limits=Limits(10, 5, 60, 2),
             egress=found.egress,
+            method_override="judge",
+            foreign_credentials="refuse",
+            multiplex=True,
+            minting="pass",
         )
         == first
     )

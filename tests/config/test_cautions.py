@@ -7,6 +7,7 @@ import pytest
 from tests.config.samples import example, warnings
 
 ROUTE = "routes: [{name: a, prefix: /a, upstream: https://a.example, connection: people}]\n"
+OPENED = "routes: [{name: a, prefix: /a, upstream: https://a.example, connection: people, %s}]"
 DESCOPE = "token_service: {kind: descope, project: P, credential: %s}\n"
 NO_REFRESH = "connections[0].token_url: no token_url: tokens are never refreshed"
 
@@ -35,6 +36,11 @@ NO_REFRESH = "connections[0].token_url: no token_url: tokens are never refreshed
         ("no origins", "connections: [{id: people}]", "connections[0].origins: no origins: any route may send"),
         ("no token endpoint", "connections: [{id: people}]", NO_REFRESH),
         ("a secret in the file", "connections: [{id: a, client_secret: x}]", "client_secret: a secret in the file"),
+        ("credentials handed out", OPENED % "minting: pass", "routes[0].minting: callers can have the API hand out"),
+        ("batches", OPENED % "multiplex: true", "routes[0].multiplex: what a request to a batch path carries"),
+        ("judged overrides", OPENED % "method_override: judge", "both methods are judged"),
+        ("a token in the URL", OPENED % "inject: {query: key}", "routes[0].inject.query: a token in a URL is written"),
+        ("everybody is a proxy", "listeners: {traffic: {trusted_proxies: ['::/0']}}", "every peer is believed"),
         ("a slip in a connection", "connections: [{id: peopel}]\n" + ROUTE, 'did you mean "peopel"?'),
     ],
 )

@@ -73,6 +73,16 @@ class GatewayProcess:
         await asyncio.gather(*self._readers)
         self._serving.cancel()
 
+    async def ended(self) -> None:
+        """Return when the process has ended by itself and all that it wrote is here."""
+        await self._process.wait()
+        await asyncio.gather(*self._readers)
+
+    @property
+    def exit_code(self) -> int | None:
+        """What the process ended with; None while it runs."""
+        return self._process.returncode
+
     @property
     def pid(self) -> int:
         return self._process.pid

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from gateway.models import Rejected
+from gateway.models import Rejected, UpstreamRules
 from gateway.providers.entry import MAX_BYTES, EntryInvalid, read
 from gateway.providers.quirks import Quirks
 from gateway.providers.variables import Variable
@@ -33,6 +33,12 @@ quirks:
   rejected: [{status: 200, pointer: /error, values: [token_expired]}, {status: 498}]
   grants: [authorization_code, client_credentials]
   issuer: https://shop.example/{tenantid}/v2
+upstream:
+  origins: ["https://*.shop.example"]
+  credential_fields: [X-Shop-Token]
+  credential_params: [key]
+  minting_paths: ["/v1/tokens/*"]
+  multiplex_paths: [/batch]
 """
 TENANTS = "https://shop.example/{tenantid}/v2"
 ISSUER_AT = "shop.yaml:23: quirks.issuer: "
@@ -52,6 +58,17 @@ def test_every_key_arrives() -> None:
         found.token_url,
     )
     assert ("https://{shop}.shop.example", "https://api.shop.example:8443") == found.origins
+    assert ("https://*.shop.example",) == found.upstream_origins
+    assert (
+        UpstreamRules(
+            credential_fields=frozenset({"x-shop-token"}),
+            credential_params=frozenset({"key"}),
+            rejected=found.quirks.rejected,
+            minting_paths=("/v1/tokens/*",),
+            multiplex_paths=("/batch",),
+        )
+        == found.upstream
+    )
     assert (Variable("shop", "its name", "label", "[a-z]+", "acme", "acme"),) == found.variables
     assert (
         Quirks(
@@ -132,6 +149,13 @@ CHANGES: dict[str, tuple[str, str, str]] = {
     "a pointer without values": ("{status: 498}", "{status: 498, pointer: /a}", "shop.yaml:21: quirks.rejected.1: "),
     "a status that is none": ("{status: 498}", "{status: 99}", "shop.yaml:21: quirks.rejected.1.status: "),
     "OAuth without a token URL": ("token_url: https://{shop}.shop.example/token\n", "", "shop.yaml:1: token_url: "),
+    "an API with a variable": ("https://*.shop", "https://{shop}.shop", "shop.yaml:25: upstream.origins.0: "),
+    "an API with a path": ('*.shop.example"', '*.shop.example/x"', "shop.yaml:25: upstream.origins.0: "),
+    "an API below half a label": ("*.shop.example", "a*.shop.example", "shop.yaml:25: upstream.origins.0: expected"),
+    "Authorization as a field of its own": ("X-Shop-Token", "Authorization", "shop.yaml:26: upstream.credential"),
+    "a field name with an underscore": ("X-Shop-Token", "X_Shop", "shop.yaml:26: upstream.credential_fields.0: "),
+    "a parameter that is encoded": ("[key]", '["k%65y"]', "shop.yaml:27: upstream.credential_params.0: "),
+    "a path without a slash": ("[/batch]", "[batch]", "shop.yaml:29: upstream.multiplex_paths.0: "),
     "an API key with OAuth": ("name: Shop", "name: Shop\nkind: apikey", "shop.yaml:5: authorization_url: "),
 }  # fmt: skip
 

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from gateway.models import CredentialPlace, Origin, Route
+from gateway.models import CredentialPlace, Injection, Origin, Route
 from gateway.proxy.answer_fields import AnswerRules
 
 Fields = tuple[tuple[bytes, bytes], ...]
@@ -158,3 +158,25 @@ def test_challenges_are_kept_apart() -> None:
     found = AnswerRules(ROUTE).read(((b"www-authenticate", b"A"), (b"WWW-Authenticate", b"B")), public_url=PUBLIC)
 
     assert ([b"A", b"B"], [OWN]) == (found.challenges, found.lines)
+
+
+def test_injected_parameter_is_in_no_reference() -> None:
+    """
+    An upstream that repeats the query it got tells nobody the token: here or elsewhere, in Location or Link.
+    """
+    route = replace(ROUTE, inject=Injection("query", "key", "{token}"))
+    fields = (
+        (b"Location", b"https://api.example.com/v2?a=1&key=T"),
+        (b"Content-Location", b"/v2?key=T"),
+        (b"Link", b'<https://api.example.com/v2?page=2&key=T>; rel="next", <https://other.test/?key=T&b>; rel="x"'),
+        (b"Location", b"https://other.test/x?KEY=T#f"),
+        (b"Location", b"?page=2&k%65y=T"),
+    )
+
+    assert (
+        b"Location: https://gateway.test/api/v2?a=1\r\n"
+        b"Content-Location: https://gateway.test/api/v2\r\n"
+        b'Link: <https://gateway.test/api/v2?page=2>; rel="next", <https://other.test/?b>; rel="x"\r\n'
+        b"Location: https://other.test/x#f\r\n"
+        b"Location: ?page=2\r\n"
+    ) == answered(*fields, route=route)

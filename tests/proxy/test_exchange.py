@@ -71,7 +71,16 @@ STRANGERS: dict[str, Callable[[Issuer], tuple[str, ...]]] = {
         "X-HTTP-Method-Override: DELETE",
     ),
     "a wrong one and a name with an underscore": lambda issuer: ("Authorization: Bearer wrong", "X_User: ada"),
-    "a wrong one and our own Via": lambda issuer: ("Authorization: Bearer wrong", "Via: 1.1 connection-gateway"),
+    "a wrong one and a Via of such a gateway": lambda issuer: (
+        "Authorization: Bearer wrong",
+        "Via: 1.1 connection-gateway-0123456789abcdef",
+    ),
+    "a wrong one and one for the API": lambda issuer: ("Authorization: Bearer wrong", "X-Goog-Api-Key: AIza"),
+    "a wrong one and two claims about its address": lambda issuer: (
+        "Authorization: Bearer wrong",
+        "X-Forwarded-For: 192.0.2.1",
+        "Forwarded: for=192.0.2.2",
+    ),
     "the right one beside a wrong Gateway-Authorization": lambda issuer: (
         f"Authorization: Bearer {issuer.token('ada')}",
         "Gateway-Authorization: Bearer wrong",
@@ -85,8 +94,10 @@ PLACES = (
     "//",
     "/api/../x",
     "/api/%2e%2e/x",
-    "http://evil.test/api",
     "/limited/no",
+    "/api/v1/me?access_token=x",
+    "/api/v1/me?_method=DELETE",
+    "/api/$batch",
 )
 
 
@@ -108,7 +119,7 @@ async def test_stranger_is_always_answered_401(gateway: Running, upstream: Upstr
     fields = STRANGERS[case](issuer)
     seen = set()
     async with calling(gateway) as caller:
-        for method in ("GET", "POST", "TRACE"):
+        for method in ("GET", "POST", "DELETE"):
             for target in PLACES:
                 await caller.send(request(method, target, fields=fields))
                 got = await caller.answer()
@@ -123,7 +134,7 @@ async def test_stranger_is_always_answered_401(gateway: Running, upstream: Upstr
     metadata = 'resource_metadata="http://gateway.test/.well-known/oauth-protected-resource"'
     assert [f"Bearer {error}{metadata}"] == got.values("WWW-Authenticate")
     assert [] == upstream.received
-    assert await eventually(lambda: 27 == sum(line["count"] for line in gateway.lines("unauthenticated")))
+    assert await eventually(lambda: 33 == sum(line["count"] for line in gateway.lines("unauthenticated")))
     assert [] == gateway.lines("intent") + gateway.lines("outcome")
 
 
@@ -132,11 +143,8 @@ IDENTIFIED = {
     "the root": ("GET", "/", 404, "route_not_found"),
     "a dot segment": ("GET", "/api/../x", 400, "ambiguous_target"),
     "a doubled slash": ("GET", "/api//x", 400, "ambiguous_target"),
-    "absolute form": ("GET", "http://evil.test/api/x", 400, "ambiguous_target"),
-    "a fragment": ("GET", "/api/x#y", 400, "ambiguous_target"),
     "a path that is not allowed": ("GET", "/api/v2/x", 403, "path_not_allowed"),
     "a method that is not allowed": ("DELETE", "/api/v1/x", 405, "method_not_allowed"),
-    "TRACE": ("TRACE", "/api/v1/x", 405, "method_not_allowed"),
 }
 
 

@@ -15,7 +15,7 @@ BIG = bytes(range(256)) * 8192  # 2 MiB: above the default replay limit
 
 async def test_head_is_written_anew(gateway: Running, upstream: Upstream, issuer: Issuer) -> None:
     """
-    The upstream sees its own Host, one Via, one token, one framing, and the caller's trace with another parent.
+    The upstream sees its own Host, our Via last, one token, one framing, and the caller's trace with another parent.
     """
     trace = "0af7651916cd43dd8448eb211c80319c"
     fields = (f"traceparent: 00-{trace}-b7ad6b7169203331-01", "X-Mine: 1", "Via: 1.1 before")
@@ -26,7 +26,8 @@ async def test_head_is_written_anew(gateway: Running, upstream: Upstream, issuer
     received = upstream.received[0]
     assert "POST /x?y=%2F HTTP/1.1" == received.request_line
     assert [f"127.0.0.1:{upstream.port}"] == received.values("Host")
-    assert ["1.1 connection-gateway", "1.1 before"] == received.values("Via")
+    installation = (gateway.data / "instance-id").read_text().strip()
+    assert ["1.1 before", f"1.1 connection-gateway-{installation}"] == received.values("Via")
     assert (["Bearer T1"], ["2"], ["1"]) == (
         received.values("Authorization"),
         received.values("Content-Length"),
@@ -225,6 +226,30 @@ async def test_caller_that_stops_sending_is_told_408(
         got = await caller.answer()
 
     assert (408, "request_timeout") == (got.status, got.code)
+
+
+async def test_caller_that_dribbles_is_told_408(
+    tmp_path: Path, upstream: Upstream, provider: Provider, issuer: Issuer
+) -> None:
+    """
+    A body of which a byte comes now and then, each within the response time, is not waited for without end.
+    """
+    timeouts = {"response_seconds": 1}
+    async with (
+        gateway_with(tmp_path, upstream, issuer, provider, timeouts=timeouts) as gateway,
+        calling(gateway) as caller,
+    ):
+        await caller.send(request("POST", "/api/x", credential=issuer.token("ada"), fields=("Content-Length: 99",)))
+        answering = asyncio.create_task(caller.answer())
+        sent = 0
+        while not answering.done() and sent < 90:
+            await caller.send(b"x")
+            sent += 1
+            await asyncio.sleep(0.2)
+        got = await answering
+
+    assert (408, "request_timeout") == (got.status, got.code)
+    assert sent < 25
 
 
 async def test_early_answer_to_an_upload_is_seen_at_once(gateway: Running, upstream: Upstream, issuer: Issuer) -> None:

@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-from gateway.errors import OriginNotAllowed, Refusal, UpstreamUnreachable
+from gateway.errors import OriginNotAllowed, TokenUnusable, UpstreamUnreachable
 from gateway.models import ConnectionToken, Injection, Origin, Route
 from gateway.proxy.connection import UpstreamConnection
 from gateway.proxy.lane import Lane
@@ -39,27 +39,67 @@ async def test_token_goes_only_to_origins_of_its_connection(case: str) -> None:
     origins, allowed = ORIGINS[case]
     token = ConnectionToken("g", "t", origins=origins)
     if allowed:
-        lane().check_origin(token)
+        lane().check_token(token)
     else:
         with pytest.raises(OriginNotAllowed):
-            lane().check_origin(token)
+            lane().check_token(token)
 
 
 async def test_token_is_injected_as_the_route_says() -> None:
     """
-    The token stands in the route's own field and format, or is the password of HTTP Basic.
+    The token stands in the route's own field and format, is a part of HTTP Basic, or a parameter of the query.
     """
+    query = lane(Injection(kind="query", name="key", format="{token}"))
+
     assert b"Authorization: Bearer t\r\n" == lane().injected("t")
     assert b"X-Key: t\r\n" == lane(Injection(name="X-Key", format="{token}")).injected("t")
     assert b"Authorization: Basic dTp0\r\n" == lane(Injection(kind="basic", format="u:{token}")).injected("t")
+    assert (b"", "/x?a&key=t%2F") == (query.injected("t/"), query.target("/x?a", "t/"))
+    assert "/x?a" == lane().target("/x?a", "t")
 
 
-@pytest.mark.parametrize("token", ["a\r\nX: y", "a\nb", "a\0b", "a\u00e9", "a\x7f"])
-async def test_token_cannot_break_out_of_its_field(token: str) -> None:
+FIELD = Injection()
+OWN = Injection(name="X-Key", format="{token}")
+PASSWORD = Injection(kind="basic", format="user:{token}")
+USER = Injection(kind="basic", format="{token}:x")
+QUERY = Injection(kind="query", name="key", format="{token}")
+EVERYWHERE = (FIELD, OWN, PASSWORD, USER, QUERY)
+ENCODED = (PASSWORD, USER, QUERY)
+TOKENS: dict[str, tuple[str, tuple[Injection, ...]]] = {
+    "RFC 6750's characters": ("Az09-._~+/==", EVERYWHERE),
+    "Salesforce's": ("00Dx!AR8AQP0jITN80ESE", EVERYWHERE),
+    "Atlassian's": ("ATATT3xFf=1A2B3C4D", EVERYWHERE),
+    "a colon": ("2/119:abc", (FIELD, OWN, PASSWORD, QUERY)),
+    "a quote": ('a"b', ENCODED),
+    "a backslash": ("a\\b", ENCODED),
+    "a space": ("a b", ENCODED),
+    "a comma": ("a,b", ENCODED),
+    "a semicolon": ("a;b", ENCODED),
+    "a line break": ("a\r\nX: y", ()),
+    "a line feed at the end": ("a\n", ()),
+    "NUL": ("a\0b", ()),
+    "DEL": ("a\x7f", ()),
+    "a tab": ("a\tb", ()),
+    "no ASCII": ("a\u00e9", ()),
+    "a surrogate": ("a\udcff", ()),
+    "nothing": ("", ()),
+}
+
+
+@pytest.mark.parametrize("case", TOKENS)
+async def test_token_is_written_only_where_it_can_stand(case: str) -> None:
     """
-    A token with a line break or another character that no field holds is refused, and not shown.
+    A token with characters that would end or change what it stands in is refused there, and not shown.
     """
-    with pytest.raises(Refusal) as caught:
-        lane().injected(token)
+    token, places = TOKENS[case]
 
-    assert token not in str(caught.value)
+    taken = []
+    for place in EVERYWHERE:
+        try:
+            lane(place).check_token(ConnectionToken("g", token))
+        except TokenUnusable as refusal:
+            assert not token or token not in str(refusal)
+        else:
+            taken.append(place)
+            assert lane(place).injected(token).count(b"\r\n") == (0 if place.kind == "query" else 1)
+    assert list(places) == taken

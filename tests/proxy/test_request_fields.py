@@ -2,11 +2,20 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
-from gateway.errors import AmbiguousCredential, FieldsTooLarge, InvalidRequest, LoopDetected, Refusal
-from gateway.models import CredentialPlace, Injection, Origin, Route
-from gateway.proxy.answers import NAME
+from gateway.errors import (
+    AmbiguousCredential,
+    CredentialNotPassed,
+    FieldNotPassed,
+    FieldsTooLarge,
+    InvalidRequest,
+    LoopDetected,
+    Refusal,
+)
+from gateway.models import CredentialPlace, Injection, Origin, Route, UpstreamRules
 from gateway.proxy.request_fields import RequestRules
 
 Fields = tuple[tuple[bytes, bytes], ...]
@@ -21,9 +30,13 @@ ROUTE = Route(
 )
 
 
-def read(*fields: tuple[bytes, bytes]) -> bytes:
+NAME = "gateway-0123456789abcdef"
+KNOWN = UpstreamRules(credential_fields=frozenset({"private-token", "x-goog-api-key"}))
+
+
+def read(*fields: tuple[bytes, bytes], route: Route = ROUTE) -> bytes:
     """Return what of *fields* is sent on."""
-    return b"".join(RequestRules(ROUTE, via=NAME).read(fields).lines)
+    return b"".join(RequestRules(route, via=NAME, known=KNOWN).read(fields).lines)
 
 
 ENDS_HERE: dict[str, Fields] = {
@@ -45,7 +58,11 @@ ENDS_HERE: dict[str, Fields] = {
     "Upgrade": ((b"Upgrade", b"h2c"), (b"HTTP2-Settings", b"x"), (b"Connection", b"Upgrade, HTTP2-Settings")),
     "Forwarded": ((b"Forwarded", b"for=1.2.3.4"),),
     "X-Forwarded-*": ((b"X-Forwarded-For", b"1"), (b"X-Forwarded-Host", b"h"), (b"x-forwarded-anything", b"x")),
-    "other claims about the peer": ((b"X-Real-IP", b"1"), (b"True-Client-IP", b"1"), (b"X-Original-URL", b"/")),
+    "other claims about the peer": ((b"X-Real-IP", b"1"), (b"True-Client-IP", b"1"), (b"CF-Connecting-IP", b"1")),
+    "another target": ((b"X-Original-URL", b"/"), (b"X-Rewrite-Url", b"/"), (b"X-Forwarded-Prefix", b"/")),
+    "another method": ((b"X-Original-Method", b"DELETE"),),
+    "another host": ((b"X-Host", b"evil.test"), (b"X-Forwarded-Host", b"evil.test"), (b"X-Original-Host", b"h")),
+    "what the API takes as a credential": ((b"Private-Token", b"x"), (b"X-GOOG-API-KEY", b"y")),
     "Host": ((b"Host", b"gateway.test"),),
     "framing": ((b"Content-Length", b"5"),),
     "chunked": ((b"Transfer-Encoding", b"Chunked"),),
@@ -105,6 +122,9 @@ REFUSED: dict[str, tuple[Fields, type[Refusal]]] = {
     "Gateway-Account twice": (((b"Gateway-Account", b"a"),) * 2, AmbiguousCredential),
     "a credential that is no text": (((b"Authorization", b"Bearer \xff"),), InvalidRequest),
     "an own Via": (((b"Via", b"1.1 other, 1.1 " + NAME.encode()),), LoopDetected),
+    "an own Via in another letter case": (((b"Via", b"1.0 " + NAME.upper().encode()),), LoopDetected),
+    "an own Via before others": (((b"Via", b"HTTP/1.1  " + NAME.encode() + b" (x), 1.1 other"),), LoopDetected),
+    "an own Via that Connection names": (((b"Via", b"1.1 " + NAME.encode()), (b"Connection", b"via")), LoopDetected),
     "40 KB of fields": (tuple((b"X-%d" % number, b"v" * 4000) for number in range(10)), FieldsTooLarge),
 }
 
@@ -118,6 +138,81 @@ def test_field_that_reads_in_two_ways_is_refused(case: str) -> None:
 
     with pytest.raises(refusal):
         read(*fields)
+
+
+FOREIGN: dict[str, Fields] = {
+    "of this API": ((b"Private-Token", b"x"),),
+    "of this API, in another letter case": ((b"PRIVATE-token", b"x"),),
+    "the injected field": ((b"X-Api-Key", b"x"),),
+}
+
+
+@pytest.mark.parametrize("case", FOREIGN)
+def test_foreign_credential_is_refused_where_the_route_says_so(case: str) -> None:
+    """
+    With `foreign_credentials: refuse` a credential of the caller's own for the API ends the request.
+    """
+    with pytest.raises(CredentialNotPassed):
+        read(*FOREIGN[case], route=replace(ROUTE, foreign_credentials="refuse"))
+
+
+def test_callers_own_credential_is_never_foreign() -> None:
+    """
+    A field that the route takes the caller's credential from is that, whatever the API would make of it.
+    """
+    route = replace(ROUTE, foreign_credentials="refuse", credential=CredentialPlace("header", "X-Goog-Api-Key"))
+    fields = RequestRules(route, via=NAME, known=KNOWN).read(((b"x-goog-api-key", b"key"), (b"Authorization", b"a")))
+
+    assert ("key", "a", []) == (fields.credential, fields.authorization, fields.lines)
+
+
+def test_via_of_another_gateway_crosses() -> None:
+    """
+    Two installations can be chained: only the name as a whole is ours.
+    """
+    other = b"1.1 gateway-0123456789abcdee, 1.1 x" + NAME.encode() + b", 1.1 y (gateway)"
+
+    assert b"Via: " + other + b"\r\n" == read((b"Via", other))
+
+
+OVERRIDES: dict[str, tuple[Fields, str | None]] = {
+    "none": ((), None),
+    "a method": (((b"X-HTTP-Method-Override", b"DELETE"),), "DELETE"),
+    "in another field": (((b"x-http-method", b"GET"),), "GET"),
+    "nominated": (((b"X-Method-Override", b"PUT"), (b"Connection", b"x-method-override")), "PUT"),
+}
+
+
+@pytest.mark.parametrize("case", OVERRIDES)
+def test_judged_override_is_told_and_crosses_once(case: str) -> None:
+    """
+    Where the route judges overrides, the field crosses as it came, and Connection does not take it away.
+    """
+    fields, method = OVERRIDES[case]
+    found = RequestRules(replace(ROUTE, method_override="judge"), via=NAME).read(fields)
+
+    assert method == found.method_override
+    assert [b"%b: %b\r\n" % fields[0]] * (method is not None) == found.lines if fields else not found.lines
+
+
+UNCLEAR: dict[str, Fields] = {
+    "in lower case": ((b"X-HTTP-Method-Override", b"delete"),),
+    "a method that never passes": ((b"X-HTTP-Method-Override", b"TRACE"),),
+    "a method that no list names": ((b"X-HTTP-Method-Override", b"PURGE"),),
+    "nothing": ((b"X-HTTP-Method-Override", b""),),
+    "a list": ((b"X-HTTP-Method-Override", b"GET, DELETE"),),
+    "twice": ((b"X-HTTP-Method-Override", b"GET"), (b"X-HTTP-Method-Override", b"GET")),
+    "in two fields": ((b"X-HTTP-Method-Override", b"GET"), (b"X-HTTP-Method", b"DELETE")),
+}
+
+
+@pytest.mark.parametrize("case", UNCLEAR)
+def test_unclear_override_is_refused_where_it_is_judged(case: str) -> None:
+    """
+    Only one override, of a method that passes, can be judged.
+    """
+    with pytest.raises(FieldNotPassed):
+        read(*UNCLEAR[case], route=replace(ROUTE, method_override="judge"))
 
 
 NOMINATIONS = (b"X-Api-Key", b"Authorization", b"X-Caller-Key", b"Gateway-User", b"Via", b"traceparent", b"Expect")

@@ -33,6 +33,7 @@ TABLE = RouteTable(
         route("slash", "/slash", encoded=frozenset({"slash"})),
         route("allowed", "/allowed", allow=(AllowPattern("GET", "/a/**"), AllowPattern("POST", "/a/b"))),
         route("any", "/any", allow=(AllowPattern("*", "/x"),)),
+        route("dav", "/dav", allow=(AllowPattern("PROPFIND", "/x"), AllowPattern("*", "/y"))),
         route("hosted", "/gh", host="one.test"),
     ]
 )
@@ -193,6 +194,12 @@ OTHERS: dict[str, tuple[str, str, type[Refusal]]] = {
     "the prefix where only paths below are allowed": ("GET", "/allowed", PathNotAllowed),
     "a method that is not allowed": ("DELETE", "/allowed/a/x", MethodNotAllowed),
     "a method in another letter case": ("get", "/allowed/a/x", MethodNotAllowed),
+    "an unusual method where nothing is listed": ("PROPFIND", "/gh/x", MethodNotAllowed),
+    "a usual method in lower case where nothing is listed": ("delete", "/gh/x", MethodNotAllowed),
+    "a usual method in mixed case where any is allowed": ("DeLeTe", "/any/x", MethodNotAllowed),
+    "an unusual method where any is allowed": ("PROPFIND", "/any/x", MethodNotAllowed),
+    "an unusual method that another path names": ("PROPFIND", "/dav/y", MethodNotAllowed),
+    "a usual method where an unusual one is named": ("GET", "/dav/x", MethodNotAllowed),
     "HEAD where only GET is allowed": ("HEAD", "/allowed/a/x", MethodNotAllowed),
 }
 
@@ -216,6 +223,17 @@ def test_method_not_allowed_names_those_that_are() -> None:
         TABLE.match("PUT", "/allowed/a/b")
 
     assert ("GET", "POST") == caught.value.allowed_methods
+
+
+def test_any_method_means_the_usual_ones() -> None:
+    """
+    405 spells out what "*" and an absent list mean; an unusual method passes where it is named.
+    """
+    for target in ("/any/x", "/gh/x", "/dav/y"):
+        with pytest.raises(MethodNotAllowed) as caught:
+            TABLE.match("PROPFIND", target)
+        assert ("DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "POST", "PUT") == caught.value.allowed_methods
+    assert "/x" == TABLE.match("PROPFIND", "/dav/x").target
 
 
 @pytest.mark.parametrize("method", sorted(NEVER_PASSED))

@@ -15,10 +15,10 @@ DONE = b"HTTP/1.1 204 No Content\r\n\r\n"
 
 async def test_each_connection_is_served_and_ended() -> None:
     """
-    Requests of each connection are served, malformed ones are counted instead, and a shutdown ends what is idle.
+    Requests of each connection are served, malformed ones are counted instead, and a drain ends what is idle.
     """
     served: list[str] = []
-    malformed: list[None] = []
+    malformed: list[str] = []
 
     async def serve(message: RawRequestMessage, _: StreamReader, client: CallerConnection) -> bool:
         served.append(message.path)
@@ -26,7 +26,7 @@ async def test_each_connection_is_served_and_ended() -> None:
         return True
 
     loop = asyncio.get_running_loop()
-    traffic = TrafficServer(serve, on_malformed=lambda: malformed.append(None), loop=loop)
+    traffic = TrafficServer(serve, on_refused=lambda refusal: malformed.append(refusal.code), loop=loop)
     listening = await loop.create_server(traffic, "127.0.0.1", 0)
     port = listening.sockets[0].getsockname()[1]
     callers = [await asyncio.open_connection("127.0.0.1", port) for _ in range(3)]
@@ -38,10 +38,10 @@ async def test_each_connection_is_served_and_ended() -> None:
         assert (await callers[2][0].read()).startswith(b"HTTP/1.1 400 ")
 
         listening.close()
-        traffic.pre_shutdown()
-        await traffic.shutdown(1.0)
+        drained = await traffic.drain(1.0)
         rests = [await reader.read() for reader, _ in callers[:2]]
 
     for _, writer in callers:
         writer.close()
-    assert (["/0", "/1"], 1, [b"", b""]) == (served, len(malformed), rests)
+    assert (["/0", "/1"], ["invalid_request"], [b"", b""]) == (served, malformed, rests)
+    assert (0, 0) == drained

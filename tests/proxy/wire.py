@@ -46,9 +46,12 @@ class WireAnswer:
 class RawCaller:
     """A connection to a gateway's traffic listener. Made by `calling`."""
 
-    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    def __init__(
+        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, *, wait_seconds: float = WAIT_SECONDS
+    ) -> None:
         self.reader = reader
         self.writer = writer
+        self._wait_seconds = wait_seconds
 
     async def send(self, data: bytes) -> None:
         self.writer.write(data)
@@ -60,7 +63,7 @@ class RawCaller:
 
     async def ended(self) -> bool:
         """Read what still comes, and return true once the other side has ended the connection."""
-        async with asyncio.timeout(WAIT_SECONDS):
+        async with asyncio.timeout(self._wait_seconds):
             try:
                 while await self.reader.read(65_536):
                     pass
@@ -70,7 +73,7 @@ class RawCaller:
 
     async def head(self) -> bytes:
         """Read one header section, without the empty line that ends it."""
-        async with asyncio.timeout(WAIT_SECONDS):
+        async with asyncio.timeout(self._wait_seconds):
             return (await self.reader.readuntil(b"\r\n\r\n"))[:-4]
 
     async def answer(self, method: str = "GET") -> WireAnswer:
@@ -82,7 +85,7 @@ class RawCaller:
             return answer
         parts: list[bytes] = []
         is_whole = True
-        async with asyncio.timeout(WAIT_SECONDS):
+        async with asyncio.timeout(self._wait_seconds):
             try:
                 await self._body(answer, parts)
             except (asyncio.IncompleteReadError, ConnectionError) as exc:
@@ -105,12 +108,12 @@ class RawCaller:
 
 
 @asynccontextmanager
-async def calling(gateway: Running) -> AsyncIterator[RawCaller]:
-    """Open a connection to *gateway*."""
+async def calling(gateway: Running, *, wait_seconds: float = WAIT_SECONDS) -> AsyncIterator[RawCaller]:
+    """Open a connection to *gateway*, on which an answer is waited for *wait_seconds*."""
     parts = urlsplit(gateway.url)
     reader, writer = await asyncio.open_connection(parts.hostname, parts.port, limit=1 << 20)
     try:
-        yield RawCaller(reader, writer)
+        yield RawCaller(reader, writer, wait_seconds=wait_seconds)
     finally:
         writer.transport.abort()
 

@@ -38,6 +38,9 @@ class Authority:
     registered: list[dict[str, Any]] = field(default_factory=list)
     fetched: int = 0
     entered: asyncio.Event = field(default_factory=asyncio.Event)  # set when a code arrives
+    revocation_status: int = 200
+    revocation_gate: asyncio.Event | None = None
+    gate: asyncio.Event | None = None  # where there is one, tokens are issued at once and told when it is set
     _issued: int = 0
 
     async def handle(self, request: web.Request) -> web.Response:
@@ -55,7 +58,9 @@ class Authority:
                 return web.json_response(self._registered(), status=self.registration_status)
             case "/revoke":
                 self.revoked.append(dict(parse_qsl(await request.text())))
-                return web.Response()
+                if self.revocation_gate is not None:
+                    await self.revocation_gate.wait()
+                return web.Response(status=self.revocation_status)
             case "/userinfo" if self.userinfo is not None:
                 return web.json_response(self.userinfo)
             case _:
@@ -98,6 +103,8 @@ class Authority:
         if self.id_token is not None:
             answer["id_token"] = unsigned({"iss": self.url, "aud": "client", "sub": self.sub} | self.id_token)
         content = {name: value for name, value in (answer | self.token).items() if value is not None}
+        if self.gate is not None:
+            await self.gate.wait()
         return web.json_response(content, status=self.token_status)
 
     def _registered(self) -> dict[str, Any]:

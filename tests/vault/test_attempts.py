@@ -5,12 +5,23 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import AsyncIterator
+from dataclasses import replace
 
 import pytest
+from sqlalchemy import insert, select
 
 from gateway.store.engine import Store
+from gateway.store.schema import connect_attempts
 from gateway.vault import attempts as module
-from gateway.vault.attempts import MAX_OPEN_PER_SUBJECT, Attempts, NewAttempt, TooManyAttempts, new_secret
+from gateway.vault.attempts import (
+    MAX_OPEN_PER_SUBJECT,
+    Attempt,
+    Attempts,
+    NewAttempt,
+    Status,
+    TooManyAttempts,
+    new_secret,
+)
 from gateway.vault.connection import Connection
 from gateway.vault.connections import Connections
 from gateway.vault.sealing import Sealer, SealingKey
@@ -95,3 +106,85 @@ async def test_expired_attempt_moves_no_more(attempts: Attempts, clock: Clock) -
     expired = await attempts.get(attempt.id)
     assert expired is not None
     assert "expired" == expired.status
+
+
+async def step(attempts: Attempts, status: Status) -> Attempt:
+    """Begin an attempt, and bring it to *status*: asked, exchanging or confirming."""
+    attempt, _ = await attempts.begin(NEW)
+    assert await attempts.bind(attempt, "browser")
+    state = new_secret(os.urandom)
+    assert await attempts.ask(attempt, state=state, verifier=None, issuer="", callback_url="https://c")
+    attempt = replace(attempt, status="asked")
+    if status != "asked":
+        assert await attempts.move(attempt, "exchanging")
+        attempt = replace(attempt, status="exchanging")
+    if status == "confirming":
+        assert await attempts.hold(attempt, b"CANARY")
+    found = await attempts.of_state(state)
+    assert found is not None
+    assert status == found.status
+    return found
+
+
+async def test_users_at_the_provider_count(attempts: Attempts, clock: Clock) -> None:
+    """Attempts whose user is at the provider are bounded like open ones, and make room after those."""
+    asked = []
+    for _ in range(MAX_OPEN_PER_SUBJECT - 1):
+        clock.now += 1
+        asked.append((await step(attempts, "asked")).id)
+    begun = []
+    for _ in range(2):
+        clock.now += 1
+        begun.append((await attempts.begin(NEW))[0].id)
+    assert [True, *[False] * 8] == [await attempts.get(each) is None for each in begun[:1] + asked[:8]]
+
+    last = await step(attempts, "asked")
+    await attempts.begin(NEW)
+    assert [True, False] == [await attempts.get(each) is None for each in (asked[0], last.id)]
+
+
+@pytest.mark.parametrize("status", ["exchanging", "confirming"])
+async def test_grants_make_no_room(attempts: Attempts, status: Status) -> None:
+    """Attempts that hold a code or a grant count, and are not dropped for another one of their subject."""
+    held = [await step(attempts, status) for _ in range(MAX_OPEN_PER_SUBJECT)]
+    with pytest.raises(TooManyAttempts):
+        await attempts.begin(NEW)
+    await attempts.begin(replace(NEW, user="grace"))
+
+    assert all([await attempts.get(each.id) for each in held])
+
+
+async def test_uploads_being_verified_do_not_count(database_url: str, attempts: Attempts, clock: Clock) -> None:
+    """Claims of refresh tokens that are being verified are no attempts of their user."""
+    store = await Store.open(database_url)
+    claim = {
+        "connection_id": "c", "user_id": "ada", "scopes": [], "status": "exchanging", "created_at": clock.now,
+        "expires_at": clock.now + 900,
+    }  # fmt: skip
+    async with store.write() as db:
+        for number in range(MAX_OPEN_PER_SUBJECT):
+            row = claim | {"id": f"claim{number}", "link_digest": f"digest{number}"}
+            await db.execute(insert(connect_attempts).values(row))
+    first, _ = await attempts.begin(NEW)
+    second, _ = await attempts.begin(NEW)
+    async with store.read() as db:
+        claims = (await db.execute(select(connect_attempts.c.id).where(connect_attempts.c.browser_digest == ""))).all()
+    await store.close()
+
+    assert [first, second] == [await attempts.get(first.id), await attempts.get(second.id)]
+    assert MAX_OPEN_PER_SUBJECT + 2 == len(claims)
+
+
+async def test_abandoned_tokens_are_taken_once(attempts: Attempts, clock: Clock) -> None:
+    """Held tokens can be taken when their time is over, however late, and once."""
+    held = await step(attempts, "confirming")
+    assert await attempts.take_abandoned() is None
+    clock.now += module.STEP_SECONDS + module.KEEP_SECONDS + 1
+    await attempts.begin(NEW)
+    taken = await attempts.take_abandoned()
+
+    assert taken is not None
+    assert (held.id, b"CANARY") == (taken.id, taken.tokens)
+    assert await attempts.take_abandoned() is None
+    await attempts.begin(NEW)
+    assert await attempts.get(held.id) is None

@@ -43,6 +43,22 @@ INVALID: dict[str, tuple[dict[str, Any], str]] = {
     "a description that is no text": ({"description": "CANARY\ud800"}, "description"),
     "another field that PostgreSQL cannot hold": ({"extra": {"logo": "CANARY\0"}}, "logo"),
     "such a value in a list": ({"extra": {"prompt": ["login", "CANARY\0"]}}, "prompt"),
+    "a discovery URL that is none": ({"extra": {"discoveryUrl": "p.example"}}, "discoveryUrl"),
+    "a registration URL with a fragment": ({"extra": {"dcrUrl": "https://p.example/#CANARY"}}, "dcrUrl"),
+    "a redirect URL that is a script": ({"extra": {"defaultRedirectUrl": "javascript:CANARY"}}, "defaultRedirectUrl"),
+    "a redirect URL that is a number": ({"extra": {"defaultRedirectUrl": 7}}, "defaultRedirectUrl"),
+    "a callback domain with a path": ({"extra": {"callbackDomain": "p.example/CANARY"}}, "callbackDomain"),
+    "a callback domain with credentials": ({"extra": {"callbackDomain": "CANARY@p.example"}}, "callbackDomain"),
+    "a callback domain with a space": ({"extra": {"callbackDomain": " p.example"}}, "callbackDomain"),
+    "a callback domain of another scheme": ({"extra": {"callbackDomain": "ftp://p.example"}}, "callbackDomain"),
+    "a callback domain that is a list": ({"extra": {"callbackDomain": ["p.example"]}}, "callbackDomain"),
+    "an unknown access type": ({"extra": {"accessType": "CANARY"}}, "accessType"),
+    "an access type that is a list": ({"extra": {"accessType": ["offline"]}}, "accessType"),
+    "an unknown grant": ({"extra": {"grantType": "password"}}, "grantType"),
+    "the grant of another type": ({"extra": {"grantType": "api_key"}}, "grantType"),
+    "an unknown prompt": ({"extra": {"prompt": ["login", "CANARY"]}}, "prompt"),
+    "a prompt that is a text": ({"extra": {"prompt": "login"}}, "prompt"),
+    "a prompt of lists": ({"extra": {"prompt": [["login"]]}}, "prompt"),
     "an origin in another spelling": ({"origins": ("https://P.example:443",)}, "origins"),
 }
 
@@ -50,6 +66,30 @@ INVALID: dict[str, tuple[dict[str, Any], str]] = {
 def test_takes_a_valid_connection() -> None:
     """A whole connection passes."""
     check(Connection(**VALID, origins=("https://people.example", "http://127.0.0.1:8080")))
+
+
+EXTRA: dict[str, dict[str, Any]] = {
+    "everything": {
+        "discoveryUrl": "https://p.example/.well-known/openid-configuration",
+        "dcrUrl": "http://127.0.0.1:80/register",
+        "defaultRedirectUrl": "https://app.example/done?a=b",
+        "callbackDomain": "Connect.Example.com",
+        "accessType": "offline",
+        "grantType": "authorization_code",
+        "prompt": ["consent", "select_account"],
+    },
+    "a callback domain with a port": {"callbackDomain": "connect.example.com:8443"},
+    "a callback domain as an origin": {"callbackDomain": "http://127.0.0.1:8080/"},
+    "empty texts": dict.fromkeys(("discoveryUrl", "defaultRedirectUrl", "callbackDomain", "accessType"), ""),
+    "nothing": {"prompt": [], "grantType": None},
+    "what nobody here acts on": {"logo": "x", "audience": "any text"},
+}
+
+
+@pytest.mark.parametrize("extra", EXTRA.values(), ids=EXTRA.keys())
+def test_takes_valid_further_fields(extra: dict[str, Any]) -> None:
+    """What the gateway acts on is valid, or was not said."""
+    check(Connection(**VALID, extra=extra))
 
 
 def test_private_key_keeps_its_lines() -> None:

@@ -89,6 +89,40 @@ async def test_refused_changes_change_nothing(
     assert [event for event, _ in api.recorded] in ([], ["change_intent", "change_refused"])
 
 
+UNUSABLE: dict[str, Any] = {
+    "discoveryUrl": "CANARY",
+    "dcrUrl": "ftp://CANARY.example",
+    "defaultRedirectUrl": "javascript:CANARY",
+    "callbackDomain": "p.example/CANARY",
+    "accessType": "CANARY",
+    "prompt": ["login", "CANARY"],
+    "grantType": "CANARY",
+}
+
+
+@pytest.mark.parametrize("engine", ["sqlite"])
+@pytest.mark.parametrize(("field", "value"), UNUSABLE.items(), ids=UNUSABLE.keys())
+async def test_further_fields_are_checked_on_every_way_in(api: Api, vault: Vault, field: str, value: Any) -> None:
+    """Making, changing and making from a template refuse alike, with the field's name; empty and null are no value."""
+    before = await vault.connections.list()
+    app = {"id": "mail", "name": "Mail"}
+    for path, body in (
+        ("create", app | {field: value}),
+        ("update", {"app": {"id": "contacts", "name": "Contacts", field: value}}),
+        ("create/bytemplate", {"templateId": "google", "id": "mail", "overrides": {field: value}}),
+    ):
+        status, answer, _ = await api.call("POST", f"{APP}/{path}", body)
+        assert (400, "E011004") == (status, answer["errorCode"]), answer
+        assert answer["errorMessage"].startswith(f"{field}: expected")
+        assert "CANARY" not in str(answer)
+    assert before == await vault.connections.list()
+
+    for nothing in (None, [] if field == "prompt" else ""):
+        status, answer, _ = await api.call("POST", f"{APP}/create", app | {field: nothing})
+        assert 200 == status, answer
+        await api.call("POST", f"{APP}/delete", {"id": "mail"})
+
+
 NOT_STORED = ("description", "logo", "callbackDomain", "accessType", "tenantId", "issuer", "prompt")
 
 

@@ -114,6 +114,17 @@ async def test_batches_are_stored_whole_or_not_at_all(api: Api) -> None:
     assert {"appId", "tenantId", "errorCode", "reason"} == set(answer["failures"][0])
 
 
+async def test_batch_with_one_refresh_token_twice_is_a_failure(api: Api) -> None:
+    """The later of the two is named with status 200, in words without the token, and nothing is stored."""
+    before = rows(api)
+    token = {"appId": "contacts", "userId": "bob", "refreshToken": "CANARY"}
+    status, answer, _ = await api.call("POST", BATCH, {"tokens": [token, token | {"scopes": ["a"]}]})
+
+    assert (200, before) == (status, rows(api))
+    assert [("contacts", "bob", "E011004")] == [(f["appId"], f["userId"], f["errorCode"]) for f in answer["failures"]]
+    assert "CANARY" not in str(answer) + str(api.recorded)
+
+
 async def test_deletes_by_user_leave_the_others(api: Api) -> None:
     """By app only users' tokens go; a tenant's goes by id; deleting nothing is no error; each is recorded."""
     for body in ({"userId": "bob"}, {"userId": "bob", "tenantId": "acme"}):

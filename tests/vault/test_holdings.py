@@ -1,4 +1,4 @@
-"""Many tokens at once: all stored or none, and whose connections are valid."""
+"""Whose connections are valid."""
 
 from __future__ import annotations
 
@@ -6,23 +6,10 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from sqlalchemy.exc import IntegrityError
 
 from gateway.vault.service import Vault
 from gateway.vault.stored_token import TokenDraft
 from tests.vault.conftest import House
-
-
-async def test_batch_is_one_transaction(vault: Vault) -> None:
-    """A token of a connection that is not there undoes the whole batch."""
-    with pytest.raises(IntegrityError):
-        await vault.holdings.put_all(
-            [TokenDraft("contacts", "alice", access_token="x"), TokenDraft("nothing", "alice", access_token="x")]
-        )
-    assert [] == await vault.tokens.list()
-    stored = await vault.holdings.put_all([TokenDraft("contacts", user, access_token="x") for user in "ab"])
-    assert set(stored) == {token.id for token in await vault.tokens.list()}
-
 
 VALID: dict[str, tuple[dict[str, Any], dict[str, Any], bool]] = {
     "nothing but an expired token": ({}, {"access_token": "x", "expires_at": 10}, False),

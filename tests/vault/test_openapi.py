@@ -78,6 +78,7 @@ def register_formats() -> None:
     schemes = st.sampled_from(["http", "https"])
     schemathesis.openapi.format("printable", st.text(st.characters(exclude_categories=("C", "Z")), min_size=1))
     schemathesis.openapi.format("origin", st.builds("{}://{}".format, schemes, host))
+    schemathesis.openapi.format("domain", host)
     schemathesis.openapi.format("uri", st.builds("{}://{}/{}".format, schemes, host, st.sampled_from(["", "a?b=c"])))
 
 

@@ -11,12 +11,14 @@ from typing import Any
 
 import pytest
 import pytest_asyncio
+from aiohttp import ClientSession
 from descope import AuthException, DescopeClient
 from descope.descope_client_async import DescopeClientAsync
 from descope.management.outbound_application import OutboundApplication, OutboundApplicationByToken
 from descope.management.outbound_application_async import OutboundApplicationAsync, OutboundApplicationByTokenAsync
 
 from tests.e2e.gateway_process import RunningProcess, serving
+from tests.vault.authority import authority
 from tests.world import PROJECT, Issuer, Provider, settings
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -94,6 +96,44 @@ async def test_every_outbound_function_is_tried_here() -> None:
     kinds = (OutboundApplication, OutboundApplicationByToken, OutboundApplicationAsync, OutboundApplicationByTokenAsync)
     names = {name for kind in kinds for name in vars(kind) if not name.startswith("_")} - {"aclose"}
     assert [] == sorted(name for name in names if f'"{name}"' not in SOURCE)
+
+
+async def test_update_keeps_the_client_that_the_provider_registered(sdk: Sdk, gateway: RunningProcess) -> None:
+    """The SDK cannot say useDcr, and says no client: the registered one stays; for another place it is another."""
+    app = "outbound_application"
+    async with authority() as first, authority(registration={"client_id": "second-id"}) as second:
+        body = {"id": "dcr", "name": "Registered", "useDcr": True, "discoveryUrl": first.url}
+        assert "made-id" == (await post(gateway, "create", body))["app"]["clientId"]
+        made = (await sdk(app, "load_application", "dcr"))["app"]
+        updates: list[dict[str, Any]] = [
+            {"discovery_url": first.url, "description": "changed"},
+            {"description": "nobody says where"},
+            {"discovery_url": first.url, "callback_domain": ""},
+            {"discovery_url": second.url},
+            {"callback_domain": "connect.example.com"},
+        ]
+        told = [(await sdk(app, "update_application", "dcr", "Renamed", **update))["app"] for update in updates]
+        with pytest.raises(AuthException) as error:
+            await sdk(app, "update_application", "dcr", "Renamed", discovery_url=f"{first.url}/nothing")
+
+    method = made["tokenEndpointAuthMethod"]
+    assert [(client, method, True) for client in ["made-id"] * 3 + ["second-id"] * 2] == [
+        (each["clientId"], each["tokenEndpointAuthMethod"], each["useDcr"]) for each in told
+    ]
+    assert [first.url] * 3 + [second.url] * 2 == [each["discoveryUrl"] for each in told]
+    assert (1, 2) == (len(first.registered), len(second.registered))
+    assert "https://connect.example.com/v1/outbound/oauth/callback" == second.registered[1]["redirect_uris"][0]
+    assert (400, "E011004") == (error.value.status_code, json.loads(str(error.value.error_message))["errorCode"])
+    loaded = (await sdk(app, "load_application", "dcr"))["app"]
+    assert told[4] == loaded
+
+
+async def post(gateway: RunningProcess, path: str, body: object) -> Any:
+    """What the SDK cannot say."""
+    headers = {"Authorization": f"Bearer {PROJECT}:{gateway.management_key}"}
+    url = f"{gateway.process.token_api_url}/v1/mgmt/outbound/app/{path}"
+    async with ClientSession() as session, session.post(url, json=body, headers=headers) as response:
+        return await response.json()
 
 
 async def test_connections_are_managed(sdk: Sdk, gateway: RunningProcess, provider: Provider) -> None:

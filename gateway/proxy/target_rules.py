@@ -1,0 +1,74 @@
+"""
+What a request target asks for beside its path: parameters, another method, credentials, several calls at once.
+
+Rules:
+1. The query is read by `query.py`; the target that goes on to policy, record and upstream is the one that it leaves.
+2. Paths at which this API hands out further credentials are refused, unless the route says `minting: pass`: a token
+   that was minted there would be the caller's to keep.
+3. Paths that take several calls in one request are refused where `allow`, or a policy with methods or paths, would have
+   to see each of them (threats C7), unless the route says `multiplex: true`.
+4. A method override is judged beside the real method: both must be allowed.
+5. Paths are compared laxly, as a deny is (`access/patterns.py`): the whole path at the origin, base path included.
+
+The catalogue knows the paths (`gateway/providers`); what it does not know, a route's `allow` must leave out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from gateway.access.patterns import DenyPattern, lax_forms
+from gateway.errors import FieldNotPassed, MintingNotAllowed, MultiplexNotAllowed
+from gateway.models import Route, RouteMatch, UpstreamRules
+from gateway.proxy.query import QueryRules
+
+# OData 4.01 part 2 section 4.10 reserves the name: whatever API it is, this is a batch.
+ALWAYS_MULTIPLEX = ("/**/$batch",)
+
+
+class TargetRules:
+    """The rules for targets of one route. *has_conditions*: policies look at its methods or paths."""
+
+    def __init__(self, route: Route, known: UpstreamRules, *, has_conditions: bool) -> None:
+        self._query = QueryRules(route, known)
+        is_narrowed = bool(route.allow) or has_conditions
+        self._minting = _compiled(known.minting_paths if route.minting == "refuse" else ())
+        refuses_multiplex = is_narrowed and not route.multiplex
+        self._multiplex = _compiled((*known.multiplex_paths, *ALWAYS_MULTIPLEX) if refuses_multiplex else ())
+        self._has_paths = bool(self._minting or self._multiplex)
+
+    def read(self, match: RouteMatch, override: str | None) -> tuple[RouteMatch, str | None]:
+        """
+        Return *match* with the target to send, and the method that the request names beside its own, if any.
+
+        *override* is what a field named.
+
+        Raises:
+            CredentialNotPassed, FieldNotPassed: as `QueryRules.read`; or field and query both name a method.
+            MintingNotAllowed, MultiplexNotAllowed: by rules 2 and 3.
+        """
+        path, mark, text = match.target.partition("?")
+        if text:
+            query = self._query.read(text)
+            if query.method_override is not None:
+                if override is not None:
+                    raise FieldNotPassed
+                override = query.method_override
+            if query.text != text:
+                match = RouteMatch(match.route, match.path, f"{path}{mark if query.text else ''}{query.text}")
+        if self._has_paths:
+            self._check_path(path)
+        return match, override
+
+    def _check_path(self, path: str) -> None:
+        forms = lax_forms(path)
+        for pattern in self._minting:
+            if pattern.matches(path, forms):
+                raise MintingNotAllowed
+        for pattern in self._multiplex:
+            if pattern.matches(path, forms):
+                raise MultiplexNotAllowed
+
+
+def _compiled(globs: Iterable[str]) -> tuple[DenyPattern, ...]:
+    return tuple(map(DenyPattern.compile, globs))

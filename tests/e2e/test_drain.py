@@ -1,0 +1,91 @@
+"""SIGTERM: what is in flight ends within `drain_seconds`, or is cut so that its caller sees it, and it is recorded."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+from tests.e2e.gateway_process import RunningProcess, serving
+from tests.proxy.wire import request
+from tests.world import Received, Upstream, answer, create_connection, settings
+
+DRAIN_SECONDS = 1.0
+GUARD_SECONDS = 15.0
+
+
+async def test_stop_ends_or_cuts_what_is_in_flight(tmp_path: Path, upstream: Upstream) -> None:
+    """
+    A call that ends in time is answered whole; streams that do not are reset, whatever their framing; nothing waits for
+    idle connections. The log counts both, the record names those that were cut.
+    """
+    go, over = asyncio.Event(), asyncio.Event()
+
+    async def respond(received: Received, writer: asyncio.StreamWriter) -> None:
+        if "/endless" not in received.request_line:
+            await go.wait()
+            writer.write(answer(200, b"{}"))
+            return
+        writer.write(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n")
+        await over.wait()
+
+    upstream.respond = respond
+    route = {"name": "api", "prefix": "/api", "upstream": upstream.url, "connection": "api"}
+    configuration = settings(route, drain_seconds=DRAIN_SECONDS)
+    async with asyncio.timeout(GUARD_SECONDS), serving(configuration, tmp_path / "data") as gateway:
+        await create_connection(gateway, None)
+        await gateway.connect("ada", access_token="T1")
+        key = await gateway.agent_key("ada")
+        idle = await _open(gateway, b"")
+        short = await _open(gateway, request("GET", "/api/short", credential=key))
+        streams = [
+            await _open(gateway, request("GET", f"/api/endless/{version}", credential=key, version=version))
+            for version in ("1.1", "1.0")
+        ]
+        for reader, _ in streams:
+            await reader.readuntil(b"hello")
+
+        os.kill(gateway.process.pid, signal.SIGTERM)
+        assert b"" == await idle[0].read()
+        go.set()
+        answered = await short[0].read()
+        ends = [await _end(reader) for reader, _ in streams]
+        await gateway.process.ended()
+        over.set()
+        outcomes = {line["path"]: line["error"] for line in gateway.lines("outcome")}
+        said = _said(gateway, "drained")
+        for _, writer in (idle, short, *streams):
+            writer.close()
+
+    assert answered.startswith(b"HTTP/1.1 200 ") and answered.endswith(b"{}")
+    assert b"Connection: close\r\n" in answered
+    assert ["reset", "reset"] == ends
+    assert {"/short": None, "/endless/1.1": "drained", "/endless/1.0": "drained"} == outcomes
+    assert (1, 2) == (said["finished"], said["cut"])
+    assert 0 == gateway.process.exit_code
+
+
+async def _open(gateway: RunningProcess, data: bytes) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    parts = urlsplit(gateway.url)
+    reader, writer = await asyncio.open_connection(parts.hostname, parts.port)
+    writer.write(data)
+    await writer.drain()
+    return reader, writer
+
+
+async def _end(reader: asyncio.StreamReader) -> str:
+    """Return how the stream behind *reader* ends: "reset", or "closed" as if it were whole."""
+    try:
+        await reader.read()
+    except ConnectionResetError:
+        return "reset"
+    return "closed"
+
+
+def _said(gateway: RunningProcess, event: str) -> dict[str, Any]:
+    lines = (json.loads(line) for line in gateway.process.stderr.splitlines() if line.startswith("{"))
+    return next(line for line in lines if line["event"] == event)
