@@ -46,7 +46,7 @@ async def relay(request: ProxyRequest, lane: Lane, answer: Answer, *, public_url
         data = answer.body.read_nowait(PIECE_BYTES)
     except Truncated as exc:
         raise UpstreamProtocolError from exc
-    is_whole = answer.body.is_eof()
+    is_whole = answer.body.at_eof()  # is_eof tells only that nothing more will come to what is not read yet
     if request.client.is_closing:  # since this request came: the gateway stops
         request.keep_alive = False
     framing, is_chunked = _framing(request, answer, len(data) if is_whole else None)
