@@ -18,7 +18,11 @@ from typing import ClassVar
 
 
 class Refusal(Exception):
-    """The gateway does not pass this request on, or cannot finish it. *detail* replaces the class's sentence."""
+    """
+    The gateway does not pass this request on, or cannot finish it. *detail* replaces the class's sentence.
+
+    *route* is the name of the route that refused, where one was found: its callers are identified as it says.
+    """
 
     code: ClassVar[str]
     status: ClassVar[int]
@@ -47,6 +51,7 @@ class Refusal(Exception):
         self.allowed_methods = allowed_methods
         self.retry_after = retry_after
         self.rule = rule
+        self.route: str | None = None
         super().__init__(self.detail)
 
 
@@ -258,6 +263,24 @@ class UpstreamProtocolError(Refusal):
     code, status, title = "upstream_protocol_error", 502, "The upstream's answer cannot be read"
     detail_default = "The upstream sent something that is not a valid HTTP/1.1 answer."
     proxy_error = "http_protocol_error"
+
+
+class TokenEchoed(Refusal):
+    code, status, title = "token_echoed", 502, "The upstream's answer holds the connection token"
+    detail_default = (
+        "The upstream's answer holds the token that was sent to it, and this route lets no such answer through. The"
+        " upstream may have acted on the request."
+    )
+    proxy_error = "http_protocol_error"
+
+
+class AnswerEncoded(Refusal):
+    code, status, title = "answer_encoded", 502, "The upstream's answer cannot be looked into"
+    detail_default = (
+        "The upstream's answer has a content coding that it was not asked for, and this route lets only answers through"
+        " that can be looked into. The upstream may have acted on the request."
+    )
+    proxy_error = "http_response_content_coding"
 
 
 class UpstreamTimeout(Refusal):

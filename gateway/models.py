@@ -195,7 +195,7 @@ class Route:
     limits: Limits = Limits()
     egress: Egress = Egress()
     upgrade: frozenset[Literal["websocket"]] = frozenset()
-    echo_guard: Literal["off", "record", "cut"] = "off"
+    echo_guard: Literal["off", "record", "cut"] = "record"
     method_override: Literal["refuse", "judge"] = "refuse"
     foreign_credentials: Literal["remove", "refuse"] = "remove"
     multiplex: bool = False

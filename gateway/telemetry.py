@@ -44,6 +44,12 @@ class Metrics(Collector):
         self.outcomes_lost = Counter(
             "gateway_outcomes_lost", "Outcome lines that could not be written.", registry=self._registry
         )
+        self._echoes = Counter(
+            "gateway_token_echoes",
+            "Answers that held the injected token.",
+            labelnames=("route", "where"),
+            registry=self._registry,
+        )
         self._registry.register(self)
 
     def register(self, collector: Collector) -> None:
@@ -68,6 +74,10 @@ class Metrics(Collector):
     def unread(self, listener: str, code: str) -> None:
         """Count a request that *listener* could not read, or a connection that it did not take."""
         self._unread[listener, code] = self._unread.get((listener, code), 0) + 1
+
+    def echo(self, route: str, where: str) -> None:
+        """Count an answer of *route* that held the token *where*: "field", "body", or "cut"."""
+        self._echoes.labels(route, where).inc()
 
     def collect(self) -> Iterator[Metric]:
         """Yield what was counted. Called by prometheus-client."""

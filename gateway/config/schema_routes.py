@@ -2,6 +2,10 @@
 The shape of what routes.yaml lists: connections, policies, routes, and the egress that a route may
 have as well.
 
+A connection's tokens come of users who connect accounts in a browser (`authorization_code`), or need none: with
+`client_credentials`, `jwt_bearer` and `github_app` they are minted for tenants, whose first call makes the token; keys
+of `type: apikey` are uploaded, or typed into the connect page.
+
 Rules are those of `schema.py`.
 """
 
@@ -26,7 +30,7 @@ class EgressFile(Model):
 
 
 class ConnectionFile(Model):
-    """A provider that users connect, owned by this file and read-only in the API."""
+    """A provider that users connect, or that gives tenants tokens by itself; read-only in the API."""
 
     id: g.ConnectionId = Field(description="The id that routes, policies and the token API name it by.")
     name: g.Title | None = Field(None, description="What people see; absent: the id.")
@@ -65,7 +69,8 @@ class ConnectionFile(Model):
         "else client_secret_basic; without a secret: none.",
     )
     grant_type: Literal["authorization_code", "client_credentials", "jwt_bearer", "github_app"] | None = Field(
-        None, description="What its tokens come of; absent: authorization_code."
+        None,
+        description="What its tokens come of; absent: authorization_code. Others need no browser.",
     )
     installation_id: g.Installation | None = Field(None, description="The installation's number (github_app).")
     issuer: g.Endpoint | None = Field(None, description="Its issuer, where no metadata says it.")
@@ -191,8 +196,8 @@ class RouteFile(Model):
     upgrade: Annotated[list[Literal["websocket"]], g.Later(())] = Field(
         [], description="Not supported yet: protocols that may be switched to."
     )
-    echo_guard: Annotated[Literal["off", "record", "cut"], g.Later("off")] = Field(
-        "off", description="Only off yet: what to do when an answer holds the token."
+    echo_guard: Literal["off", "record", "cut"] = Field(
+        "record", description="What to do when an answer's body holds the token: nothing, say so in the record, cut it."
     )
     method_override: Literal["refuse", "judge"] = Field(
         "refuse",

@@ -147,7 +147,7 @@ def _route(route: Route) -> dict[str, Any]:
         "limits": asdict(route.limits),
         "egress": _egress(route.egress),
         "upgrade": [],
-        "echo_guard": "off",
+        "echo_guard": route.echo_guard,
         "method_override": route.method_override,
         "foreign_credentials": route.foreign_credentials,
         "multiplex": route.multiplex,

@@ -203,7 +203,7 @@ class StrictParser:
             self._refuse_fault(data[at : end + 4])
             return self._read_anew(data[at : end + 4], data[at:stop].split(b" ")[1], is_http_1_0=False)
         method, target, minor = line.groups()
-        if len(target) > MAX_TARGET_BYTES or method in NEVER_TAKEN:
+        if len(target) > MAX_TARGET_BYTES or stop - at > MAX_LINE_BYTES or method in NEVER_TAKEN:
             self._refuse_fault(data[at : end + 4])
         fields = data[stop:end]
         known = self._known
@@ -240,7 +240,8 @@ class StrictParser:
         if len(message.raw_headers) > MAX_FIELDS:
             raise FieldsTooLarge
         self._framing = read_framing(message.raw_headers, target=target, is_http_1_0=is_http_1_0)
-        return message
+        # What follows an upgrade is perhaps in another protocol: the connection ends with the answer (threats A9).
+        return message._replace(should_close=True) if message.upgrade else message
 
     def _refuse_fault(self, head: bytes) -> None:
         """Raise what is wrong with *head*, if anything is."""
@@ -257,8 +258,7 @@ class StrictParser:
 
     def _open_body(self, message: RawRequestMessage) -> StreamReader:
         """Return the reader of the body that follows *message*."""
-        # What follows an upgrade is perhaps in another protocol: the connection ends with the answer (threats A9).
-        self._is_last = message.should_close or message.upgrade
+        self._is_last = message.should_close
         framing = self._framing
         if framing.is_chunked:
             self._body = ChunkedBody()

@@ -20,7 +20,7 @@ from aiohttp import web
 from aiohttp.web_protocol import _ErrInfo
 
 from gateway.errors import InternalError, InvalidRequest, Refusal
-from gateway.listen.connection import StrictConnection, StrictServer
+from gateway.listen.connection import LINGER_SECONDS, StrictConnection, StrictServer
 
 Answer = Callable[[Refusal], web.Response]
 
@@ -121,6 +121,7 @@ class StrictRunner(web.AppRunner):
         **options: Any,
     ) -> None:
         options["access_log"] = None  # it would name targets, which may hold a credential
+        options.setdefault("lingering_time", LINGER_SECONDS)  # for the rest of a body that nobody has read
         super().__init__(app, **options)
         self._name = name
         self._answer = answer

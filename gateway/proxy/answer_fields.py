@@ -35,6 +35,7 @@ class _Do(IntEnum):
     LINK = 4
     CHALLENGE = 5
     CACHE_CONTROL = 6
+    CODING = 7
 
 
 _FORWARD = int(_Do.FORWARD)  # an int compare in the loop: an enum member's costs twice as much
@@ -92,6 +93,7 @@ _ANSWER_FIELDS: dict[bytes, _Do] = {
     **dict.fromkeys((b"proxy-status", b"server-timing", b"traceparent", b"tracestate"), _Do.DROP),
     b"cache-control": _Do.CACHE_CONTROL,
     b"connection": _Do.CONNECTION,
+    b"content-encoding": _Do.CODING,
     b"location": _Do.LOCATION,
     b"content-location": _Do.LOCATION,
     b"link": _Do.LINK,
@@ -111,14 +113,16 @@ _OWN_LINES = (
 class AnswerFields:
     """
     The header fields of one upstream answer. *lines* are what is sent on, each ending in CRLF; *challenges* are the
-    values of WWW-Authenticate, which are not among the lines.
+    values of WWW-Authenticate, which are not among the lines. *coding* is Content-Encoding in small letters; None: the
+    body is as it is.
     """
 
-    __slots__ = ("challenges", "lines", "nominated")
+    __slots__ = ("challenges", "coding", "lines", "nominated")
 
     def __init__(self) -> None:
         self.lines: list[bytes] = []
         self.challenges: list[bytes] = []
+        self.coding: bytes | None = None
         self.nominated: frozenset[bytes] = frozenset()
 
 
@@ -156,6 +160,10 @@ class AnswerRules:
                     own_lines = self._own_lines_no_transform
             elif do == _Do.CHALLENGE:
                 fields.challenges.append(value)
+            elif do == _Do.CODING:
+                lines.append(b"%b: %b\r\n" % (name, value))
+                coding = value.lower() if fields.coding is None else b"%b, %b" % (fields.coding, value.lower())
+                fields.coding = None if coding == b"identity" else coding
             elif do == _Do.LOCATION or do == _Do.LINK:
                 if do == _Do.LINK:
                     led = self._lead_links(value, public_url, target)

@@ -78,9 +78,7 @@ class Attempts:
         try:
             call.upstream_seconds = self._monotonic() - began
             note = ""
-            missing = None
-            if sent.answer.status in (401, 403):
-                missing = missing_scopes(sent.answer.raw_fields, token.scopes)
+            missing = _missing(call, lane, sent, token)
             is_rejected = missing is None and await self._is_rejected(sent, lane)
             if is_rejected or missing is not None:
                 fresh, note = await self._after_rejection(call, lane, body, token, asker, missing)
@@ -93,16 +91,16 @@ class Attempts:
                     began = self._monotonic()
                     sent = await send(request, lane, body, token, gate)
                     call.upstream_seconds += self._monotonic() - began
-                    if sent.answer.status in (401, 403):
-                        missing = missing_scopes(sent.answer.raw_fields, token.scopes)
-                        if missing is not None:
-                            raise scope_refusal(lane.route, missing)
+                    missing = _missing(call, lane, sent, token)
+                    if missing is not None:
+                        raise scope_refusal(lane.route, missing)
                     is_rejected = await self._is_rejected(sent, lane)
             if not is_rejected and sent.answer.status != 401 and self._tokens.has_trials:
                 self._tokens.accepted(token, lane.route.name)
             if body is not None:
                 body.let_go()
-            await relay(request, lane, sent.answer, public_url=self._public_url(request.host), note=note)
+            public_url = self._public_url(request.host)
+            await relay(request, lane, sent.answer, token.access_token, public_url=public_url, note=note)
         finally:
             if sent.pump is None:
                 sent.release(lane)
@@ -160,6 +158,20 @@ class Attempts:
         if stored.access_token == token.access_token:
             raise scope_refusal(lane.route, missing)
         return stored
+
+
+def _missing(call: Call, lane: Lane, sent: Sent, token: ConnectionToken) -> tuple[str, ...] | None:
+    """Return the scopes that the answer wants, if it does; a word of it that holds the token is none."""
+    if sent.answer.status not in (401, 403):
+        return None
+    wanted = missing_scopes(sent.answer.raw_fields, token.scopes)
+    if not wanted:
+        return wanted
+    needles = lane.echo_guard.needles(token.access_token)
+    missing = tuple(scope for scope in wanted if not needles.are_in(scope.encode("ascii")))
+    if missing != wanted:
+        call.echo = ("field",)
+    return missing
 
 
 class _Gate:

@@ -199,11 +199,12 @@ class Exchange:
         held: Refusal | None = None
         try:
             match = self._routes.match(call.method, call.target, request.host)
+            route: str | None = match.route.name
         except Refusal as refusal:
-            held = refusal
+            held, route = refusal, refusal.route
             if await self._show_page(request):
                 return
-        lane = self._lanes[match.route.name] if match is not None else None
+        lane = self._lanes[route] if route is not None else None
         rules = lane.request_rules if lane is not None else self._no_route
         try:
             fields = request.read_fields(rules)
@@ -252,9 +253,11 @@ class Exchange:
 
     def _judged(self, request: ProxyRequest, lane: Lane, match: RouteMatch, fields: RequestFields) -> RouteMatch:
         """Return *match* with the target that is sent, once *lane* allows all that the request asks for."""
-        # 0.2 microseconds without a query; the price of one is in query.py.
+        # 0.2 microseconds, and 1.0 more for a query of two parameters; paths have their price in access/patterns.py.
         match, effective = lane.target_rules.read(match, fields.method_override)
         if effective is not None:
+            if request.call.method == "HEAD":  # whether the answer has a body would be read in two ways
+                raise FieldNotPassed
             self._routes.match(effective, request.call.target, request.host)
             request.call.effective_method = effective
         return match
@@ -349,6 +352,9 @@ class Exchange:
         now = self._monotonic()
         route = call.match.route.name if call.match is not None else ""
         self._metrics.request(route, call.method, call.status, now - call.started)
+        for where in call.echo:
+            if where != "unread":
+                self._metrics.echo(route, where)
         if call.caller is None and error is None:
             return  # a page: nobody's call
         if call.caller is None:
@@ -387,6 +393,8 @@ def _body(request: ProxyRequest, lane: Lane) -> RequestBody | None:
     fields, limits = request.fields, lane.route.limits
     if not fields.has_body:
         return None
+    if request.payload.exception() is not None:  # its coding is broken: nothing of it needs to leave
+        raise InvalidRequest
     return RequestBody(
         request.payload,
         length=fields.content_length,

@@ -10,6 +10,7 @@ from gateway.errors import OriginNotAllowed, TokenUnusable
 from gateway.models import ConnectionToken, Route, UpstreamRules
 from gateway.proxy.answer_fields import AnswerRules
 from gateway.proxy.answers import NAME
+from gateway.proxy.echo import EchoGuard
 from gateway.proxy.limits import RateLimit
 from gateway.proxy.pool import UpstreamPool
 from gateway.proxy.query import with_param
@@ -33,6 +34,7 @@ class Lane:
         "_needs_field_token",
         "_origin",
         "answer_rules",
+        "echo_guard",
         "host_line",
         "limit",
         "pool",
@@ -40,7 +42,7 @@ class Lane:
         "route",
         "target_rules",
         "upstream_rules",
-        "via_line",
+        "via",
     )
 
     def __init__(
@@ -59,8 +61,11 @@ class Lane:
         self.request_rules = RequestRules(route, via=via, known=upstream_rules, trusts_proxies=trusts_proxies)
         self.target_rules = TargetRules(route, upstream_rules, has_conditions=has_conditions)
         self.answer_rules = AnswerRules(route)
+        self.echo_guard = EchoGuard()
         self.host_line = f" HTTP/1.1\r\nHost: {route.origin.host_field}\r\n"
-        self.via_line = f"Via: 1.1 {via}\r\n"
+        if route.echo_guard == "cut":  # RFC 9110 12.5.3; without the field an upstream may take any coding
+            self.host_line += "Accept-Encoding: identity\r\n"
+        self.via = via
         per_minute = route.limits.requests_per_minute
         self.limit = RateLimit(per_minute) if per_minute is not None else None
         self._origin = str(route.origin)

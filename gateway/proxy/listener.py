@@ -19,6 +19,7 @@ import asyncio
 import socket
 import struct
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 
 from aiohttp import web
 from aiohttp.http_parser import RawRequestMessage
@@ -38,7 +39,7 @@ CUT_SECONDS = 1.0  # for a request that was cut in a drain to end its own exchan
 
 Serve = Callable[[RawRequestMessage, StreamReader, "CallerConnection"], Awaitable[bool]]
 _NO_TRACE = "0" * 32
-_RESET = struct.pack("ii", 1, 0)  # SO_LINGER on, for no time: close(2) sends a reset (socket(7))
+_RESET = struct.pack("ii", 1, 0)  # socket(7): SO_LINGER on, 0 seconds: close with a reset
 
 
 class CallerConnection(StrictConnection):
@@ -92,12 +93,13 @@ class CallerConnection(StrictConnection):
                 raise ConnectionResetError("the caller does not read") from exc
 
     def abort(self) -> None:
-        """Reset the connection: the caller sees that its answer was cut, also where only its end would end it."""
+        """Reset the connection: the caller sees that its answer was cut."""
         self._force_close = True
         if self.transport is not None:
-            sock = self.transport.get_extra_info("socket")
-            if sock is not None:
-                sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
+            # Without it the end is a FIN: to HTTP/1.0, or over TLS without close_notify, the end of a whole answer.
+            connection = self.transport.get_extra_info("socket")
+            with suppress(OSError):  # it is closed already
+                connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
             self.transport.abort()
 
     async def drain_requests(self, seconds: float) -> bool | None:

@@ -15,11 +15,13 @@ Field names follow what proxies' access logs and OCSF's HTTP activity call them.
 from __future__ import annotations
 
 from datetime import UTC, datetime
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import orjson
 
 from gateway.models import Caller, RouteMatch, Subject
+
+Echo = Literal["field", "body", "cut", "unread"]
 
 MAX_TEXT = 512
 MAX_QUERY_KEYS = 100
@@ -42,7 +44,8 @@ class Call:
     One request on its way through the stages: what is known of it so far. Belongs to one task.
 
     *started_at* is POSIX seconds, *started* monotonic seconds. What most calls leave as it is stands on the class.
-    *peer* is the caller's address: the connection's other end, or whom a trusted proxy names.
+    *peer* is the caller's address: the connection's other end, or whom a trusted proxy names. *echo* is where the
+    injected token was in the answer: in a field, in the body, in one that was cut; or that some body is unread.
     """
 
     address: str | None = None
@@ -51,6 +54,7 @@ class Call:
     bytes_received = 0
     bytes_sent = 0
     caller: Caller | None = None
+    echo: tuple[Echo, ...] = ()
     effective_method: str | None = None
     match: RouteMatch | None = None
     refreshed = False
@@ -107,7 +111,7 @@ def outcome(call: Call, *, seconds: float, error: str | None) -> bytes:
     # Numbers are written by "%", without a dict in between: 1.6 microseconds.
     return (
         b'{"event":"outcome","time":"%b",%b,"status":%d,"attempts":%d,"refreshed":%b,"bytes_received":%d,"bytes_sent":%d,'
-        b'"duration_ms":{"total":%.3f,"auth":%.3f,"token":%.3f,"upstream":%.3f},"address":%b,"error":%b}'
+        b'"duration_ms":{"total":%.3f,"auth":%.3f,"token":%.3f,"upstream":%.3f},"address":%b,"echo":%b,"error":%b}'
     ) % (
         ended,
         call.who_and_what(),
@@ -121,6 +125,7 @@ def outcome(call: Call, *, seconds: float, error: str | None) -> bytes:
         call.token_seconds * 1000,
         call.upstream_seconds * 1000,
         _text(call.address),
+        orjson.dumps(call.echo) if call.echo else b"[]",
         _text(error),
     )
 

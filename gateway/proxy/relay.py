@@ -10,14 +10,19 @@ Rules:
    caller to look for a better credential of its own.
 4. An answer that the upstream cuts is cut for the caller too: the connection is reset, never ended cleanly (threats
    R1).
+5. Where the injected token stands in a field, a constant replaces it. In a body the route's `echo_guard` decides: the
+   outcome says so (`record`), or the token's last byte does not leave (`cut`): the answer is refused, or, where it has
+   begun, cut. `echo.py` finds it. 1.4 microseconds for an answer of 1 KB.
 """
 
 from __future__ import annotations
 
-from gateway.errors import Refusal, UpstreamProtocolError
+from gateway.errors import AnswerEncoded, Refusal, TokenEchoed, UpstreamProtocolError
 from gateway.proxy.answers import NAME, status_line
 from gateway.proxy.connection import Answer, Truncated
+from gateway.proxy.echo import Needles, Scanner, Watch
 from gateway.proxy.lane import Lane
+from gateway.proxy.record import Call
 from gateway.proxy.request import ProxyRequest
 
 PIECE_BYTES = 32_768  # written at once: what the caller does not read stays with the upstream, not here (threats G3)
@@ -28,12 +33,13 @@ class AnswerCut(Exception):
     """The upstream's answer ended before its end; the caller's connection was reset to say so."""
 
 
-async def relay(request: ProxyRequest, lane: Lane, answer: Answer, *, public_url: str, note: str) -> None:
+async def relay(request: ProxyRequest, lane: Lane, answer: Answer, token: str, *, public_url: str, note: str) -> None:
     """
-    Send *answer* to the caller of *request*, and *note* with it in Proxy-Status.
+    Send *answer* to the caller of *request*, and *note* with it in Proxy-Status; *token* is the one it was asked with.
 
     Raises:
         UpstreamProtocolError: its head or the first of its body cannot be passed on; nothing was sent yet.
+        TokenEchoed, AnswerEncoded: it holds the token, or may hold it, and the route cuts such answers.
         AnswerCut: it ended too early.
         ConnectionError: the caller has gone.
     """
@@ -46,7 +52,7 @@ async def relay(request: ProxyRequest, lane: Lane, answer: Answer, *, public_url
         data = answer.body.read_nowait(PIECE_BYTES)
     except Truncated as exc:
         raise UpstreamProtocolError from exc
-    is_whole = answer.body.at_eof()  # is_eof tells only that nothing more will come to what is not read yet
+    is_whole = answer.body.at_eof()
     if request.client.is_closing:  # since this request came: the gateway stops
         request.keep_alive = False
     framing, is_chunked = _framing(request, answer, len(data) if is_whole else None)
@@ -57,14 +63,53 @@ async def relay(request: ProxyRequest, lane: Lane, answer: Answer, *, public_url
         lines += [b"WWW-Authenticate: %b\r\n" % challenge for challenge in fields.challenges]
     lines.append(framing)
     lines.append(_own_lines(request, answer.status, note))
-    if data:
-        lines.append(b"%x\r\n%b\r\n" % (len(data), data) if is_chunked else data)
+    head = b"".join(lines)
+    needles = lane.echo_guard.needles(token)
+    if needles.are_in(head):
+        head = needles.replace(head)
+        call.echo += ("field",)
+    look: Scanner | Watch | None = None
+    if needles.spellings and lane.route.echo_guard != "off" and not (is_whole and not data):
+        data, look = _look(call, lane, needles, data, coding=fields.coding, is_whole=is_whole)
     call.status = answer.status
     call.bytes_sent = len(data)
     request.has_answered = True
-    request.client.send(b"".join(lines))
+    request.client.send(head + _framed(data, is_chunked=is_chunked))
     if not is_whole:
-        await _relay_rest(request, lane, answer, is_chunked=is_chunked)
+        await _relay_rest(request, lane, answer, look, is_chunked=is_chunked)
+
+
+def _framed(data: bytes, *, is_chunked: bool) -> bytes:
+    return b"%x\r\n%b\r\n" % (len(data), data) if is_chunked and data else data
+
+
+def _look(
+    call: Call, lane: Lane, needles: Needles, data: bytes, *, coding: bytes | None, is_whole: bool
+) -> tuple[bytes, Scanner | Watch | None]:
+    """
+    Look into *data*, with which a body begins; return what of it may leave, and what looks into the rest.
+
+    Raises:
+        TokenEchoed, AnswerEncoded: as `relay`.
+    """
+    cuts = lane.route.echo_guard == "cut"
+    if cuts and coding is not None:
+        call.echo += ("unread",)
+        raise AnswerEncoded
+    if is_whole and coding is None:  # what most answers are; PIECE_BYTES are less than `record` looks into
+        if needles.are_in(data):
+            call.echo += ("cut" if cuts else "body",)
+            if cuts:
+                raise TokenEchoed
+        return data, None
+    look = Scanner(needles) if cuts else Watch(needles, coding)
+    passed = look.feed(data)
+    if passed is None:
+        call.echo += ("cut",)
+        raise TokenEchoed
+    if is_whole and isinstance(look, Watch):
+        call.echo += look.says()
+    return passed, look
 
 
 def _framing(request: ProxyRequest, answer: Answer, whole_bytes: int | None) -> tuple[bytes, bool]:
@@ -82,20 +127,37 @@ def _framing(request: ProxyRequest, answer: Answer, whole_bytes: int | None) -> 
     return b"Transfer-Encoding: chunked\r\n", True
 
 
-async def _relay_rest(request: ProxyRequest, lane: Lane, answer: Answer, *, is_chunked: bool) -> None:
+async def _relay_rest(
+    request: ProxyRequest, lane: Lane, answer: Answer, look: Scanner | Watch | None, *, is_chunked: bool
+) -> None:
     call, client = request.call, request.client
     idle_seconds = lane.route.timeouts.idle_seconds
     try:
         while data := await answer.body.read(PIECE_BYTES):
+            if look is not None:
+                passed = look.feed(data)
+                if passed is None:
+                    call.echo += ("cut",)
+                    break
+                data = passed
             call.bytes_sent += len(data)
-            client.send(b"%x\r\n%b\r\n" % (len(data), data) if is_chunked else data)
+            if data:
+                client.send(_framed(data, is_chunked=is_chunked))
             await client.drain(idle_seconds)
     except (Truncated, Refusal) as exc:
         request.keep_alive = False
         client.abort()
         raise AnswerCut from exc
-    if is_chunked:
-        client.send(b"0\r\n\r\n")
+    finally:
+        if isinstance(look, Watch):
+            call.echo += look.says()
+    if "cut" in call.echo:
+        raise TokenEchoed
+    held = look.end() if isinstance(look, Scanner) else b""
+    call.bytes_sent += len(held)
+    end = b"0\r\n\r\n" if is_chunked else b""
+    if held or end:
+        client.send(_framed(held, is_chunked=is_chunked) + end)
 
 
 def _own_lines(request: ProxyRequest, status: int, note: str) -> bytes:

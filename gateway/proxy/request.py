@@ -85,7 +85,7 @@ class ProxyRequest:
         self.client = client
         self.has_answered = False
         self.is_http_1_0 = message.version == HttpVersion10
-        self.keep_alive = not (message.should_close or message.upgrade or client.is_closing)
+        self.keep_alive = not (message.should_close or client.is_closing)
         before = client.before
         if before is not None and before.raw_fields == message.raw_headers:
             self._before: Before | None = before

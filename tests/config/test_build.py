@@ -187,6 +187,7 @@ def test_routes() -> None:
             timeouts=Timeouts(1.0, 2.5, 3.0),
             limits=Limits(10, 5, 60, 2),
             egress=found.egress,
+            echo_guard="cut",
             method_override="judge",
             foreign_credentials="refuse",
             multiplex=True,
@@ -200,6 +201,7 @@ def test_routes() -> None:
         second.credential,
         second.inject,
     )
+    assert "record" == second.echo_guard
 
 
 def test_egress() -> None:

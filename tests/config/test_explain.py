@@ -53,8 +53,9 @@ def test_known_keys(location: tuple[str | int, ...], expected: str) -> None:
         ),
         ("a missing key", "routes: [{}]", "routes[0].upstream: required, and missing"),
         ("a slip in a word", "routes: [{subject: tennant}]", 'did you mean "tenant"?'),
-        ("what comes later", "routes: [{echo_guard: cut}]", 'not supported yet: expected off, found "cut"'),
-        ("a wrong word, not later", "routes: [{echo_guard: cuut}]", 'expected off, record or cut, found "cuut"'),
+        ("what comes later", "routes: [{audit: required}]", 'not supported yet: expected default, found "required"'),
+        ("a wrong word, not later", "routes: [{audit: requird}]", 'expected default or required, found "requird"'),
+        ("a wrong word", "routes: [{echo_guard: cuut}]", 'expected off, record or cut, found "cuut"'),
         ("a substituted word is not compared", "routes: [{subject: '${UNSET:-tennant}'}]", 'found "${UNSET:-tennant}"'),
     ],
 )

@@ -15,8 +15,6 @@ from tests.config.samples import problems
     [
         ("conditions", "policies: [{id: a, effect: allow, when: 'true'}]", "policies[0].when"),
         ("upgrades", "routes: [{upgrade: [websocket]}]", "routes[0].upgrade"),
-        ("the echo guard", "routes: [{echo_guard: record}]", "routes[0].echo_guard"),
-        ("the echo guard, cutting", "routes: [{echo_guard: cut}]", "routes[0].echo_guard"),
         ("a record on disk first", "routes: [{audit: required}]", "routes[0].audit"),
         ("an outbound proxy", "egress: {proxy: 'http://proxy.example'}", "egress.proxy"),
         ("a route's outbound proxy", "routes: [{egress: {proxy: x}}]", "routes[0].egress.proxy"),

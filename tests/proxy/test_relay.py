@@ -8,6 +8,7 @@ import struct
 
 import pytest
 
+from gateway.proxy.relay import PIECE_BYTES
 from tests.proxy.wire import call, calling, eventually, request, respond_with
 from tests.world import Issuer, Received, Running, Upstream, answer
 
@@ -51,6 +52,28 @@ async def test_whole_answer_arrives_whole(gateway: Running, upstream: Upstream, 
     assert [] == got.values("Connection") + got.values("X-Trailer")
     if case in ("HEAD", "304"):
         assert ["500"] == got.values("Content-Length")
+
+
+@pytest.mark.parametrize("framing", ["a length", "chunked", "the end of the connection"])
+@pytest.mark.parametrize("size", [PIECE_BYTES - 1, PIECE_BYTES, PIECE_BYTES + 1, 100_000])
+async def test_answer_that_came_at_once_arrives_whole(
+    gateway: Running, upstream: Upstream, issuer: Issuer, framing: str, size: int
+) -> None:
+    """
+    An answer that came in one packet and is larger than one write arrives with its last byte.
+    """
+    body = b"x" * (size - 1) + b"."
+    data = {
+        "a length": answer(200, body),
+        "chunked": CHUNKED + b"%x\r\n%b\r\n0\r\n\r\n" % (size, body),
+        "the end of the connection": b"HTTP/1.1 200 OK\r\n\r\n" + body,
+    }[framing]
+    upstream.respond = respond_with(data, close=framing == "the end of the connection")
+
+    got = await call(gateway, request("GET", "/api/x", credential=issuer.token("ada")))
+
+    assert (200, True) == (got.status, got.is_whole)
+    assert body == got.body
 
 
 CUT: dict[str, bytes] = {
