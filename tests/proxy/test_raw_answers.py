@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from aiohttp.http_exceptions import HttpProcessingError
 from aiohttp.http_parser import HttpResponseParser
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from gateway.errors import Refusal
@@ -160,6 +160,7 @@ def damaged(draw: st.DrawFn) -> tuple[Row, bytes]:
     return row, data
 
 
+@settings(deadline=None, max_examples=200, suppress_health_check=[HealthCheck.too_slow])
 @given(damaged(), st.lists(st.integers(0, 3_000), max_size=8))
 def test_packets_never_change_the_outcome(sent: tuple[Row, bytes], cuts: list[int]) -> None:
     """
@@ -203,6 +204,7 @@ def lenient(row: Row, data: bytes, loop: asyncio.AbstractEventLoop) -> tuple[int
     return next(((head.code, body.read_nowait(-1)) for head, body in messages if head.code >= 200), None)
 
 
+@settings(deadline=None, max_examples=200, suppress_health_check=[HealthCheck.too_slow])
 @given(damaged())
 def test_what_is_taken_is_what_others_take_it_for(sent: tuple[Row, bytes]) -> None:
     """
