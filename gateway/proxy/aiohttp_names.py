@@ -67,7 +67,21 @@ _NAMES: tuple[tuple[object, tuple[str, ...]], ...] = (
     (http_parser.RawRequestMessage, ("_replace",)),
     (web_server.Server, ("pre_shutdown", "shutdown")),
     (web_runner.AppRunner, ("_make_server",)),
-    (streams.StreamReader, ("exception", "feed_data", "feed_eof", "is_eof", "read_nowait", "readany", "set_exception")),
+    (
+        streams.StreamReader,
+        (
+            "_size",
+            "at_eof",
+            "exception",
+            "feed_data",
+            "feed_eof",
+            "is_eof",
+            "read",
+            "read_nowait",
+            "readany",
+            "set_exception",
+        ),
+    ),
     (web_protocol, ("RequestPayloadError", "_ErrInfo")),
     (streams, ("EMPTY_PAYLOAD",)),
 )

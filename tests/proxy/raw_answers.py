@@ -49,6 +49,7 @@ WHOLE: dict[str, Row] = {
     "a length": Row((HELLO,), HELLO, True),
     "a length, in packets": Row((HELLO[:9], HELLO[9:30], HELLO[30:]), HELLO, True),
     "no body": Row((sized(b""),), sized(b""), True),
+    "a body of 100,000 bytes": Row((sized(b"x" * 100_000),), sized(b"x" * 100_000), True),
     "fields that cross": Row((sized(b"x", b'ETag:  "a" \r\nX:\r\n'),), sized(b"x", b'ETag: "a"\r\nX: \r\n'), True),
     "fields that end here": Row((sized(b"x", b"Set-Cookie: a\r\nKeep-Alive: max=9\r\nAge: 1\r\n"),), sized(b"x"), True),
     "fields that Connection names": Row((sized(b"x", b"X-Hop: 1\r\nConnection: x-hop\r\n"),), sized(b"x"), True),

@@ -9,7 +9,9 @@ from contextlib import suppress
 from typing import Any
 
 import pytest
-from hypothesis import given
+from aiohttp.http_exceptions import HttpProcessingError
+from aiohttp.http_parser import HttpResponseParser
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from gateway.errors import Refusal
@@ -100,6 +102,23 @@ async def test_answer_reaches_the_caller_as_the_table_says(
 
 
 ROWS = [row for table in TABLES.values() for row in table.values()]
+PIECES = [
+    b"",
+    b"\r",
+    b"\n",
+    b"\r\n",
+    b"\r\n\r\n",
+    b"\0",
+    b" ",
+    b"\t",
+    b":",
+    b";",
+    b"0",
+    b"5",
+    b"a",
+    b"\xff",
+    b"Content-Length: 1\r\n",
+]
 Outcome = tuple[Any, ...]
 
 
@@ -130,18 +149,74 @@ async def outcome(row: Row, packets: list[bytes]) -> Outcome:
             connection.fail(Truncated())
 
 
-@given(st.data())
-def test_packets_never_change_the_outcome(data: st.DataObject) -> None:
+@st.composite
+def damaged(draw: st.DrawFn) -> tuple[Row, bytes]:
+    """Draw a row, and its bytes with some put in or taken out."""
+    row = draw(st.sampled_from(ROWS))
+    data = b"".join(row.packets)[:3_000]
+    for _ in range(draw(st.integers(0, 3))):
+        at = draw(st.integers(0, len(data)))
+        data = data[:at] + draw(st.sampled_from(PIECES)) + data[at + draw(st.integers(0, 3)) :]
+    return row, data
+
+
+@settings(deadline=None, max_examples=200, suppress_health_check=[HealthCheck.too_slow])
+@given(damaged(), st.lists(st.integers(0, 3_000), max_size=8))
+def test_packets_never_change_the_outcome(sent: tuple[Row, bytes], cuts: list[int]) -> None:
     """
-    However the bytes of an answer are cut into packets, the same is made of it.
+    However the bytes of an answer, a good one or not, are cut into packets, the same is made of it.
     """
-    row = data.draw(st.sampled_from(ROWS))
-    whole = b"".join(row.packets)
-    cuts = sorted(data.draw(st.lists(st.integers(0, len(whole)), max_size=8)))
-    packets = [whole[a:b] for a, b in zip([0, *cuts], [*cuts, len(whole)], strict=True) if b > a]
+    row, data = sent
+    places = sorted(min(cut, len(data)) for cut in cuts)
+    packets = [data[a:b] for a, b in zip([0, *places], [*places, len(data)], strict=True) if b > a]
 
     async def both() -> tuple[Outcome, Outcome]:
-        return await outcome(row, [whole] if whole else []), await outcome(row, packets)
+        return await outcome(row, [data] if data else []), await outcome(row, packets)
 
     at_once, in_packets = asyncio.run(both())
     assert at_once == in_packets
+
+
+class Unlimited:
+    """What aiohttp's parser asks of a connection."""
+
+    def pause_reading(self) -> None:
+        """Go on."""
+
+    def resume_reading(self, resume_parser: bool = True) -> None:
+        """Go on."""
+
+
+def lenient(row: Row, data: bytes, loop: asyncio.AbstractEventLoop) -> tuple[int, bytes] | None:
+    """Return status and body of the first answer in *data* as aiohttp's C parser reads it; None where it does not."""
+    parser = HttpResponseParser(
+        Unlimited(),  # type: ignore[arg-type]  # a stand-in for the connection that it never needs here
+        loop,
+        1 << 20,
+        response_with_body=row.method != "HEAD",
+        read_until_eof=True,
+        auto_decompress=False,
+    )
+    try:
+        messages, _, _ = parser.feed_data(data)
+    except HttpProcessingError:
+        return None
+    return next(((head.code, body.read_nowait(-1)) for head, body in messages if head.code >= 200), None)
+
+
+@settings(deadline=None, max_examples=200, suppress_health_check=[HealthCheck.too_slow])
+@given(damaged())
+def test_what_is_taken_is_what_others_take_it_for(sent: tuple[Row, bytes]) -> None:
+    """
+    An answer that passes our reader has the same status and body for another one, if that one takes it, too.
+    """
+    row, data = sent
+
+    async def both() -> tuple[Outcome, tuple[int, bytes] | None]:
+        ours = await outcome(row._replace(ends=False), [data] if data else [])
+        return ours, lenient(row, data, asyncio.get_running_loop())
+
+    ours, theirs = asyncio.run(both())
+    # Known: a 205 has no body for us whatever it says; llhttp takes "chunked" with a tab behind it for no coding.
+    if len(ours) > 1 and theirs is not None and ours[0] != 205 and b"\t\r\n" not in data:
+        assert (ours[0], ours[2]) == theirs
