@@ -87,13 +87,17 @@ class StrictConnection(RequestHandler):
                 self.transport.close()
             return
         super().data_received(data)
-        if self._strict.has_begun:
-            if self._head_since is None:
-                self._head_since = self._loop.time()
-                # Idle no longer: the time for a head counts from here on.
-                self._next_keepalive_close_time = self._head_since + KEEPALIVE_SECONDS
-        elif self._head_since is not None:
+        if self._strict.tail or self._head_since is not None:
+            self._time_head()
+
+    def _time_head(self) -> None:
+        """Start the clock where a head has begun, stop it where none waits for its rest."""
+        if not self._strict.has_begun:
             self._head_since = None
+        elif self._head_since is None:
+            self._head_since = self._loop.time()
+            # Idle no longer: the time for a head counts from here on.
+            self._next_keepalive_close_time = self._head_since + KEEPALIVE_SECONDS
 
     def sweep(self, now: float) -> None:
         """Enforce the deadlines at *now*, the loop's time."""
