@@ -191,6 +191,9 @@ class StrictServer(web.Server):
         """Enforce the deadlines of every connection at *now*, the loop's time, and log what was refused since."""
         for connection in (*self._open, *self._turned_away):
             connection.sweep(now)
+        self._report()
+
+    def _report(self) -> None:
         if self._refused:
             refused, self._refused = self._refused, Counter()
             for code, count in refused.items():
@@ -201,3 +204,4 @@ class StrictServer(web.Server):
         for connection in tuple(self._turned_away):
             connection.force_close()
         await super().shutdown(timeout)
+        self._report()

@@ -16,7 +16,17 @@ from gateway.config.values import (
     TrafficListener,
     VaultSettings,
 )
-from gateway.models import AllowPattern, CredentialPlace, Egress, Injection, Limits, Origin, Route, Timeouts
+from gateway.models import (
+    AllowPattern,
+    CredentialPlace,
+    Egress,
+    Injection,
+    Limits,
+    Origin,
+    Route,
+    Timeouts,
+    TrafficLimits,
+)
 from tests.config.samples import CANARY, HERE, configure, example
 
 
@@ -52,7 +62,8 @@ def test_listeners() -> None:
 
     tls = Tls(str(HERE / "good" / "tls/cert.pem"), "/etc/tls/key.pem")
     targets = ("https://app.example.com/connected",)
-    assert TrafficListener("0.0.0.0", 9080, "https://gateway.example.com", tls, targets) == found.traffic
+    limits = TrafficLimits(connections=100, connections_per_address=10)
+    assert TrafficListener("0.0.0.0", 9080, "https://gateway.example.com", tls, targets, limits) == found.traffic
     assert found.token_api is None
     assert Bind("::1", 9082) == found.console
     assert "[::1]:9082" == str(found.console)
