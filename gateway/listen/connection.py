@@ -120,7 +120,7 @@ class StrictConnection(RequestHandler):
             return
         self._linger_until = self._loop.time() + LINGER_SECONDS
         self._linger_left = LINGER_BYTES
-        if self.transport.can_write_eof():
+        if self.transport.can_write_eof() and not self.transport.is_closing():
             self.transport.write_eof()
         self._reading_paused = self._buffer_paused = False
         self._resume_transport_reading()
