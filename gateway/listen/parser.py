@@ -9,7 +9,7 @@ Rules:
    may have begun, or behind a broken body.
 4. At most MAX_QUEUED requests wait; what else has come is kept as bytes, and reading pauses.
 5. A head whose fields are, byte for byte, those of the head before it on this connection is not read a second time:
-   most clients send nothing else. A request costs 2 microseconds less than by aiohttp's own parser then, and 4 more
+   most clients send nothing else. A request costs 2.4 microseconds less than by aiohttp's own parser then, and 4.8 more
    where a field differs (800 bytes of fields; bytes fed to connections without sockets, both in turn).
 
 The split into packets changes nothing: a head waits until it is whole, unless a fault shows before.
@@ -221,10 +221,11 @@ class StrictParser:
                 known.chunked,
                 _NO_URL,
             )
-        end = data.find(b"\r\n\r\n", stop)
-        if end < 0:
-            return None
-        if end - stop > MAX_FIELD_BYTES or FIELDS.fullmatch(data, stop, end) is None:
+        found = FIELDS.match(data, stop)
+        end = found.end() if found is not None else stop
+        if not data.startswith(b"\r\n\r\n", end):
+            return None  # not whole, or with a fault that `first_fault` finds
+        if end - stop > MAX_FIELD_BYTES:
             self._refuse_fault(data[at : end + 4])
         self._head_end = end + 4
         message = self._read_anew(data[at : end + 4], target, is_http_1_0=minor == b"0")
