@@ -12,6 +12,7 @@ import aiohttp
 import pytest
 
 from gateway.config.load import parse
+from gateway.listen import connection
 from gateway.server import CannotStart, Gateway
 from tests.e2e.gateway_process import serving
 from tests.proxy.wire import call, calling, chunked, eventually, request, respond_with
@@ -96,6 +97,23 @@ async def test_no_secret_in_any_byte_that_the_process_wrote(tmp_path: Path) -> N
 
 async def silence(_: Received, __: asyncio.StreamWriter) -> None:
     await asyncio.sleep(3)
+
+
+async def test_half_a_head_is_told_so_on_every_door(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """
+    A head that has begun and does not become whole in time is answered 408 by whichever listener waits for it.
+    """
+    monkeypatch.setattr(connection, "HEAD_SECONDS", 0.5)
+    async with running(settings(), tmp_path / "data") as gateway:
+        answers = []
+        for url in (gateway.gateway.traffic_url, gateway.gateway.token_api_url, gateway.gateway.console_url):
+            async with calling(gateway, url) as caller:
+                await caller.send(b"GET /healthz HTTP/1.1\r\nHost: x\r\n")
+                answers.append(await caller.answer())
+                assert await caller.ended()
+
+    assert [408, 408, 408] == [got.status for got in answers]
+    assert [["close"]] * 3 == [got.values("Connection") for got in answers]
 
 
 async def test_start_that_fails_leaves_nothing_open(tmp_path: Path) -> None:

@@ -268,6 +268,9 @@ class Serving(Protocol):
     def token_api_url(self) -> str | None: ...
 
     @property
+    def console_url(self) -> str: ...
+
+    @property
     def record_path(self) -> Path: ...
 
 

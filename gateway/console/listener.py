@@ -37,9 +37,9 @@ def unread(refusal: Refusal) -> web.Response:
         "detail": refusal.detail,
         "code": refusal.code,
     }
+    headers = {"Cache-Control": "no-store", "X-Content-Type-Options": "nosniff", "Server": "connection-gateway"}
+    if refusal.allowed_methods:
+        headers["Allow"] = ", ".join(refusal.allowed_methods)
     return web.Response(
-        status=refusal.status,
-        body=orjson.dumps(body),
-        content_type="application/problem+json",
-        headers={"Cache-Control": "no-store", "X-Content-Type-Options": "nosniff", "Server": "connection-gateway"},
+        status=refusal.status, body=orjson.dumps(body), content_type="application/problem+json", headers=headers
     )

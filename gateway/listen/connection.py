@@ -87,13 +87,17 @@ class StrictConnection(RequestHandler):
                 self.transport.close()
             return
         super().data_received(data)
-        if self._strict.has_begun:
-            if self._head_since is None:
-                self._head_since = self._loop.time()
-                # Idle no longer: the time for a head counts from here on.
-                self._next_keepalive_close_time = self._head_since + KEEPALIVE_SECONDS
-        elif self._head_since is not None:
+        if self._strict.tail or self._head_since is not None:
+            self._time_head()
+
+    def _time_head(self) -> None:
+        """Start the clock where a head has begun, stop it where none waits for its rest."""
+        if not self._strict.has_begun:
             self._head_since = None
+        elif self._head_since is None:
+            self._head_since = self._loop.time()
+            # Idle no longer: the time for a head counts from here on.
+            self._next_keepalive_close_time = self._head_since + KEEPALIVE_SECONDS
 
     def sweep(self, now: float) -> None:
         """Enforce the deadlines at *now*, the loop's time."""
@@ -116,7 +120,7 @@ class StrictConnection(RequestHandler):
             return
         self._linger_until = self._loop.time() + LINGER_SECONDS
         self._linger_left = LINGER_BYTES
-        if self.transport.can_write_eof():
+        if self.transport.can_write_eof() and not self.transport.is_closing():
             self.transport.write_eof()
         self._reading_paused = self._buffer_paused = False
         self._resume_transport_reading()
@@ -187,6 +191,9 @@ class StrictServer(web.Server):
         """Enforce the deadlines of every connection at *now*, the loop's time, and log what was refused since."""
         for connection in (*self._open, *self._turned_away):
             connection.sweep(now)
+        self._report()
+
+    def _report(self) -> None:
         if self._refused:
             refused, self._refused = self._refused, Counter()
             for code, count in refused.items():
@@ -197,3 +204,4 @@ class StrictServer(web.Server):
         for connection in tuple(self._turned_away):
             connection.force_close()
         await super().shutdown(timeout)
+        self._report()

@@ -8,8 +8,9 @@ Rules:
 3. Nothing is read behind a request that says it is the last one (Connection: close), behind an upgrade that somebody
    may have begun, or behind a broken body.
 4. At most MAX_QUEUED requests wait; what else has come is kept as bytes, and reading pauses.
-5. A head whose fields are, byte for byte, those of the head before it on this connection is not read a second time
-   (2 microseconds, where reading them costs 7): most clients send nothing else.
+5. A head whose fields are, byte for byte, those of the head before it on this connection is not read a second time:
+   most clients send nothing else. A request costs 2.4 microseconds less than by aiohttp's own parser then, and 4.8 more
+   where a field differs (800 bytes of fields; bytes fed to connections without sockets, both in turn).
 
 The split into packets changes nothing: a head waits until it is whole, unless a fault shows before.
 """
@@ -67,6 +68,7 @@ class StrictParser:
         "_c_parser",
         "_framing",
         "_has_ended",
+        "_head_end",
         "_in_flight",
         "_is_last",
         "_is_paused",
@@ -78,7 +80,7 @@ class StrictParser:
         "_payload",
         "_protocol",
         "_skipped_line",
-        "_tail",
+        "tail",
     )
 
     def __init__(self, protocol: BaseProtocol, loop: asyncio.AbstractEventLoop, *, needs_url: bool) -> None:
@@ -96,23 +98,24 @@ class StrictParser:
             response_with_body=False,  # it reads heads alone
             auto_decompress=False,  # a body passes as it came (threats.md section 0, row 4)
         )
-        self._tail = b""
+        self.tail = b""  # what has come and is not read yet
         self._skipped_line = False
         self._has_ended = False
         self._is_last = False
         self._is_paused = False
         self._in_flight = 0
         self._payload: StreamReader | None = None
+        self._head_end = 0
         self._left = 0
         self._body: ChunkedBody | None = None
-        self._known_fields: bytes | None = None
+        self._known_fields = b""  # from the CRLF before the first one to the empty line
         self._known: RawRequestMessage | None = None
         self._framing = NO_BODY
 
     @property
     def has_begun(self) -> bool:
         """Whether the first bytes of a request are here, and not all of its head."""
-        return self._payload is None and bool(self._tail) and self._in_flight < MAX_QUEUED
+        return self._payload is None and bool(self.tail) and self._in_flight < MAX_QUEUED
 
     def message_consumed(self) -> None:
         """Count a message that was taken from the queue."""
@@ -132,7 +135,7 @@ class StrictParser:
     def refuse(self, refusal: Refusal) -> tuple[_ErrInfo, StreamReader]:
         """End reading here, and return the last message: why."""
         self._has_ended = True
-        self._tail = b""
+        self.tail = b""
         self._in_flight += 1
         return _ErrInfo(status=refusal.status, exc=refusal, message=""), EMPTY_PAYLOAD
 
@@ -140,8 +143,8 @@ class StrictParser:
         """Return the messages that *data* completes, in order; the rest is aiohttp's form, and always the same."""
         if self._has_ended:
             return _NOTHING
-        if self._tail:
-            data, self._tail = self._tail + data, b""
+        if self.tail:
+            data, self.tail = self.tail + data, b""
         messages: Messages = []
         at, size = 0, len(data)
         try:
@@ -153,25 +156,24 @@ class StrictParser:
                     continue
                 if self._in_flight >= MAX_QUEUED:
                     break
-                end = data.find(b"\r\n\r\n", at)
-                if end < 0 or data[at] == 13:
+                message = self._read(data, at)
+                if message is None:
                     after = self._begin(data, at)
                     if after == at:
                         break
                     at = after
                     continue
-                message = self._read(data, at, end)
                 messages.append((message, self._open_body(message)))
                 self._in_flight += 1
                 self._skipped_line = False
-                at = end + 4
+                at = self._head_end
         except Refusal as refusal:
             if self._payload is not None:
                 self._break(self._payload)
             else:
                 messages.append(self.refuse(refusal))
         if at < size and not self._has_ended:
-            self._tail = data[at:] if at else data
+            self.tail = data[at:] if at else data
         return (messages, False, b"") if messages else _NOTHING
 
     # --- heads ---------------------------------------------------------------------------------------------------
@@ -195,19 +197,18 @@ class StrictParser:
             raise fault
         return at
 
-    def _read(self, data: bytes, at: int, end: int) -> RawRequestMessage:
-        """Return the message whose head is *data* from *at* to the empty line at *end*."""
-        stop = data.find(b"\r\n", at)
-        line = LINE.fullmatch(data, at, stop)
+    def _read(self, data: bytes, at: int) -> RawRequestMessage | None:
+        """Return the message whose head is in *data* at *at*, up to `_head_end`; None where it is not whole."""
+        line = LINE.match(data, at)
         if line is None:
-            self._refuse_fault(data[at : end + 4])
-            return self._read_anew(data[at : end + 4], data[at:stop].split(b" ")[1], is_http_1_0=False)
+            return self._read_odd(data, at)
         method, target, minor = line.groups()
-        if len(target) > MAX_TARGET_BYTES or stop - at > MAX_LINE_BYTES or method in NEVER_TAKEN:
-            self._refuse_fault(data[at : end + 4])
-        fields = data[stop:end]
-        known = self._known
-        if known is not None and fields == self._known_fields and minor == b"1" and method in _METHODS:
+        stop = line.end() - 2
+        if stop - at > MAX_LINE_BYTES or len(target) > MAX_TARGET_BYTES or method in NEVER_TAKEN:
+            raise first_fault(data[at:]) or InvalidRequest()
+        known, known_fields = self._known, self._known_fields
+        if known is not None and minor == b"1" and method in _METHODS and data.startswith(known_fields, stop):
+            self._head_end = stop + len(known_fields)
             return RawRequestMessage(
                 _METHODS[method],
                 target.decode("ascii"),
@@ -220,12 +221,27 @@ class StrictParser:
                 known.chunked,
                 _NO_URL,
             )
-        if len(fields) > MAX_FIELD_BYTES or FIELDS.fullmatch(fields) is None:
+        found = FIELDS.match(data, stop)
+        end = found.end() if found is not None else stop
+        if not data.startswith(b"\r\n\r\n", end):
+            return None  # not whole, or with a fault that `first_fault` finds
+        if end - stop > MAX_FIELD_BYTES:
             self._refuse_fault(data[at : end + 4])
+        self._head_end = end + 4
         message = self._read_anew(data[at : end + 4], target, is_http_1_0=minor == b"0")
         if not self._needs_url and minor == b"1":
-            self._known_fields, self._known = fields, message
+            self._known_fields, self._known = data[stop : end + 4], message
         return message
+
+    def _read_odd(self, data: bytes, at: int) -> RawRequestMessage | None:
+        """Do as `_read` for a line that is no plain one: refuse its head, if it is whole."""
+        end = data.find(b"\r\n\r\n", at)
+        if end < 0 or data[at] == 13:
+            return None
+        head = data[at : end + 4]
+        self._refuse_fault(head)
+        self._head_end = end + 4
+        return self._read_anew(head, head.split(b" ", 2)[1], is_http_1_0=False)
 
     def _read_anew(self, head: bytes, target: bytes, *, is_http_1_0: bool) -> RawRequestMessage:
         """Have the C parser read *head*, judge what its fields say together, and return the message."""

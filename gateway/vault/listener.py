@@ -39,4 +39,5 @@ def unread(refusal: Refusal) -> web.Response:
     kind = _KINDS.get(refusal.status)
     if kind is None:
         kind = wire.ErrorKind(refusal.status, wire.MALFORMED.code, wire.MALFORMED.description)
-    return json_answer(kind.status, wire.ApiError(kind).body())
+    allow = {"Allow": ", ".join(refusal.allowed_methods)} if refusal.allowed_methods else None
+    return json_answer(kind.status, wire.ApiError(kind).body(), allow)

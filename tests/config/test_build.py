@@ -26,6 +26,7 @@ from gateway.models import (
     OutboundProxy,
     Route,
     Timeouts,
+    TrafficLimits,
 )
 from tests.config.samples import CANARY, HERE, configure, example
 
@@ -63,7 +64,10 @@ def test_listeners() -> None:
     tls = Tls(str(HERE / "good" / "tls/cert.pem"), "/etc/tls/key.pem")
     targets = ("https://app.example.com/connected",)
     proxies = (ip_network("10.0.0.0/8"), ip_network("::1"))
-    assert TrafficListener("0.0.0.0", 9080, "https://gateway.example.com", tls, targets, proxies) == found.traffic
+    limits = TrafficLimits(connections=100, connections_per_address=10)
+    assert (
+        TrafficListener("0.0.0.0", 9080, "https://gateway.example.com", tls, targets, proxies, limits) == found.traffic
+    )
     assert found.token_api is None
     assert Bind("::1", 9082) == found.console
     assert "[::1]:9082" == str(found.console)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import ssl
 from collections.abc import AsyncIterator, Awaitable
+from pathlib import Path
 
 import pytest
 from aiohttp.http_parser import RawRequestMessage
@@ -15,6 +17,7 @@ from gateway.listen.connection import HEAD_SECONDS, KEEPALIVE_SECONDS, LINGER_BY
 from gateway.models import TrafficLimits
 from gateway.proxy.listener import CallerConnection
 from gateway.proxy.traffic import TrafficServer
+from tests.net.certificates import Authority
 
 DONE = b"HTTP/1.1 204 No Content\r\n\r\n"
 WAIT_SECONDS = 5.0
@@ -37,8 +40,8 @@ class Listener:
     def _refuse(self, refusal: Refusal) -> None:
         self.refused.append(refusal.code)
 
-    async def start(self) -> Listener:
-        self._listening = await self.loop.create_server(self.server, "127.0.0.1", 0)
+    async def start(self, tls: ssl.SSLContext | None = None) -> Listener:
+        self._listening = await self.loop.create_server(self.server, "127.0.0.1", 0, ssl=tls)
         self.port = self._listening.sockets[0].getsockname()[1]
         return self
 
@@ -115,6 +118,25 @@ async def test_refusal_is_not_reset_by_what_follows_it(listener: Listener) -> No
 
     assert got.startswith(b"HTTP/1.1 400 ")
     assert b"Connection: close" in got
+
+
+async def test_refusal_arrives_over_tls(tmp_path: Path) -> None:
+    """Over TLS, where no connection ends by halves, a refusal arrives as well, and the connection ends with a sweep."""
+    authority = Authority(tmp_path)
+    listener = await Listener().start(authority.server_context())
+    trusting = ssl.create_default_context(cafile=authority.ca_file)
+    reader, writer = await asyncio.open_connection("127.0.0.1", listener.port, ssl=trusting)
+    writer.write(b"GET  / HTTP/1.1\r\n\r\n")
+    got = await within(reader.readuntil(b"\r\n\r\n"))
+    writer.write(b"x" * 10_000)
+    await asyncio.sleep(0.05)
+    listener.sweep(LINGER_SECONDS + 1)
+    rest = await within(reader.read())
+    writer.close()
+    await listener.stop()
+
+    assert got.startswith(b"HTTP/1.1 400 ")
+    assert b'"code":"invalid_request"' in rest
 
 
 async def test_who_sends_on_for_ever_is_cut(listener: Listener) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from tests.proxy.wire import call, calling, chunked, eventually, gateway_with, request
-from tests.world import Issuer, Provider, Received, Running, Upstream, answer
+from tests.world import Issuer, Provider, Received, Running, Upstream, answer, running, settings
 
 SECRET = "zz-secret-9f31"
 
@@ -132,6 +132,32 @@ async def test_nothing_after_connection_close_is_served(gateway: Running, upstre
 
     assert ["close"] == got.values("Connection")
     assert ["GET /1 HTTP/1.1"] == [each.request_line for each in upstream.received]
+
+
+async def test_connections_over_the_limit_are_told_so(
+    tmp_path: Path, upstream: Upstream, issuer: Issuer, provider: Provider
+) -> None:
+    """
+    As many connections as routes.yaml allows are served; the next one is told 503, and counted.
+    """
+    route = {"name": "api", "prefix": "/api", "upstream": upstream.url, "connection": "api"}
+    configuration = settings(route, issuers=(issuer,))
+    configuration["listeners"]["traffic"]["limits"] = {"connections_per_address": 2}
+    async with running(configuration, tmp_path / "data") as gateway:
+        async with calling(gateway) as first, calling(gateway) as second:
+            for caller in (first, second):
+                await caller.send(request("GET", "/api/x"))
+                assert 401 == (await caller.answer()).status
+            third = await call(gateway, request("GET", "/api/x"))
+        metrics = await text_of(gateway, "/metrics")
+
+    assert (503, "too_many_connections", ["5"]) == (third.status, third.code, third.values("Retry-After"))
+    assert 'gateway_unread_requests_total{code="too_many_connections",listener="traffic"} 1.0' in metrics
+
+
+async def text_of(gateway: Running, path: str) -> str:
+    async with gateway.session.get(f"{gateway.gateway.console_url}{path}") as response:
+        return await response.text()
 
 
 async def test_upgrade_is_not_done(gateway: Running, upstream: Upstream, issuer: Issuer) -> None:
