@@ -14,6 +14,7 @@ Field names follow what proxies' access logs and OCSF's HTTP activity call them.
 
 from __future__ import annotations
 
+import re
 from datetime import UTC, datetime
 from typing import Any, Literal, Protocol
 
@@ -22,6 +23,9 @@ import orjson
 from gateway.models import Caller, RouteMatch, Subject
 
 Echo = Literal["field", "body", "cut", "unread"]
+
+# A refused target in absolute form may hold a credential in front of its host (RFC 3986 3.2.1).
+_USERINFO = re.compile(r"\A((?:[A-Za-z][A-Za-z0-9+.-]*:)?(?://)?)[^/?#]*@")
 
 MAX_TEXT = 512
 MAX_QUERY_KEYS = 100
@@ -160,6 +164,8 @@ def _who_and_what(call: Call) -> bytes:
         members["connection"] = route.connection
         members["rule"] = call.rule
         members["host"] = route.origin.host_field
+    else:
+        target = _USERINFO.sub(r"\1", target)
     path, _, query = target.partition("?")
     members["method"] = call.method
     if call.effective_method is not None:

@@ -6,6 +6,7 @@ import asyncio
 import json
 import os
 import signal
+import subprocess
 import sys
 from pathlib import Path
 
@@ -65,6 +66,39 @@ async def test_serves_until_a_signal(tmp_path: Path, number: signal.Signals) -> 
     assert str(serving["traffic"]).startswith("http://127.0.0.1:")
     assert 0 == process.returncode
     assert b"" == stdout
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="proc(5) and prctl(2) are Linux's")
+async def test_memory_of_a_serving_process_is_closed(tmp_path: Path) -> None:
+    """
+    A serving process has a core limit of 0; its files in /proc belong to root, since it is not dumpable.
+    """
+    process = await start(tmp_path)
+    await event(process, "serving")
+    proc = Path(f"/proc/{process.pid}")
+    limits = [line.split() for line in (proc / "limits").read_text().splitlines() if line.startswith("Max core")]
+    owner = (proc / "environ").stat().st_uid
+    process.terminate()
+    await process.communicate()
+
+    assert [["Max", "core", "file", "size", "0", "0", "bytes"]] == limits
+    assert 0 == owner  # of a test that root runs, this says nothing: the next one does
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="proc(5) and prctl(2) are Linux's")
+def test_process_with_closed_memory_is_not_dumpable() -> None:
+    """
+    What `serve` does to its process is what the system then says of it (PR_GET_DUMPABLE).
+    """
+    program = (
+        "import ctypes, resource\n"
+        "from gateway.cli.serve import close_memory\n"
+        "close_memory()\n"
+        "print(ctypes.CDLL(None).prctl(3, 0, 0, 0, 0), *resource.getrlimit(resource.RLIMIT_CORE))\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+
+    assert "0 0 0\n" == done.stdout
 
 
 async def test_second_gateway_on_one_port_does_not_start(tmp_path: Path) -> None:

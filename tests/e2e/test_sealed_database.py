@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-import base64
 import json
-import secrets
 import subprocess
-from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
-from urllib.parse import parse_qs, quote, urlsplit
+from urllib.parse import parse_qs, urlsplit
 
 from sqlalchemy import create_engine, text
 from sqlalchemy.pool import NullPool
 
+from tests.e2e.canaries import Canaries, spellings
 from tests.e2e.gateway_process import RunningProcess, serving
 from tests.tools import require_tool
 from tests.vault.authority import Authority, authority
@@ -34,7 +32,7 @@ async def test_dump_shows_no_secret(
     """
     Neither a dump nor any byte of SQLite's files holds a token, a key or a secret, whatever they are encoded in.
     """
-    canary = _Canaries()
+    canary = Canaries()
     data, environ = tmp_path / "data", {"GATEWAY_DATABASE_URL": database_url}
     route = ROUTE | {"upstream": upstream.url}
     registration = {"client_id": "client", "client_secret": canary["client secret, registered"]}
@@ -64,22 +62,10 @@ async def test_dump_shows_no_secret(
     assert "another account" in confirming.text
     assert all(word in shown for word in ("ada", "asked", "confirming", "connected"))
     assert 23 == len(canary)
-    assert [] == sorted(name for name, secret in canary.items() if any(each in shown for each in _spellings(secret)))
+    assert [] == sorted(name for name, secret in canary.items() if any(each in shown for each in spellings(secret)))
 
 
-class _Canaries(dict[str, str]):
-    """Secrets by what they are; one that is asked for by a new name is made."""
-
-    def __missing__(self, name: str) -> str:
-        return self.keep(name, f"canary{secrets.token_hex(16)}")
-
-    def keep(self, name: str, secret: str) -> str:
-        """Add a *secret* that somebody else made."""
-        self[name] = secret
-        return secret
-
-
-async def _store(gateway: RunningProcess, provider: Authority, canary: _Canaries) -> None:
+async def _store(gateway: RunningProcess, provider: Authority, canary: Canaries) -> None:
     """Two connections, and tokens of three kinds."""
     await gateway.api(
         f"{OUTBOUND}/app/create", {"id": "api", "name": "The API", "useDcr": True, "discoveryUrl": provider.url}
@@ -100,7 +86,7 @@ async def _connect(
     gateway: RunningProcess,
     provider: Authority,
     issuer: Issuer,
-    canary: _Canaries,
+    canary: Canaries,
     browser: Browser,
     name: str,
     *,
@@ -132,15 +118,6 @@ def _everything(database_url: str, database_path: Path) -> str:
         files = []
     dumped = subprocess.run(command, check=True, capture_output=True, timeout=30).stdout
     return b"".join((dumped, *(path.read_bytes() for path in files))).decode("latin-1")
-
-
-def _spellings(secret: str) -> Iterator[str]:
-    """Yield what *secret* may look like: as it is, encoded, or its beginning."""
-    for part in (secret, secret[:12]):
-        yield from (part, quote(part, safe=""), part.encode().hex(), part.encode().hex().upper())
-        for lead, skipped in ((0, 0), (1, 2), (2, 3)):  # base64 has three forms of a text inside of another one
-            encoded = base64.b64encode(b" " * lead + part.encode()).rstrip(b"=").decode()[skipped:-1]
-            yield from (encoded, encoded.translate(str.maketrans("+/", "-_")))
 
 
 # --- moved -------------------------------------------------------------------------------------------------------

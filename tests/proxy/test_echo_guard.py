@@ -243,7 +243,7 @@ async def test_echoes_are_counted(tmp_path: Path, upstream: Upstream, issuer: Is
     async with guarded(tmp_path, upstream, issuer, "record") as gateway:
         await call(gateway, ask(issuer))
         assert (["field", "body"], None) == await outcome(gateway)
-        async with gateway.session.get(f"{gateway.gateway.console_url}/metrics") as response:  # type: ignore[attr-defined]  # a Gateway has it
+        async with gateway.session.get(f"{gateway.gateway.console_url}/metrics") as response:
             metrics = await response.text()
 
     assert 'gateway_token_echoes_total{route="api",where="field"} 1.0' in metrics

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 
+import pytest
+
 from gateway.models import Caller, Origin, Route, RouteMatch, Subject
 from gateway.proxy.record import Call, attempt, intent, outcome, timestamp, unauthenticated
 
@@ -68,6 +70,25 @@ def test_strangers_bytes_are_bounded_and_escaped() -> None:
     assert 512 == len(json.loads(long)["path"])
     assert b"\n" not in odd
     assert "ambiguous_target" == json.loads(odd)["error"]
+
+
+@pytest.mark.parametrize(
+    ("target", "path"),
+    [
+        ("http://secret@gateway.test/api/x?a=1", "http://gateway.test/api/x"),
+        ("http://user:secret@gateway.test", "http://gateway.test"),
+        ("HTTPS://a@secret@gateway.test/b@c", "HTTPS://gateway.test/b@c"),
+        ("//secret@gateway.test/x", "//gateway.test/x"),
+        ("user:secret@gateway.test:443", "user:gateway.test:443"),
+        ("/users/ada@example.com", "/users/ada@example.com"),
+        ("/x?to=ada@example.com", "/x"),
+    ],
+)
+def test_refused_target_is_recorded_without_userinfo(target: str, path: str) -> None:
+    """
+    A credential in front of the host of a target that no route took is not recorded.
+    """
+    assert path == json.loads(outcome(made(target), seconds=0.0, error="ambiguous_target"))["path"]
 
 
 def test_query_keys_are_bounded() -> None:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
+
+import pytest
 
 from tests.e2e.gateway_process import serving
 from tests.world import settings
@@ -25,6 +28,7 @@ def listening_ports(pid: int) -> set[int]:
     return found
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="what a serving gateway has in /proc belongs to root")
 async def test_nothing_listens_when_it_is_off(tmp_path: Path) -> None:
     """With `off` the process has two listeners, traffic and console; without, it has three."""
     on = settings()
