@@ -35,6 +35,11 @@ NO_REFRESH = "connections[0].token_url: no token_url: tokens are never refreshed
         ("no origins", "connections: [{id: people}]", "connections[0].origins: no origins: any route may send"),
         ("no token endpoint", "connections: [{id: people}]", NO_REFRESH),
         ("a secret in the file", "connections: [{id: a, client_secret: x}]", "client_secret: a secret in the file"),
+        (
+            "a proxy's password in the file",
+            "egress: {proxy: 'http://a:b@proxy.example:1'}",
+            "egress.proxy: a secret in the file",
+        ),
         ("a slip in a connection", "connections: [{id: peopel}]\n" + ROUTE, 'did you mean "peopel"?'),
     ],
 )
@@ -57,6 +62,8 @@ def test_caution(case: str, text: str, expected: str) -> None:
             "token_url",
         ),
         ("a secret from elsewhere", "connections: [{id: a, client_secret: '${SECRET}'}]", "client_secret"),
+        ("a proxy without a password", "egress: {proxy: 'http://proxy.example:1'}", "egress"),
+        ("its password from elsewhere", "egress: {proxy: 'http://a:${SECRET}@proxy.example:1'}", "egress"),
         ("connections that come by the API", ROUTE, "routes"),
         ("a known connection", "connections: [{id: people}]\n" + ROUTE, "routes"),
     ],
