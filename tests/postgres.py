@@ -99,6 +99,13 @@ class PostgresServer:
             self._process.wait()
         self._process = None
 
+    @property
+    def processes(self) -> list[int]:
+        """The server's process and those that serve its connections."""
+        assert self._process is not None
+        parent = self._process.pid
+        return [parent, *map(int, Path(f"/proc/{parent}/task/{parent}/children").read_text().split())]
+
     def new_database(self) -> str:
         """Return the URL of an empty database that nobody else has."""
         if self._given_back:

@@ -47,6 +47,7 @@ MAX_LABEL_CHARS = 200  # store/schema.py, keys.name
 MAX_VALUES = 200  # tenants, roles, permissions or scopes of one key
 MAX_LOOKUPS = 4  # at once: strangers can make well-formed keys and must not occupy every database connection
 LOOKUP_SECONDS = 5.0
+RETRY_SECONDS = 5  # what a caller is told to wait when the database does not answer
 
 _DIGITS = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
 _KEY = re.compile(
@@ -220,7 +221,7 @@ class KeyRing:
             async with asyncio.timeout(LOOKUP_SECONDS), self._lookups, self._store.read() as connection:
                 return (await connection.execute(select(keys).where(keys.c.id == key_id))).one_or_none()
         except (SQLAlchemyError, OSError, TimeoutError) as exc:
-            raise KeysUnavailable from exc
+            raise KeysUnavailable(retry_after=RETRY_SECONDS) from exc
 
 
 def _parse(credential: str) -> tuple[KeyKind, str, str] | None:

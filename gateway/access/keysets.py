@@ -18,6 +18,7 @@ Rules:
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from urllib.parse import urlsplit
@@ -116,16 +117,21 @@ class KeySet:
             return
         if age >= MAX_STALE_SECONDS:
             # Nothing to serve meanwhile: tried sooner again, after 1, 2, 4, … seconds.
-            if self._may_fetch(min(2.0 ** min(self._failures, 5), COOLDOWN_SECONDS)):
+            if self._may_fetch(self._pause()):
                 await self._fetch()
             if self._monotonic() - self._fetched_at >= MAX_STALE_SECONDS:
-                raise KeysUnavailable
+                left = self._attempted_at + self._pause() - self._monotonic()
+                raise KeysUnavailable(retry_after=max(1, math.ceil(left)))
             return
         if not self._may_fetch(COOLDOWN_SECONDS):
             return
         flight = self._begin()
         if age >= MAX_AGE_SECONDS and not self._failures:
             await asyncio.shield(flight)
+
+    def _pause(self) -> float:
+        """How many seconds lie between two attempts while there is nothing to serve."""
+        return min(2.0 ** min(self._failures, 5), COOLDOWN_SECONDS)
 
     def _may_fetch(self, pause_seconds: float) -> bool:
         """Whether to join the fetch under way, or to begin one because the last attempt is long enough ago."""

@@ -19,6 +19,7 @@ def cautions(document: Document) -> list[Problem]:
     """Return what is unwise in *document*, a document without errors."""
     return [
         *_callers(document),
+        *_egress(document),
         *_token_service(document),
         *_policies(document),
         *_connections(document),
@@ -41,6 +42,15 @@ def _callers(document: Document) -> list[Problem]:
     if document.get("callers", "management_keys") in (True, "true"):
         text = "management keys choose their user and bypass policies on the traffic listener"
         found.append(document.problem(("callers", "management_keys"), text))
+    return found
+
+
+def _egress(document: Document) -> list[Problem]:
+    own: list[Path] = [("routes", index, "egress", "proxy") for index in range(len(document.entries("routes")))]
+    found = []
+    for path in [("egress", "proxy"), *own]:
+        if "@" in (document.text(*path) or ""):
+            found += _literal_secret(document, path)
     return found
 
 

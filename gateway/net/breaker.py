@@ -2,8 +2,8 @@
 Whether a dependency that has failed is asked at all: after some failures in a row, not for a while (threats.md R7).
 
 Rules:
-1. FAILURES in a row, and nothing is asked for PAUSE_SECONDS: callers are refused at once instead of each waiting for a
-   time-out, and the dependency is left alone while it recovers.
+1. FAILURES in a row, and nothing is asked for PAUSE_SECONDS (or as its owner says): callers are refused at once instead
+   of each waiting for a time-out, and the dependency is left alone while it recovers.
 2. Then one caller asks, the probe. Its success lets everyone through; its failure begins the next pause. A probe that
    never tells how it ended counts as lost after PROBE_SECONDS.
 3. Success at any time forgets all failures: what was answered to one call says that the dependency is there.
@@ -22,10 +22,14 @@ PROBE_SECONDS = 30.0  # longer than any time-out of ours
 
 
 class Breaker:
-    """Of one dependency. *monotonic* gives seconds."""
+    """Of one dependency. *monotonic* gives seconds; *failures* in a row begin a pause of *pause_seconds*."""
 
-    def __init__(self, *, monotonic: Callable[[], float]) -> None:
+    def __init__(
+        self, *, monotonic: Callable[[], float], failures: int = FAILURES, pause_seconds: float = PAUSE_SECONDS
+    ) -> None:
         self._monotonic = monotonic
+        self._limit = failures
+        self._pause_seconds = pause_seconds
         self._failures = 0
         self._closed_until = float("-inf")
 
@@ -34,11 +38,11 @@ class Breaker:
 
     def wait_seconds(self) -> int | None:
         """Return how many whole seconds to wait, at least one; None: ask, and tell with `succeeded` or `failed`."""
-        if self._failures < FAILURES:
+        if self._failures < self._limit:
             return None
         now = self._monotonic()
         if now < self._closed_until:
-            return max(1, math.ceil(min(self._closed_until - now, PAUSE_SECONDS)))
+            return max(1, math.ceil(min(self._closed_until - now, self._pause_seconds)))
         self._closed_until = now + PROBE_SECONDS
         return None
 
@@ -49,6 +53,6 @@ class Breaker:
     def failed(self) -> bool:
         """The dependency has not answered. Return whether that begins the first pause of this outage."""
         self._failures += 1
-        if self._failures >= FAILURES:
-            self._closed_until = self._monotonic() + PAUSE_SECONDS
-        return self._failures == FAILURES
+        if self._failures >= self._limit:
+            self._closed_until = self._monotonic() + self._pause_seconds
+        return self._failures == self._limit

@@ -246,7 +246,7 @@ def _session(egress: Egress, tls: ssl.SSLContext) -> aiohttp.ClientSession:
         "resolver": GuardedResolver(egress),
         "use_dns_cache": False,  # the guard is asked for every connection
         "force_close": True,  # rule 1
-        "limit": 100,
+        "limit": 0,  # in all: five slow providers would take 100 from every other server, key sets among them
         "limit_per_host": 20,  # one slow provider leaves room for the others (threats.md G10)
         "ssl": tls,
     }

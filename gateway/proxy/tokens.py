@@ -5,7 +5,8 @@ Rules:
 1. A token is cached until the token service wants to be asked again (`refresh_at`), at most the service's
    `max_cache_seconds`; it is dropped when the service says that the owner's tokens changed. While that cannot be heard
    (`is_live`) the service is asked for each call. One that does not answer leaves a token in use that has not expired,
-   for OUTAGE_SECONDS longer than it may be cached (threats R7); what it does answer with, a refusal too, ends that.
+   for OUTAGE_SECONDS longer than it may be cached (threats R7), and nobody waits for it longer than PATIENCE_SECONDS
+   then; what it does answer with, a refusal too, ends that.
 2. Where the service answers per caller, so does the cache: the caller's credential is part of its key.
 3. One fetch and one replacement at a time for one token, whoever asks. Both run to their end when a caller goes away.
 4. A rejection counts only for the token that was sent. Is another one here by now, that one is used, without a refresh.
@@ -28,6 +29,7 @@ from gateway.errors import Refusal, TokenServiceUnavailable
 from gateway.models import Caller, ConnectionToken, TokenKey
 
 OUTAGE_SECONDS = 300.0  # decisions of the token service may be that much older while it is away
+PATIENCE_SECONDS = 2.0  # for a service that is slow, where a token that would serve is here
 REJECTED_SECONDS = 60.0  # DESIGN section 2, rule (4) of compare-and-refresh
 MAX_CACHED_TOKENS = 100_000  # about 60 MB; beyond it the oldest entry goes
 
@@ -110,9 +112,20 @@ class ConnectionTokens:
     async def fetch(self, key: TokenKey, *, caller: Caller, credential: str) -> ConnectionToken:
         """Return the token of *key* from the service, and cache it. Raises as `TokenService.fetch`."""
         place: CacheKey = (key, None if self._shared else credential)
-        return await self._one_flight(
+        flight = self._one_flight(
             place, lambda: self._ask(place, self._service.fetch(key, caller=caller, credential=credential))
         )
+        kept = self._cached.get(place)
+        if kept is None or not self._may_outlast(kept):
+            return await flight
+        try:
+            async with asyncio.timeout(PATIENCE_SECONDS):
+                return await flight
+        except TimeoutError:
+            kept = self._cached.get(place)
+            if kept is None or not self._may_outlast(kept):  # its end was heard in the meantime
+                raise TokenServiceUnavailable(retry_after=1) from None
+            return kept.token
 
     async def replace(
         self, key: TokenKey, *, rejected: ConnectionToken, route: str, caller: Caller, credential: str

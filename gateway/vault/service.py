@@ -10,7 +10,8 @@ Rules (descope-contract.md section 11; DESIGN sections 2 and 7):
 4. `replace` asks the provider only while the stored token still is the rejected one.
 5. A token that is still valid is never waited for: one that is due is refreshed in the background before (`ahead.py`),
    and a caller who meets it all the same has it after a few seconds at most, whatever the provider does.
-6. What cannot be opened is not served and not repaired: it is logged by id, and the service counts as unavailable.
+6. A database that does not answer is left alone between tries (`net/breaker.py`): callers are refused at once.
+7. What cannot be opened is not served and not repaired: it is logged by id, and the service counts as unavailable.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from gateway.errors import ConnectionRequired, ConnectionUnknown, TokenServiceUnavailable
 from gateway.models import Caller, ConnectionToken, TokenKey
+from gateway.net.breaker import Breaker
 from gateway.net.client import OutboundClient
 from gateway.store.engine import Store
 from gateway.vault.adoption import Adoption
@@ -101,6 +103,8 @@ class Vault:
             recovery=recovery,
         )
         self._adoption = Adoption(store, self.tokens, self._refresher, clock=clock, random_bytes=random_bytes)
+        # A failure means that a time-out of seconds has passed, or that nobody listens.
+        self._database = Breaker(monotonic=monotonic, failures=2, pause_seconds=1.0)
         self._ahead = RefreshAhead(self._refresh_ahead, clock=clock, random_bytes=random_bytes)
 
     async def start(self) -> None:
@@ -220,11 +224,18 @@ class Vault:
             return token, connection, is_refreshed
 
     async def _find(self, key: TokenKey) -> tuple[StoredToken, Connection]:
-        async with self._store.read() as db:
-            connection = await self.connections.load_in(db, key.connection)
-            if connection is None:
-                raise ConnectionUnknown(connection=key.connection)
-            token = await self.tokens.find_in(db, key)
+        if (wait := self._database.wait_seconds()) is not None:
+            raise TokenServiceUnavailable(NOT_READ, connection=key.connection, retry_after=wait)
+        try:
+            async with self._store.read() as db:
+                connection = await self.connections.load_in(db, key.connection)
+                token = None if connection is None else await self.tokens.find_in(db, key)
+        except (SQLAlchemyError, OSError):
+            self._database.failed()
+            raise
+        self._database.succeeded()
+        if connection is None:
+            raise ConnectionUnknown(connection=key.connection)
         if token is None and may_mint(connection, key):
             scopes = connection.default_scopes if key.scopes is None else key.scopes
             # The row first, without a token: then the first exchange is a job like every other, one for all processes.

@@ -59,6 +59,11 @@ NO_REFRESH = "connections[0].token_url: no token_url: tokens are never refreshed
             "routes[0].allow[0]: the API hands out credentials there",
         ),
         ("everybody is a proxy", "listeners: {traffic: {trusted_proxies: ['::/0']}}", "every peer is believed"),
+        (
+            "a proxy's password in the file",
+            "egress: {proxy: 'http://a:b@proxy.example:1'}",
+            "egress.proxy: a secret in the file",
+        ),
         ("a slip in a connection", "connections: [{id: peopel}]\n" + ROUTE, 'did you mean "peopel"?'),
     ],
 )
@@ -81,6 +86,8 @@ def test_caution(case: str, text: str, expected: str) -> None:
             "token_url",
         ),
         ("a secret from elsewhere", "connections: [{id: a, client_secret: '${SECRET}'}]", "client_secret"),
+        ("a proxy without a password", "egress: {proxy: 'http://proxy.example:1'}", "egress"),
+        ("its password from elsewhere", "egress: {proxy: 'http://a:${SECRET}@proxy.example:1'}", "egress"),
         ("connections that come by the API", ROUTE, "routes"),
         ("a list that covers what is refused", LISTED % ("https://gitlab.com", '"* /**"'), "routes"),
         ("a list of paths of another API", LISTED % ("https://a.example", '"POST /batch"'), "routes"),

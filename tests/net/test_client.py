@@ -389,6 +389,24 @@ async def test_survives_a_hundred_calls_at_once(loopback: Egress) -> None:
     assert [str(number).encode() for number in range(100)] == [answer.body for answer in answers]
 
 
+async def test_servers_that_hang_leave_room_for_the_others(start_server: StartServer, loopback: Egress) -> None:
+    """
+    However many calls hang at however many servers, another server is asked at once.
+    """
+    hanging = [await start_server(b"", holds=True) for _ in range(6)]
+    quick = await start_server(OK)
+    async with OutboundClient(loopback) as client:
+        waiting = [asyncio.create_task(client.request("GET", each.url)) for each in hanging for _ in range(30)]
+        async with asyncio.timeout(10):
+            await asyncio.gather(*(each.was_asked.wait() for each in hanging))
+        assert 200 == (await client.request("GET", quick.url, timeout_seconds=5)).status
+        for call in waiting:
+            call.cancel()
+        await asyncio.gather(*waiting, return_exceptions=True)
+
+    assert all(1 <= each.connections <= 20 for each in hanging)
+
+
 async def test_aiohttp_still_has_what_we_lean_on() -> None:
     """
     The switch that turns aiohttp's own retry off and the place for another way to connect are semi-private: this fails

@@ -7,15 +7,17 @@ import json
 import socket
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from gateway.errors import ConnectTimeout, NameLookupTimeout, UpstreamUnreachable
-from gateway.models import Origin, Route, Timeouts
-from gateway.net.dial import resolve
+from gateway.errors import ConnectTimeout, NameLookupTimeout, UpstreamNotTrusted, UpstreamUnreachable
+from gateway.models import Egress, Origin, Route, Timeouts
+from gateway.net.dial import resolve, tls_context
 from gateway.net.lookups import Lookups
-from gateway.proxy.opener import Addresses, Opener, direct_opener
+from gateway.proxy.opener import Addresses, Opener, direct_opener, tunnel_opener
+from tests.net.certificates import Authority
 from tests.proxy.wire import call, request
 from tests.world import Issuer, Upstream, create_connection, running, settings
 
@@ -146,3 +148,53 @@ async def test_upstream_whose_name_does_not_exist_is_told(tmp_path: Path, issuer
     assert ['connection-gateway; error=dns_error; details="name_not_resolved"'] == got.values("Proxy-Status")
     assert json.loads(got.body)["retryable"]
     assert (502, "name_not_resolved") == (outcome["status"], outcome["error"])
+
+
+async def hanging_tunnel() -> socket.socket:
+    """A proxy that never answers."""
+    await asyncio.Event().wait()
+    raise AssertionError
+
+
+async def test_proxy_that_hangs_ends_with_the_connections_time() -> None:
+    """
+    The way through a proxy is within connect_seconds, and told as the upstream's time-out that it is for the caller.
+    """
+    with pytest.raises(ConnectTimeout):
+        await tunnel_opener(ROUTE, tunnel=hanging_tunnel, tls=None, loop=asyncio.get_running_loop())()
+
+
+BEHIND: dict[str, tuple[str, type[UpstreamUnreachable] | None]] = {
+    "a trusted upstream": ("api.test", None),
+    "another one": ("other.test", UpstreamNotTrusted),
+}
+
+
+@pytest.mark.parametrize(("name", "refusal"), BEHIND.values(), ids=BEHIND.keys())
+async def test_tls_is_verified_behind_a_proxy(
+    name: str, refusal: type[UpstreamUnreachable] | None, tmp_path: Path
+) -> None:
+    """
+    The upstream behind the proxy proves its name to the gateway; the connection is known by that name.
+    """
+    authority = Authority(tmp_path)
+    upstream = await Upstream().start(tls=authority.server_context(name=name))
+    loop = asyncio.get_running_loop()
+
+    async def tunnel() -> socket.socket:
+        opened = socket.socket()
+        opened.setblocking(False)
+        await loop.sock_connect(opened, ("127.0.0.1", upstream.port))
+        return opened
+
+    route = replace(ROUTE, origin=Origin("https", "api.test", 443))
+    tls = tls_context(Egress(ca_file=authority.ca_file))
+    open_connection = tunnel_opener(route, tunnel=tunnel, tls=tls, loop=loop)
+    if refusal is None:
+        connection = await open_connection()
+        assert "api.test:443" == connection.address
+        connection.fail(UpstreamUnreachable())
+    else:
+        with pytest.raises(refusal):
+            await open_connection()
+    await upstream.stop()

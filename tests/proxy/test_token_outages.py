@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import replace
 
 import pytest
@@ -51,6 +52,23 @@ async def test_expired_token_does_not_outlast_anything(ledger: Ledger, clock: Cl
     clock.now += 1
     with pytest.raises(TokenServiceUnavailable):
         await fetch(tokens)
+
+
+async def test_slow_service_is_not_waited_for_where_a_token_is_here(ledger: Ledger, clock: Clock) -> None:
+    """
+    A service that hangs costs a call PATIENCE_SECONDS where an unexpired token is here; its answer counts afterwards.
+    """
+    tokens = ConnectionTokens(ledger, clock=clock, monotonic=clock)
+    ledger.stored[KEY] = replace(T1, expires_at=clock.now + 100, refresh_at=clock.now + 90)
+    await fetch(tokens)
+    clock.now += 95
+    ledger.stored[KEY] = replace(T1, access_token="T2")
+    ledger.gate = asyncio.Event()
+
+    assert ["T1", "T1"] == [token.access_token for token in await asyncio.gather(fetch(tokens), fetch(tokens))]
+    ledger.gate.set()
+    await tokens.close()
+    assert (2, "T2") == (ledger.fetches, (await fetch(tokens)).access_token)
 
 
 async def test_refusal_ends_what_was_cached(clock: Clock) -> None:
