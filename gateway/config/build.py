@@ -199,6 +199,7 @@ def _route(file: RouteFile, egress: Egress, directory: Path) -> Route:
         timeouts=Timeouts(**file.timeouts.model_dump()),
         limits=Limits(**file.limits.model_dump()),
         egress=egress if file.egress is None else _egress(file.egress, directory),
+        upgrade=frozenset(file.upgrade),
         echo_guard=file.echo_guard,
         method_override=file.method_override,
         foreign_credentials=file.foreign_credentials,

@@ -195,9 +195,7 @@ class RouteFile(Model):
     egress: Annotated[EgressFile | None, g.Given] = Field(
         None, description="Replaces the global egress for this route."
     )
-    upgrade: Annotated[list[Literal["websocket"]], g.Later(())] = Field(
-        [], description="Not supported yet: protocols that may be switched to."
-    )
+    upgrade: list[Literal["websocket"]] = Field([], max_length=1, description="Protocols that callers may switch to.")
     echo_guard: Literal["off", "record", "cut"] = Field(
         "record", description="What to do when an answer's body holds the token: nothing, say so in the record, cut it."
     )

@@ -152,7 +152,7 @@ def _route(route: Route) -> dict[str, Any]:
         "timeouts": asdict(route.timeouts),
         "limits": asdict(route.limits),
         "egress": _egress(route.egress),
-        "upgrade": [],
+        "upgrade": sorted(route.upgrade),
         "echo_guard": route.echo_guard,
         "method_override": route.method_override,
         "foreign_credentials": route.foreign_credentials,

@@ -80,6 +80,7 @@ class StrictParser:
         "_payload",
         "_protocol",
         "_skipped_line",
+        "has_extra",
         "tail",
     )
 
@@ -101,6 +102,7 @@ class StrictParser:
         self.tail = b""  # what has come and is not read yet
         self._skipped_line = False
         self._has_ended = False
+        self.has_extra = False  # bytes behind the last request, which nobody reads
         self._is_last = False
         self._is_paused = False
         self._in_flight = 0
@@ -142,6 +144,7 @@ class StrictParser:
     def feed_data(self, data: bytes) -> tuple[Messages | tuple[()], bool, bytes]:
         """Return the messages that *data* completes, in order; the rest is aiohttp's form, and always the same."""
         if self._has_ended:
+            self.has_extra = self.has_extra or bool(data)
             return _NOTHING
         if self.tail:
             data, self.tail = self.tail + data, b""
@@ -172,9 +175,16 @@ class StrictParser:
                 self._break(self._payload)
             else:
                 messages.append(self.refuse(refusal))
-        if at < size and not self._has_ended:
-            self.tail = data[at:] if at else data
+        if at < size:
+            self._keep(data[at:] if at else data)
         return (messages, False, b"") if messages else _NOTHING
+
+    def _keep(self, rest: bytes) -> None:
+        """Keep *rest* until more comes; behind the last request only that it came."""
+        if self._has_ended:
+            self.has_extra = True
+        else:
+            self.tail = rest
 
     # --- heads ---------------------------------------------------------------------------------------------------
 

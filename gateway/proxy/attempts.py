@@ -15,6 +15,7 @@ else than by 401 one rejects a token to `rejection.py`.
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import NamedTuple
 
 from gateway.models import Caller, ConnectionToken, TokenKey
@@ -25,9 +26,10 @@ from gateway.proxy.forward import Sent, send
 from gateway.proxy.lane import Lane
 from gateway.proxy.record import Call, EgressLog
 from gateway.proxy.rejection import rejects_token
-from gateway.proxy.relay import relay
+from gateway.proxy.relay import relay, switch
 from gateway.proxy.request import ProxyRequest
 from gateway.proxy.tokens import ConnectionTokens
+from gateway.proxy.tunnel import Tunnel
 
 
 class Asker(NamedTuple):
@@ -100,12 +102,32 @@ class Attempts:
             if body is not None:
                 body.let_go()
             public_url = self._public_url(request.host)
-            await relay(request, lane, sent.answer, token.access_token, public_url=public_url, note=note)
+            if sent.answer.status == 101:
+                await self._switch(request, lane, sent, token, asker, note)
+            else:
+                await relay(request, lane, sent.answer, token.access_token, public_url=public_url, note=note)
         finally:
             if sent.pump is None:
                 sent.release(lane)
             else:
                 await sent.end(lane)
+
+    async def _switch(
+        self, request: ProxyRequest, lane: Lane, sent: Sent, token: ConnectionToken, asker: Asker, note: str
+    ) -> None:
+        """Let the caller and the upstream speak the protocol to which they have switched, until one of them ends it."""
+        call = request.call
+        first = switch(request, lane, sent.answer, token.access_token, note=note)
+        tunnel = Tunnel(
+            request.client.hand_over(),
+            sent.connection.hand_over(),
+            idle_seconds=lane.route.timeouts.idle_seconds,
+            decide_again=partial(self._decide_again, request, lane, asker),
+        )
+        try:
+            await tunnel.run(first)
+        finally:
+            call.bytes_received, call.bytes_sent = tunnel.received_bytes, tunnel.sent_bytes
 
     async def _is_rejected(self, sent: Sent, lane: Lane) -> bool:
         rules = lane.upstream_rules.rejected

@@ -78,6 +78,7 @@ class UpstreamConnection(BaseProtocol):
         "_is_head_request",
         "_is_silent",
         "_left",
+        "_may_switch",
         "_poll",
         "_read",
         "_spoiled",
@@ -106,6 +107,7 @@ class UpstreamConnection(BaseProtocol):
         self._read: Callable[[bytes], None] = self._read_unasked  # what the next bytes are
         self._head = b""  # of the answer, as far as it has come
         self._is_head_request = False
+        self._may_switch = False
         self._informational = 0
         self._left = 0  # bytes of a body with Content-Length
         self._chunks = Chunks()
@@ -148,12 +150,17 @@ class UpstreamConnection(BaseProtocol):
         """Whether at *now*, in the loop's time, the deadline has passed; one that we do not read has none."""
         return self.deadline < now and not self._reading_paused
 
-    def begin(self, *, method: str, timeouts: Timeouts) -> None:
-        """Get ready for the answer to one request with *method*, which must begin within the response time."""
+    def begin(self, *, method: str, timeouts: Timeouts, may_switch: bool = False) -> None:
+        """
+        Get ready for the answer to one request with *method*, which must begin within the response time.
+
+        *may_switch*: the request asks for another protocol, and the answer may be 101.
+        """
         if not self._spoiled:
             self._read = self._read_head
         self._head = b""
         self._is_head_request = method == "HEAD"
+        self._may_switch = may_switch
         self._informational = 0
         self._answer = None
         self._body = None
@@ -277,7 +284,7 @@ class UpstreamConnection(BaseProtocol):
                 return
             head = read_head(data, end)
             data = data[end:]
-            if head.status >= 200:
+            if head.status >= 200 or (head.status == 101 and self._may_switch):
                 self._take_head(head, data)
                 return
             self._take_informational(head)
@@ -293,6 +300,9 @@ class UpstreamConnection(BaseProtocol):
 
     def _take_head(self, head: AnswerHead, data: bytes) -> None:
         """Take the final *head*, and *data*, which came behind it."""
+        if head.status == 101:
+            self._take_switch(head, data)
+            return
         if head.status == 407:
             raise HeadInvalid  # RFC 9110 15.5.8: a proxy says so to its client, and the gateway is nobody's here
         body = self._begin_body(head, data)
@@ -301,6 +311,23 @@ class UpstreamConnection(BaseProtocol):
         self._answer = Answer(head.status, head.raw_fields, body, head.length)
         if self._waiter is not None or self._continue is not None:
             self._wake()
+
+    def _take_switch(self, head: AnswerHead, data: bytes) -> None:
+        """Take an answer behind which another protocol begins, with *data* as far as it has come."""
+        if head.is_chunked or head.length:
+            raise HeadInvalid  # RFC 9110 15.2: a 101 has no content
+        self._spoiled = True
+        self._read = self._read_extra
+        self._answer = Answer(head.status, head.raw_fields, WholeBody(data), head.length)
+        self._pause_transport_reading()  # what comes next is for whoever takes the transport over
+        self._wake()
+
+    def hand_over(self) -> asyncio.Transport:
+        """Return the transport, for the protocol that the upstream has switched to; from now on it has no deadline."""
+        if self.transport is None:
+            raise UpstreamUnreachable
+        self.deadline = float("inf")
+        return self.transport
 
     def _begin_body(self, head: AnswerHead, data: bytes) -> StreamReader | WholeBody:
         length = head.length

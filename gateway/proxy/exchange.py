@@ -54,6 +54,7 @@ from gateway.proxy.request import Client, ProxyRequest
 from gateway.proxy.request_fields import RequestFields, RequestRules
 from gateway.proxy.routing import RouteTable
 from gateway.proxy.tokens import ConnectionTokens
+from gateway.proxy.tunnel import TunnelBroken
 from gateway.telemetry import Metrics, place_of
 
 # W3C Trace Context, version 00; ids of zeros alone are invalid.
@@ -144,6 +145,8 @@ class Exchange:
             request.keep_alive = False
         except AnswerCut:
             error = "upstream_cut"
+        except TunnelBroken as exc:
+            error = exc.reason
         except Exception as exc:
             error = InternalError.code
             log.error("request_failed", error=type(exc).__name__, place=place_of(exc), trace_id=call.trace_id)
@@ -226,6 +229,8 @@ class Exchange:
         subject = choose_subject(caller, lane.route, user=fields.user, tenant=fields.tenant, account=fields.account)
         call.subject = subject
         self._authorize(call, lane, caller, subject, match)
+        if fields.wants_upgrade:
+            request.read_handshake()
         if lane.limit is not None:
             who = (caller.issuer, caller.user, caller.client, caller.key_id)
             wait = lane.limit.take(who, now=call.started)

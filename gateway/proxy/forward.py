@@ -25,6 +25,7 @@ from gateway.proxy.body import RequestBody
 from gateway.proxy.connection import Answer, Stale, UpstreamConnection
 from gateway.proxy.lane import Lane
 from gateway.proxy.request import ProxyRequest
+from gateway.proxy.websocket import UPGRADE_LINES
 
 CONTINUE_SECONDS = 1.0  # how long an upstream may think about Expect before it gets the body (DESIGN section 10)
 SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})  # RFC 9110 9.2.1; TRACE is never passed on
@@ -95,7 +96,7 @@ async def send(
         try:
             if is_new:
                 await gate.connected()
-            connection.begin(method=call.method, timeouts=lane.route.timeouts)
+            connection.begin(method=call.method, timeouts=lane.route.timeouts, may_switch=request.handshake is not None)
             if body is None:
                 connection.write(head)
             elif body.is_buffered:
@@ -126,6 +127,8 @@ def _head(request: ProxyRequest, lane: Lane, body: RequestBody | None, token: Co
             framing += b"Expect: 100-continue\r\n"
     elif request.fields.content_length is not None:
         framing = b"Content-Length: 0\r\n"
+    if request.handshake is not None:
+        framing += UPGRADE_LINES
     return b"".join(
         (
             f"{call.method} {lane.target(match.target, token.access_token)}{lane.host_line}".encode("ascii"),

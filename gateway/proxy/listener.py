@@ -102,6 +102,20 @@ class CallerConnection(StrictConnection):
                 connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
             self.transport.abort()
 
+    def hand_over(self) -> asyncio.Transport:
+        """
+        Return the transport, for another protocol.
+
+        Raises:
+            InvalidRequest: the caller has not waited for the answer, and has spoken it already (RFC 6455 section 4.1).
+            ConnectionResetError: it has gone.
+        """
+        if self._strict.has_extra:
+            raise InvalidRequest
+        if self.transport is None:
+            raise ConnectionResetError("the caller has gone")
+        return self.transport
+
     async def drain_requests(self, seconds: float) -> bool | None:
         """
         End the connection once the request under way has been answered, or after *seconds*.

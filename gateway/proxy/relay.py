@@ -24,6 +24,7 @@ from gateway.proxy.echo import Needles, Scanner, Watch
 from gateway.proxy.lane import Lane
 from gateway.proxy.record import Call
 from gateway.proxy.request import ProxyRequest
+from gateway.proxy.websocket import UPGRADE_LINES
 
 PIECE_BYTES = 32_768  # written at once: what the caller does not read stays with the upstream, not here (threats G3)
 NO_BODY_STATUSES = frozenset({204, 304})
@@ -79,6 +80,33 @@ async def relay(request: ProxyRequest, lane: Lane, answer: Answer, token: str, *
     request.client.send(head + _framed(data, is_chunked=is_chunked))
     if not is_whole:
         await _relay_rest(request, lane, answer, look, is_chunked=is_chunked)
+
+
+def switch(request: ProxyRequest, lane: Lane, answer: Answer, token: str, *, note: str) -> bytes:
+    """
+    Send *answer*, which switches protocols, to the caller of *request*; return what the upstream has sent behind it.
+
+    Raises:
+        UpstreamProtocolError: it does not answer the caller's handshake; nothing was sent.
+        InvalidRequest: the caller has not waited for it; nothing was sent.
+        ConnectionError: the caller has gone.
+    """
+    call = request.call
+    assert request.handshake is not None  # without one, no connection takes a 101
+    request.handshake.check(answer.raw_fields)
+    request.client.hand_over()
+    fields = lane.answer_rules.read(answer.raw_fields, public_url=b"")
+    request.keep_alive = True  # what the field Connection says of a tunnel is Upgrade, and nothing else
+    head = b"".join((status_line(101), *fields.lines, UPGRADE_LINES, _own_lines(request, 101, note)))
+    needles = lane.echo_guard.needles(token)
+    if needles.are_in(head):
+        head = needles.replace(head)
+        call.echo += ("field",)
+    call.status = 101
+    request.has_answered = True
+    request.client.send(head)
+    request.keep_alive = False
+    return answer.body.read_nowait(-1)
 
 
 def _framed(data: bytes, *, is_chunked: bool) -> bytes:

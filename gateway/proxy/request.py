@@ -12,6 +12,7 @@ Version, Host and framing are as `listen/head.py` wants them: nothing else gets 
 
 from __future__ import annotations
 
+import asyncio
 from typing import NamedTuple, Protocol
 
 from aiohttp.http import HttpVersion10
@@ -20,6 +21,7 @@ from aiohttp.streams import EMPTY_PAYLOAD, StreamReader
 
 from gateway.proxy.record import Call
 from gateway.proxy.request_fields import RawFields, RequestFields, RequestRules
+from gateway.proxy.websocket import Handshake, read_handshake
 
 MAX_DISCARDED_BYTES = 65_536  # of a body that nobody wants, read and thrown away to keep its connection
 
@@ -56,6 +58,9 @@ class Client(Protocol):
     async def drain(self, seconds: float) -> None:
         """Wait until the caller has read enough; raise ConnectionError after *seconds*."""
 
+    def hand_over(self) -> asyncio.Transport:
+        """Return the transport, for another protocol; raise InvalidRequest where the caller has spoken it too early."""
+
     def abort(self) -> None:
         """End the connection so that the caller sees that the answer was cut."""
 
@@ -68,6 +73,7 @@ class ProxyRequest:
         "call",
         "client",
         "fields",
+        "handshake",
         "has_answered",
         "host",
         "is_http_1_0",
@@ -83,6 +89,7 @@ class ProxyRequest:
         self.message = message
         self.payload = payload
         self.client = client
+        self.handshake: Handshake | None = None
         self.has_answered = False
         self.is_http_1_0 = message.version == HttpVersion10
         self.keep_alive = not (message.should_close or client.is_closing)
@@ -121,6 +128,22 @@ class ProxyRequest:
             and "Expect" not in headers
             and int(headers["Content-Length"]) <= MAX_DISCARDED_BYTES
         )
+
+    def read_handshake(self) -> None:
+        """
+        Read which protocol the request wants to switch to, if any.
+
+        Raises:
+            InvalidRequest: for half a handshake, and where the caller has not waited for the other half.
+        """
+        self.handshake = read_handshake(
+            self.message.raw_headers,
+            method=self.call.method,
+            is_http_1_0=self.is_http_1_0,
+            has_body=self.fields.has_body,
+        )
+        if self.handshake is not None:
+            self.client.hand_over()  # only asked whether it can be
 
     def invite(self) -> None:
         """Answer the caller's Expect: from here on its body is wanted (RFC 9110 section 10.1.1)."""

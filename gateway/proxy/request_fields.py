@@ -98,6 +98,7 @@ class _Do(IntEnum):
     FOREIGN_CREDENTIAL = 16
     METHOD_OVERRIDE = 17
     FORWARDED = 18
+    UPGRADE = 19
 
 
 _FORWARD = int(_Do.FORWARD)  # an int compare in the loop: an enum member's costs twice as much
@@ -152,6 +153,7 @@ class RequestFields:
         "tenant",
         "traceparent",
         "user",
+        "wants_upgrade",
     )
 
     def __init__(self) -> None:
@@ -172,6 +174,7 @@ class RequestFields:
         self.override_line: bytes | None = None
         self.forwarded: list[tuple[bytes, bytes]] | None = None
         self.caller_address: str | None = None
+        self.wants_upgrade = False
 
     @property
     def has_body(self) -> bool:
@@ -204,6 +207,8 @@ class RequestRules:
             self._special |= dict.fromkeys(_TRUSTED_FORWARDED, _Do.FORWARDED)
         if route is None:
             return
+        if route.upgrade:
+            self._special[b"upgrade"] = _Do.UPGRADE
         if route.method_override == "judge":
             self._special |= dict.fromkeys(METHOD_OVERRIDES, _Do.METHOD_OVERRIDE)
         if route.echo_guard == "cut":  # the lane sends its own
@@ -301,6 +306,8 @@ class RequestRules:
             raise CredentialNotPassed
         elif do == _Do.METHOD_OVERRIDE:
             fields.override(name, value)
+        elif do == _Do.UPGRADE:
+            fields.wants_upgrade = True
         elif do == _Do.FORWARDED:
             fields.forwarded = [*(fields.forwarded or ()), (name.lower(), value)]
         else:

@@ -13,14 +13,12 @@ Rules:
 from __future__ import annotations
 
 import asyncio
-import base64
-import hashlib
 from collections.abc import Awaitable, Callable
 
 from gateway.errors import Refusal
 
 DECIDE_SECONDS = 30.0  # how long a revoked key may go on in a tunnel that it had opened
-_GUID = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"  # RFC 6455 section 1.3
+CLOSING_SECONDS = 5.0  # for what is under way when one side has ended
 
 
 class TunnelBroken(Exception):
@@ -29,11 +27,6 @@ class TunnelBroken(Exception):
     def __init__(self, reason: str) -> None:
         super().__init__(reason)
         self.reason = reason
-
-
-def accept_of(key: bytes) -> bytes:
-    """Return the Sec-WebSocket-Accept that answers the Sec-WebSocket-Key *key* (RFC 6455 section 4.2.2)."""
-    return base64.b64encode(hashlib.sha1(key + _GUID, usedforsecurity=False).digest())
 
 
 class Tunnel:
@@ -46,9 +39,8 @@ class Tunnel:
         *,
         idle_seconds: float,
         decide_again: Callable[[], Awaitable[None]],
-        loop: asyncio.AbstractEventLoop,
     ) -> None:
-        self._loop = loop
+        self._loop = loop = asyncio.get_running_loop()
         self._idle_seconds = idle_seconds
         self._decide_again = decide_again
         self._ended: asyncio.Future[str | None] = loop.create_future()
@@ -83,12 +75,10 @@ class Tunnel:
             if first:
                 self._upstream.data_received(first)
             broken = await self._end()
-        except BaseException:
-            for side in sides:
-                side.transport.abort()
-            raise
+            await asyncio.wait([side.gone for side in sides], timeout=CLOSING_SECONDS)
         finally:
             for side in sides:
+                side.transport.abort()  # nothing where it has ended
                 side.give_back()
         if broken is not None:
             raise TunnelBroken(broken)
@@ -133,9 +123,9 @@ class _Side(asyncio.Protocol):
         self._tunnel = tunnel
         self._when_broken = when_broken
         self._before = transport.get_protocol()
-        self._is_lost = False
         self._lost_with: Exception | None = None
         self.transport = transport
+        self.gone: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self.bytes = 0
 
     def take(self) -> None:
@@ -146,7 +136,7 @@ class _Side(asyncio.Protocol):
 
     def give_back(self) -> None:
         """Let whom the transport belonged to before see its end."""
-        if self._is_lost:
+        if self.gone.done():
             if isinstance(self._before, asyncio.Protocol):
                 self._before.connection_lost(self._lost_with)
         else:
@@ -175,8 +165,8 @@ class _Side(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         """The side is gone."""
-        self._is_lost = True
         self._lost_with = exc
+        self.gone.set_result(None)
         if exc is None:
             self.other.transport.close()
         else:

@@ -205,6 +205,7 @@ def test_routes() -> None:
             method_override="judge",
             foreign_credentials="refuse",
             multiplex=True,
+            upgrade=frozenset({"websocket"}),
             minting="pass",
         )
         == first

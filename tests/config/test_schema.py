@@ -14,7 +14,6 @@ from tests.config.samples import problems
     ("case", "text", "key"),
     [
         ("conditions", "policies: [{id: a, effect: allow, when: 'true'}]", "policies[0].when"),
-        ("upgrades", "routes: [{upgrade: [websocket]}]", "routes[0].upgrade"),
         ("a record on disk first", "routes: [{audit: required}]", "routes[0].audit"),
     ],
 )

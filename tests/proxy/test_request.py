@@ -31,6 +31,9 @@ class Wire:
     async def drain(self, seconds: float) -> None:
         return
 
+    def hand_over(self) -> asyncio.Transport:
+        raise AssertionError("no test switches protocols here")
+
     def abort(self) -> None:
         self.is_closing = True
 
