@@ -40,7 +40,7 @@ log = structlog.get_logger()
 class StrictConnection(RequestHandler):
     """One connection. Made by a `StrictServer`."""
 
-    __slots__ = ("_head_since", "_linger_left", "_linger_until", "_strict")
+    __slots__ = ("_head_behind", "_head_since", "_linger_left", "_linger_until", "_strict")
 
     def __init__(
         self, manager: StrictServer, *, loop: asyncio.AbstractEventLoop, needs_url: bool = True, **kwargs: Any
@@ -50,6 +50,7 @@ class StrictConnection(RequestHandler):
         self._strict = StrictParser(self, loop, needs_url=needs_url)
         self._parser = self._strict  # type: ignore[assignment]  # it has the methods that aiohttp calls
         self._head_since: float | None = None
+        self._head_behind = 0  # how many requests were before it
         self._linger_until: float | None = None
         self._linger_left = 0
 
@@ -94,8 +95,8 @@ class StrictConnection(RequestHandler):
         """Start the clock where a head has begun, stop it where none waits for its rest."""
         if not self._strict.has_begun:
             self._head_since = None
-        elif self._head_since is None:
-            self._head_since = self._loop.time()
+        elif self._head_since is None or self._head_behind != self._request_count:
+            self._head_since, self._head_behind = self._loop.time(), self._request_count
             # Idle no longer: the time for a head counts from here on.
             self._next_keepalive_close_time = self._head_since + KEEPALIVE_SECONDS
 

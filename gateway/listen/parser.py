@@ -71,7 +71,6 @@ class StrictParser:
         "_head_end",
         "_in_flight",
         "_is_last",
-        "_is_paused",
         "_known",
         "_known_fields",
         "_left",
@@ -104,7 +103,6 @@ class StrictParser:
         self._has_ended = False
         self.has_extra = False  # bytes behind the last request, which nobody reads
         self._is_last = False
-        self._is_paused = False
         self._in_flight = 0
         self._payload: StreamReader | None = None
         self._head_end = 0
@@ -125,8 +123,7 @@ class StrictParser:
             self._in_flight -= 1
 
     def pause_reading(self) -> None:
-        """Keep what comes from here on: the reader of a body has enough."""
-        self._is_paused = True
+        """Do nothing: what has come of a body is its reader's; that no more comes is the transport's business."""
 
     def set_upgraded(self, _: bool) -> None:
         """Do nothing: no connection of ours ever speaks another protocol."""
@@ -154,7 +151,7 @@ class StrictParser:
             while at < size and not self._has_ended:
                 if self._payload is not None:
                     at = self._feed_body(data, at)
-                    if self._must_wait():
+                    if self._is_in_body():
                         break
                     continue
                 if self._in_flight >= MAX_QUEUED:
@@ -234,7 +231,9 @@ class StrictParser:
         found = FIELDS.match(data, stop)
         end = found.end() if found is not None else stop
         if not data.startswith(b"\r\n\r\n", end):
-            return None  # not whole, or with a fault that `first_fault` finds
+            if data.find(b"\r\n\r\n", stop) >= 0:
+                raise first_fault(data[at:]) or InvalidRequest()
+            return None
         if end - stop > MAX_FIELD_BYTES:
             self._refuse_fault(data[at : end + 4])
         self._head_end = end + 4
@@ -255,6 +254,7 @@ class StrictParser:
 
     def _read_anew(self, head: bytes, target: bytes, *, is_http_1_0: bool) -> RawRequestMessage:
         """Have the C parser read *head*, judge what its fields say together, and return the message."""
+        self._known = None  # `_framing` is that of the known fields, or nothing is known
         try:
             messages, _, _ = self._c_parser.feed_data(head)
         except HttpProcessingError as exc:
@@ -275,10 +275,8 @@ class StrictParser:
         if fault is not None:
             raise fault
 
-    def _must_wait(self) -> bool:
-        """Whether a body goes on, or its reader has enough for now (it asks again)."""
-        paused, self._is_paused = self._is_paused, False
-        return paused or self._payload is not None
+    def _is_in_body(self) -> bool:
+        return self._payload is not None
 
     # --- bodies --------------------------------------------------------------------------------------------------
 

@@ -21,6 +21,7 @@ from aiohttp.web_protocol import _ErrInfo
 
 from gateway.errors import InternalError, InvalidRequest, Refusal
 from gateway.listen.connection import LINGER_SECONDS, StrictConnection, StrictServer
+from gateway.telemetry import place_of
 
 Answer = Callable[[Refusal], web.Response]
 
@@ -52,7 +53,9 @@ class AppConnection(StrictConnection):
         exc: BaseException | None = None,
         message: str | None = None,
     ) -> web.StreamResponse:
-        """Answer what failed outside of the application."""
+        """Answer what failed outside of the application, and say what it was, without its text."""
+        place = place_of(exc) if exc is not None else None
+        log.error("request_failed", listener=self._server_name, error=type(exc).__name__, place=place)
         if request.writer.output_size > 0:
             raise ConnectionError("an answer is under way already")
         answer = self._answer(InternalError())

@@ -31,6 +31,7 @@ _NAMES: tuple[tuple[object, tuple[str, ...]], ...] = (
             "_msg_queue_resume_size",
             "_next_keepalive_close_time",
             "_process_keepalive",
+            "_request_count",
             "_request_in_progress",
             "_resume_reading_if_drained",
             "_task_handler",

@@ -106,6 +106,25 @@ async def test_head_in_time_is_served(listener: Listener) -> None:
     writer.close()
 
 
+async def test_each_head_has_its_own_time(listener: Listener, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Requests whose packets always end within the next head are not late, however long they go on."""
+    reader, writer = await listener.connect()
+    whole = b"GET / HTTP/1.1\r\nHost: x\r\n\r\n"
+    writer.write(whole[:9])
+    await asyncio.sleep(0.05)
+    now = listener.loop.time()
+    monkeypatch.setattr(listener.loop, "time", lambda: now + HEAD_SECONDS - 1)
+    writer.write(whole[9:] + whole[:9])
+    assert DONE == await reader.readexactly(len(DONE))
+    listener.server.sweep(now + HEAD_SECONDS + 1)
+    monkeypatch.undo()
+    writer.write(whole[9:])
+
+    assert DONE == await within(reader.readexactly(len(DONE)))
+    assert [] == listener.refused
+    writer.close()
+
+
 async def test_refusal_is_not_reset_by_what_follows_it(listener: Listener) -> None:
     """A caller that goes on sending behind its refused request can read the refusal."""
     reader, writer = await listener.connect()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from itertools import pairwise
 
 import pytest
 from aiohttp.base_protocol import BaseProtocol
@@ -45,6 +46,26 @@ STREAMS = {
     "the same fields, HTTP/1.0": (GET % 1 + b"GET /2 HTTP/1.0\r\nHost: x\r\n\r\n" + GET % 3, ["/1", "/2"]),
     "the same fields, a bad target": (GET % 1 + b"GET /# HTTP/1.1\r\nHost: x\r\n\r\n", ["/1", "ambiguous_target"]),
     "the same fields twice, with a body": (POST + POST, ["/p hello", "/p hello"]),
+    "the same fields behind others of HTTP/1.0, which have a body": (
+        GET % 1
+        + b"POST /o HTTP/1.0\r\nConnection: keep-alive\r\nContent-Length: 31\r\n\r\n"
+        + GET % 2
+        + b"---"
+        + GET % 3,
+        ["/1", "/o " + (GET % 2).decode() + "---", "/3"],
+    ),
+    "the same fields with a body behind others of HTTP/1.0 without": (
+        POST + b"GET /o HTTP/1.0\r\nConnection: keep-alive\r\n\r\n" + POST + GET % 1,
+        ["/p hello", "/o", "/p hello", "/1"],
+    ),
+    "a request behind a body that fills its buffer": (
+        b"POST /b HTTP/1.1\r\nHost: x\r\nContent-Length: 200000\r\n\r\n" + b"b" * 200_000 + GET % 1,
+        ["/b " + "b" * 200_000, "/1"],
+    ),
+    "a request behind a chunk that fills its buffer": (
+        CHUNKED.replace(b"3;a\r\nabc", b"30d40\r\n" + b"b" * 200_000) + GET % 1,
+        ["/c " + "b" * 200_000 + "de", "/1"],
+    ),
     "absolute form": (b"GET http://y/ HTTP/1.1\r\nHost: x\r\n\r\n", ["misdirected"]),
 }
 
@@ -109,6 +130,44 @@ def test_packets_change_nothing(case: str, cuts: list[int]) -> None:
         return reader.told()
 
     assert expected == asyncio.run(read())
+
+
+REQUESTS = st.tuples(
+    st.sampled_from(["1.0", "1.1"]),
+    st.sampled_from(["", "A: b\r\n", "C: d\r\n"]),  # few, so that fields repeat and change
+    st.sampled_from(["none", "length", "chunks"]),
+    st.sampled_from([b"", b"x", b"GET /inner HTTP/1.1\r\nHost: x\r\nConnection: keep-alive\r\n\r\n", b"0\r\n\r\n"]),
+)
+
+
+def written(number: int, version: str, fields: str, framing: str, body: bytes) -> tuple[bytes, str]:
+    """Return a request as bytes, and as `Reader.told` says it. HTTP/1.0 has no chunks."""
+    head = f"POST /{number} HTTP/{version}\r\nHost: x\r\nConnection: keep-alive\r\n{fields}"
+    if framing == "none" or (framing == "length" and not body):
+        return f"{head}\r\n".encode(), f"/{number}"
+    if framing == "length" or version == "1.0":
+        if not body:
+            return f"{head}\r\n".encode(), f"/{number}"
+        return f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body, f"/{number} {body.decode()}"
+    chunks = b"%x\r\n%b\r\n" % (len(body), body) if body else b""
+    return f"{head}Transfer-Encoding: chunked\r\n\r\n".encode() + chunks + b"0\r\n\r\n", f"/{number} {body.decode()}"
+
+
+@given(requests=st.lists(REQUESTS, max_size=12), cuts=st.lists(st.floats(0, 1), max_size=30))
+def test_any_requests_in_any_packets_are_those_requests(
+    requests: list[tuple[str, str, str, bytes]], cuts: list[float]
+) -> None:
+    """Whatever requests follow one another in whatever packets: each is read with its own body and nobody else's."""
+    pairs = [written(number, *request) for number, request in enumerate(requests)]
+    data = b"".join(one for one, _ in pairs)
+
+    async def read() -> list[str]:
+        reader = Reader(asyncio.get_running_loop())
+        for start, stop in pairwise([0, *sorted(int(cut * len(data)) for cut in cuts), len(data)]):
+            reader.feed(data[start:stop])
+        return reader.told()
+
+    assert [said for _, said in pairs] == asyncio.run(read())
 
 
 async def test_same_fields_are_read_once() -> None:

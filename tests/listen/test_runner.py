@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator
 
 import pytest
+from structlog.testing import capture_logs
 
 from tests.listen.door import Door, open_door
 
@@ -51,13 +52,17 @@ async def test_refusal_arrives_although_the_caller_sends_on(door: Door) -> None:
 
 
 async def test_failure_is_said_without_its_text(door: Door, capfd: pytest.CaptureFixture[str]) -> None:
-    """What breaks in an application is a 500 in the door's form, and closes; its text is nowhere."""
-    got = await door.call(b"GET /break HTTP/1.1\r\nHost: x\r\n\r\n")
+    """What breaks in an application is a 500 in the door's form, and closes; the log has its class, not its text."""
+    with capture_logs() as lines:
+        got = await door.call(b"GET /break HTTP/1.1\r\nHost: x\r\n\r\n")
 
     out, err = capfd.readouterr()
     assert got.startswith(b"HTTP/1.1 500 ")
     assert got.endswith(b"internal_error")
-    assert "CANARY" not in got.decode() + out + err
+    assert [("request_failed", "test", "RuntimeError")] == [
+        (line["event"], line["listener"], line["error"]) for line in lines
+    ]
+    assert "CANARY" not in got.decode() + out + err + str(lines)
     assert b"aiohttp" not in got
 
 

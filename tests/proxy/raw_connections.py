@@ -28,6 +28,29 @@ PIPES: dict[str, Row] = {
         (("/x", b"hello"), ("/x", b"abc"), ("/1", b"")),
         stays=True,
     ),
+    "HTTP/1.0 with a body between requests with the same fields": Row(
+        number(1)
+        + head(b"Connection: keep-alive", b"Content-Length: 5", line=b"POST /api/old HTTP/1.0")
+        + b"hello"
+        + number(2),
+        (200, 200, 200),
+        (("/1", b""), ("/old", b"hello"), ("/2", b"")),
+        stays=True,
+    ),
+    "HTTP/1.0 without a body between bodies of the same fields": Row(
+        post(b"Content-Length: 5", body=b"hello")
+        + head(b"Connection: keep-alive", line=b"GET /api/old HTTP/1.0")
+        + post(b"Content-Length: 5", body=b"again"),
+        (200, 200, 200),
+        (("/x", b"hello"), ("/old", b""), ("/x", b"again")),
+        stays=True,
+    ),
+    "a request behind 200 KB of body": Row(
+        post(b"Content-Length: 200000", body=b"x" * 200_000) + number(1),
+        (200, 200),
+        (("/x", b"x" * 200_000), ("/1", b"")),
+        stays=True,
+    ),
     "an empty line between": Row(number(1) + b"\r\n" + number(2), (200, 200), (("/1", b""), ("/2", b"")), stays=True),
     "two empty lines between": behind(b"\r\n\r\n" + number(1)),
     "garbage behind": behind(b"\x00\x01garbage\r\n\r\n"),

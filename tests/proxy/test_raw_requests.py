@@ -172,7 +172,7 @@ def test_packets_change_nothing(tmp_path: Path) -> None:
         gateway, upstream, issuer = runner.run(start(tmp_path, owned))
         credential = issuer.token("ada")
 
-        @settings(max_examples=200, deadline=None, database=None)
+        @settings(max_examples=400, deadline=None, database=None)
         @given(case=st.sampled_from(sorted(every)), cuts=st.lists(st.floats(0, 1), min_size=1, max_size=12))
         def cut(case: str, cuts: list[float]) -> None:
             data = filled(every[case].data, credential)
