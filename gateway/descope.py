@@ -11,6 +11,7 @@ Rules:
    told to refresh. One replacement of a token at a time in this process, whoever asks.
 5. 404 with Descope's code and 403 are facts. Everything unexpected is `token_service_unavailable`, never a crash and
    never a guess, and one line a minute for the operator without a word of what was answered.
+6. A service that does not answer several times in a row is left alone for a while (`net/breaker.py`).
 
 Source: descope-contract.md sections 1 to 4; threats.md R7 to R9.
 """
@@ -40,6 +41,7 @@ from gateway.errors import (
     TokenServiceUnavailable,
 )
 from gateway.models import Caller, ConnectionToken, TokenKey
+from gateway.net.breaker import FAILURES, PAUSE_SECONDS, Breaker
 from gateway.net.client import Answer, OutboundClient, OutboundError
 
 MAX_CACHE_SECONDS = 60.0  # DESIGN section 7: how long a decision of Descope's may be stale
@@ -64,6 +66,9 @@ ACCESS_TOKEN = re.compile(rf"[\x21-\x7e]{{1,{MAX_TOKEN_CHARS}}}")  # RFC 6749 A.
 TOKEN_TYPE = re.compile(r"[A-Za-z0-9._-]{1,32}")
 TOKEN_ID = re.compile(r"[\x21-\x7e]{1,200}")
 SCOPE = re.compile(r"[\x21\x23-\x5b\x5d-\x7e]{1,1000}")  # RFC 6749 section 3.3
+# Answers for a service that is not there. Not 500: that may be about one token, comes at once, and must not keep the
+# others from theirs.
+AWAY = frozenset({502, 503, 504})
 SECONDS = re.compile(r"[0-9]{1,6}")
 
 log = structlog.get_logger()
@@ -71,7 +76,7 @@ log = structlog.get_logger()
 
 class Descope:
     """
-    The token service of the data path, at Descope. *clock* gives POSIX seconds.
+    The token service of the data path, at Descope. *clock* gives POSIX seconds, *monotonic* those that never jump.
 
     *base_url* None means Descope's own, by the project's id. *management_key* None means that callers ask for
     themselves.
@@ -90,6 +95,7 @@ class Descope:
         project: str,
         management_key: str | None,
         clock: Callable[[], float],
+        monotonic: Callable[[], float],
     ) -> None:
         if not PROJECT.fullmatch(project):
             raise ValueError("token_service.project: expected letters, digits, _ and -")
@@ -98,6 +104,8 @@ class Descope:
         self._project = project
         self._management_key = management_key
         self._clock = clock
+        self._monotonic = monotonic
+        self._breaker = Breaker(monotonic=monotonic)
         self._flights: dict[object, asyncio.Task[ConnectionToken]] = {}
         self._turns: WeakValueDictionary[TokenKey, asyncio.Lock] = WeakValueDictionary()
         self._told: dict[str, float] = {}
@@ -174,6 +182,8 @@ class Descope:
 
     async def _ask(self, key: TokenKey, secret: str, *, force: bool) -> ConnectionToken:
         path, message = fetch_request(key, force=force)
+        if (wait := self._breaker.wait_seconds()) is not None:
+            raise TokenServiceUnavailable(retry_after=wait)
         try:
             answer = await self._client.request(
                 "POST",
@@ -188,13 +198,21 @@ class Descope:
                 max_bytes=MAX_ANSWER_BYTES,
             )
         except OutboundError as exc:
+            self._count(is_failure=True)
             raise self._unavailable(exc.reason) from exc
+        self._count(is_failure=answer.status in AWAY)
         if answer.status != 200:
             raise self._refusal(answer, key)
         try:
             return read_token(answer, key, now=self._clock())
         except AnswerUnusable as exc:
             raise self._unavailable(str(exc)) from None
+
+    def _count(self, *, is_failure: bool) -> None:
+        if not is_failure:
+            self._breaker.succeeded()
+        elif self._breaker.failed():
+            log.warning("descope_paused", failures=FAILURES, pause_seconds=PAUSE_SECONDS, base_url=self._base_url)
 
     def _refusal(self, answer: Answer, key: TokenKey) -> Refusal:
         """Return what an answer other than 200 means to the caller."""
@@ -213,7 +231,7 @@ class Descope:
         self, cause: str, *, status: int | None = None, retry_after: int = RETRY_AFTER_SECONDS
     ) -> TokenServiceUnavailable:
         """Return the refusal, and tell the operator once a minute why."""
-        now = self._clock()
+        now = self._monotonic()
         told = f"{cause} {status}"
         if self._told.get(told, -math.inf) + TELL_AGAIN_SECONDS <= now:
             self._told[told] = now  # bounded: causes are ours, statuses are 500

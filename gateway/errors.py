@@ -18,7 +18,11 @@ from typing import ClassVar
 
 
 class Refusal(Exception):
-    """The gateway does not pass this request on, or cannot finish it. *detail* replaces the class's sentence."""
+    """
+    The gateway does not pass this request on, or cannot finish it. *detail* replaces the class's sentence.
+
+    *route* is the name of the route that refused, where one was found: its callers are identified as it says.
+    """
 
     code: ClassVar[str]
     status: ClassVar[int]
@@ -47,6 +51,7 @@ class Refusal(Exception):
         self.allowed_methods = allowed_methods
         self.retry_after = retry_after
         self.rule = rule
+        self.route: str | None = None
         super().__init__(self.detail)
 
 
@@ -247,11 +252,36 @@ class NameNotResolved(Refusal):
     proxy_error = "dns_error"
 
 
+class NameLookupTimeout(NameNotResolved):
+    """No name server answered in time."""
+
+    detail_default = "No name server answered for the upstream's name in time. Repeat the call later."
+    proxy_error = "dns_timeout"
+
+
 class UpstreamUnreachable(Refusal):
     code, status, title = "upstream_unreachable", 502, "The upstream cannot be reached"
     detail_default = "No connection to the upstream could be made, or it was lost before an answer came."
     retryable = True
     proxy_error = "destination_unavailable"
+
+
+class UpstreamNotTrusted(UpstreamUnreachable):
+    """It is reached, and its certificate is not the one that it should be."""
+
+    detail_default = (
+        "The upstream's certificate is not one that this gateway trusts for its name. The gateway's operator must look"
+        " at the upstream, or at egress.ca_file."
+    )
+    retryable = False
+    proxy_error = "tls_certificate_error"
+
+
+class UpstreamTlsFailed(UpstreamUnreachable):
+    """It is reached, and no version or cipher of TLS suits both."""
+
+    detail_default = "The upstream does not speak a TLS that this gateway accepts (TLS 1.2 or newer)."
+    proxy_error = "tls_protocol_error"
 
 
 class UpstreamProtocolError(Refusal):
@@ -284,6 +314,14 @@ class UpstreamTimeout(Refusal):
         "The upstream did not answer within the route's time limit. It may or may not have acted on the request."
     )
     proxy_error = "http_response_timeout"
+
+
+class ConnectTimeout(UpstreamTimeout):
+    """The connection did not stand in time: nothing was sent."""
+
+    detail_default = "The upstream did not accept a connection within the route's time limit. Nothing was sent to it."
+    retryable = True
+    proxy_error = "connection_timeout"
 
 
 class UpstreamOverloaded(Refusal):

@@ -25,19 +25,28 @@ CallerKind = Literal["jwt", "agent", "management"]
 
 
 @dataclass(frozen=True, slots=True)
+class OutboundProxy:
+    """An http proxy on the way out, by name or address; *credential* is "user:password", decoded."""
+
+    host: str
+    port: int
+    credential: str | None = field(default=None, repr=False)
+
+
+@dataclass(frozen=True, slots=True)
 class Egress:
     """
     Where the gateway may dial, and how. Applies to everything it opens a connection to.
 
     *allow_private* lists the networks that are dialled although they are not public; *allow_http* lets
-    plain http URLs through; *ca_file* is a PEM bundle used instead of the system's. *proxy* is the http URL of an
-    outbound proxy, which may hold its password; None: dialled directly, whatever the environment says.
+    plain http URLs through; *ca_file* is a PEM bundle used instead of the system's. *proxy* is what
+    everything goes through; None: dialled directly, whatever the environment says.
     """
 
     allow_private: tuple[IPv4Network | IPv6Network, ...] = ()
     allow_http: bool = False
     ca_file: str | None = None
-    proxy: str | None = field(default=None, repr=False)
+    proxy: OutboundProxy | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,13 +91,14 @@ class Limits:
     """
     What one route takes. *replay_bytes* is the size up to which a body is kept for a second send.
 
-    *requests_per_minute* counts per caller, *concurrent* per route; None means no limit.
+    *requests_per_minute* counts per caller, *concurrent* per route; None means no limit. By default one slow upstream
+    cannot take the descriptors that the other routes need.
     """
 
     max_body_bytes: int = 104_857_600
     replay_bytes: int = 1_048_576
     requests_per_minute: int | None = None
-    concurrent: int | None = None
+    concurrent: int | None = 2_000
 
 
 @dataclass(frozen=True, slots=True)

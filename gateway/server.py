@@ -19,6 +19,7 @@ import ssl
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AsyncExitStack, contextmanager, suppress
+from functools import partial
 from pathlib import Path
 
 import structlog
@@ -33,9 +34,13 @@ from gateway.audit.events import EventLog
 from gateway.audit.log import RECORD_FILE, LogFile
 from gateway.config.values import Bind, Configuration, DescopeSettings, TrafficListener
 from gateway.console import health
+from gateway.console.listener import ConsoleRunner
+from gateway.errors import Refusal
+from gateway.listen.runner import StrictRunner
 from gateway.models import Route
 from gateway.net.client import OutboundClient
 from gateway.net.dial import resolve, tls_context
+from gateway.net.tunnel import open_tunnel
 from gateway.providers.upstreams import upstream_rules
 from gateway.proxy import aiohttp_names
 from gateway.proxy.answers import NAME
@@ -43,7 +48,8 @@ from gateway.proxy.discovery import ProtectedResource
 from gateway.proxy.exchange import Exchange
 from gateway.proxy.forwarded import TrustedProxies
 from gateway.proxy.lane import Lane
-from gateway.proxy.pool import Addresses, UpstreamPool, direct_opener
+from gateway.proxy.opener import Addresses, direct_opener, tunnel_opener
+from gateway.proxy.pool import UpstreamPool
 from gateway.proxy.tokens import ConnectionTokens, TokenService
 from gateway.proxy.traffic import TrafficServer
 from gateway.store.changes import ChangeFeed
@@ -74,6 +80,7 @@ class Gateway:
         self._is_ready = False
         self._traffic: TrafficServer | None = None
         self._listening: asyncio.Server | None = None
+        self._runners: list[StrictRunner] = []
         self.record_path = data / RECORD_FILE
         self.traffic_url = ""
         self.token_api_url: str | None = None
@@ -146,7 +153,7 @@ class Gateway:
             metrics.register(opened.metrics)
         # Descope's tokens do not change in this database: only the vault's depend on what it tells.
         is_live = (lambda: feed.is_live) if opened is not None else (lambda: True)
-        tokens = ConnectionTokens(service, clock=time.time, is_live=is_live)
+        tokens = ConnectionTokens(service, clock=time.time, monotonic=time.monotonic, is_live=is_live)
         own.push_async_callback(tokens.close)
         feed.subscribe("tokens", tokens.forget_owner)
         feed.subscribe("connections", tokens.forget_connection)
@@ -206,8 +213,9 @@ class Gateway:
                 issuers=issuers,
                 connecting=opened.connecting,
             )
-            self.token_api_url = await self._serve_app(app, configuration.listeners.token_api)
-        await self._listen_for_traffic(exchange, loop)
+            runner = ApiRunner(app, on_refused=_counting(metrics, "token_api"), shutdown_timeout=5.0)
+            self.token_api_url = await self._serve_app(runner, configuration.listeners.token_api)
+        await self._listen_for_traffic(exchange, metrics, loop)
         if opened is not None:
             opened.registrar.start()
 
@@ -242,10 +250,14 @@ class Gateway:
 
     async def _sweep_in_background(self, exchange: Exchange) -> None:
         async def sweep() -> None:
+            loop = asyncio.get_running_loop()
             while True:
                 await asyncio.sleep(SWEEP_SECONDS)
                 try:
                     exchange.sweep()
+                    for door in (self._traffic, *self._runners):
+                        if door is not None:
+                            door.sweep(loop.time())
                 except Exception as exc:  # without it no deadline would be enforced any more
                     log.error("sweep_failed", error=type(exc).__name__, place=place_of(exc))
 
@@ -261,19 +273,20 @@ class Gateway:
 
     async def _listen_for_operators(self, metrics: Metrics) -> None:
         app = health.create_app(metrics, is_ready=lambda: self._is_ready)
-        self.console_url = await self._serve_app(app, self._configuration.listeners.console)
+        runner = ConsoleRunner(app, on_refused=_counting(metrics, "console"), shutdown_timeout=5.0)
+        self.console_url = await self._serve_app(runner, self._configuration.listeners.console)
 
-    async def _serve_app(self, app: web.Application, bind: Bind) -> str:
-        """Serve *app* on *bind* until the gateway stops; return its URL."""
-        app.on_response_prepare.append(_without_server)
-        runner = ApiRunner(app, access_log=None, auto_decompress=False, shutdown_timeout=5.0, keepalive_timeout=75.0)
+    async def _serve_app(self, runner: StrictRunner, bind: Bind) -> str:
+        """Serve *runner*'s application on *bind* until the gateway stops; return its URL."""
+        runner.app.on_response_prepare.append(_without_server)
+        self._runners.append(runner)
         await runner.setup()
         self._owned.push_async_callback(runner.cleanup)
         with _naming(bind):
             await web.TCPSite(runner, bind.host, bind.port, backlog=BACKLOG).start()
         return _url("http", bind.host, runner.addresses[0][1])
 
-    async def _listen_for_traffic(self, exchange: Exchange, loop: asyncio.AbstractEventLoop) -> None:
+    async def _listen_for_traffic(self, exchange: Exchange, metrics: Metrics, loop: asyncio.AbstractEventLoop) -> None:
         bind = self._configuration.listeners.traffic
         tls = None
         if bind.tls is not None:
@@ -283,7 +296,13 @@ class Gateway:
                 tls.load_cert_chain(bind.tls.cert, bind.tls.key)
             except OSError as exc:  # ssl.SSLError is one
                 raise CannotStart(f"listeners.traffic.tls: {bind.tls.cert}, {bind.tls.key}: {exc}") from exc
-        self._traffic = TrafficServer(exchange.serve, on_malformed=exchange.count_malformed, loop=loop)
+        count = _counting(metrics, "traffic")
+
+        def refused(refusal: Refusal) -> None:
+            count(refusal)
+            exchange.count_unread(refusal)
+
+        self._traffic = TrafficServer(exchange.serve, on_refused=refused, loop=loop, limits=bind.limits)
         with _naming(Bind(bind.host, bind.port)):
             self._listening = await loop.create_server(self._traffic, bind.host, bind.port, ssl=tls, backlog=BACKLOG)
         port = self._listening.sockets[0].getsockname()[1]
@@ -305,6 +324,11 @@ def _naming(bind: Bind) -> Iterator[None]:
         yield
     except OSError as exc:
         raise CannotStart(f"cannot listen on {bind}: {exc.strerror or exc}") from exc
+
+
+def _counting(metrics: Metrics, listener: str) -> Callable[[Refusal], None]:
+    """Return what counts the requests that *listener* could not read."""
+    return lambda refusal: metrics.unread(listener, refusal.code)
 
 
 async def _without_server(_: web.Request, response: web.StreamResponse) -> None:
@@ -339,9 +363,12 @@ def _pool(route: Route, loop: asyncio.AbstractEventLoop) -> UpstreamPool:
     origin, egress = route.origin, route.egress
 
     async def addresses() -> Addresses:
-        found = await resolve(origin.host, origin.port, egress, timeout_seconds=route.timeouts.connect_seconds)
+        found = await resolve(origin.host, origin.port, egress)
         return [(int(family), tuple(sockaddr)) for family, sockaddr in found]
 
     tls = tls_context(egress) if origin.scheme == "https" else None
     opener = direct_opener(route, resolve=addresses, tls=tls, loop=loop)
+    if (proxy := egress.proxy) is not None:
+        tunnel = partial(open_tunnel, proxy, origin.host, origin.port, egress)
+        opener = tunnel_opener(route, tunnel=tunnel, tls=tls, loop=loop)
     return UpstreamPool(route, open_connection=opener, loop=loop)

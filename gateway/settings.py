@@ -114,4 +114,5 @@ def descope(settings: DescopeSettings, client: OutboundClient) -> Descope:
         project=settings.project,
         management_key=None if settings.sends_caller else settings.credential,
         clock=time.time,
+        monotonic=time.monotonic,
     )

@@ -39,6 +39,7 @@ class Metrics(Collector):
     def __init__(self) -> None:
         self._registry = CollectorRegistry()
         self._counts: dict[tuple[str, str, int], int] = {}
+        self._unread: dict[tuple[str, str], int] = {}
         self._times: dict[str, list[float]] = {}  # route -> requests per bucket, then the sum of their seconds
         self.outcomes_lost = Counter(
             "gateway_outcomes_lost", "Outcome lines that could not be written.", registry=self._registry
@@ -70,6 +71,10 @@ class Metrics(Collector):
         times[bisect_left(LATENCY_BUCKETS_SECONDS, seconds)] += 1
         times[-1] += seconds
 
+    def unread(self, listener: str, code: str) -> None:
+        """Count a request that *listener* could not read, or a connection that it did not take."""
+        self._unread[listener, code] = self._unread.get((listener, code), 0) + 1
+
     def echo(self, route: str, where: str) -> None:
         """Count an answer of *route* that held the token *where*: "field", "body", or "cut"."""
         self._echoes.labels(route, where).inc()
@@ -80,6 +85,12 @@ class Metrics(Collector):
         for (route, method, status), count in self._counts.items():
             requests.add_metric((route, method, str(status)), count)
         yield requests
+        unread = CounterMetricFamily(
+            "gateway_unread_requests", "Requests that could not be read.", labels=("listener", "code")
+        )
+        for (listener, code), count in self._unread.items():
+            unread.add_metric((listener, code), count)
+        yield unread
         seconds = HistogramMetricFamily(
             "gateway_request_seconds", "From the request's head to the end of its answer.", labels=("route",)
         )

@@ -90,6 +90,7 @@ class _Run:
             for worker in list(self._workers.values()):
                 worker.process.kill()
                 worker.process.join()
+                del self._workers[worker.order.name]  # the judge is still asked of it, and a closed process cannot tell
                 await worker.close()
 
     async def judge(self) -> None:

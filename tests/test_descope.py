@@ -116,13 +116,22 @@ async def client() -> AsyncIterator[OutboundClient]:
 @pytest.fixture
 def by_caller(client: OutboundClient, service: Service) -> Descope:
     """Descope asked with the caller's credential."""
-    return Descope(client, base_url=f"{service.url}/", project="P1", management_key=None, clock=lambda: NOW)
+    return Descope(
+        client, base_url=f"{service.url}/", project="P1", management_key=None, clock=lambda: NOW, monotonic=lambda: 0.0
+    )
 
 
 @pytest.fixture
 def by_key(client: OutboundClient, service: Service) -> Descope:
     """Descope asked with a management key."""
-    return Descope(client, base_url=service.url, project="P1", management_key=MANAGEMENT_KEY, clock=lambda: NOW)
+    return Descope(
+        client,
+        base_url=service.url,
+        project="P1",
+        management_key=MANAGEMENT_KEY,
+        clock=lambda: NOW,
+        monotonic=lambda: 0.0,
+    )
 
 
 REQUESTS: dict[str, tuple[TokenKey, str, dict[str, Any]]] = {
@@ -199,7 +208,7 @@ def test_a_project_id_that_could_break_the_wire_is_refused(project: str, client:
     The id stands in a header field and a host name: letters, digits, _ and - only.
     """
     with pytest.raises(ValueError, match="project"):
-        Descope(client, base_url=None, project=project, management_key=None, clock=lambda: NOW)
+        Descope(client, base_url=None, project=project, management_key=None, clock=lambda: NOW, monotonic=lambda: 0.0)
 
 
 EXPIRIES: dict[str, tuple[object, float | None]] = {
@@ -465,7 +474,14 @@ async def test_a_service_that_is_not_there(client: OutboundClient) -> None:
     """
     No connection, no answer in readable form: the service does not answer.
     """
-    descope = Descope(client, base_url="http://127.0.0.1:1", project="P1", management_key=None, clock=lambda: NOW)
+    descope = Descope(
+        client,
+        base_url="http://127.0.0.1:1",
+        project="P1",
+        management_key=None,
+        clock=lambda: NOW,
+        monotonic=lambda: 0.0,
+    )
     with pytest.raises(TokenServiceUnavailable) as caught:
         await descope.fetch(KEY, caller=ADA, credential=JWT)
 
@@ -589,3 +605,79 @@ async def test_an_answer_holds_no_secret_in_its_repr(by_caller: Descope, service
 
     assert "canary" not in repr(token)
     assert not any("canary-refresh" in str(getattr(token, name)) for name in ConnectionToken.__slots__)
+
+
+AWAY = {"502": 502, "503": 503, "504": 504}
+
+
+@pytest.mark.parametrize("status", AWAY.values(), ids=AWAY.keys())
+async def test_a_service_that_is_away_is_left_alone_and_found_again(
+    status: int, client: OutboundClient, service: Service
+) -> None:
+    """
+    After five failures in a row it is asked by one probe in five seconds, and callers are refused at once; one success
+    lets everyone through, without a restart.
+    """
+    moment = [0.0]
+    descope = Descope(
+        client,
+        base_url=service.url,
+        project="P1",
+        management_key=MANAGEMENT_KEY,
+        clock=lambda: NOW,
+        monotonic=lambda: moment[0],
+    )
+
+    async def away(_request: web.Request) -> web.StreamResponse:
+        return web.Response(status=status)
+
+    async def refused() -> int | None:
+        with pytest.raises(TokenServiceUnavailable) as caught:
+            await descope.fetch(KEY, caller=ADA, credential=JWT)
+        return caught.value.retry_after
+
+    service.answer = away
+    with structlog.testing.capture_logs() as logs:
+        waits = [await refused() for _ in range(20)]
+    asked = [len(service.asked)]
+    moment[0] += 5
+    waits += [await refused() for _ in range(20)]
+    asked.append(len(service.asked))
+    moment[0] += 5
+    service.answer = None
+    tokens = [await descope.fetch(KEY, caller=ADA, credential=JWT) for _ in range(3)]
+
+    assert ([5, 6], {5}) == (asked, set(waits))
+    assert {"T1"} == {token.access_token for token in tokens}
+    assert ["descope_unavailable", "descope_paused"] == sorted((line["event"] for line in logs), reverse=True)
+
+
+async def test_only_a_service_that_is_away_is_left_alone(client: OutboundClient, service: Service) -> None:
+    """
+    A broken connection counts as a failure; a 500 about one token does not keep the others from theirs.
+    """
+
+    async def broken(request: web.Request) -> web.StreamResponse:
+        if request.transport is not None:
+            request.transport.abort()
+        return web.Response()
+
+    async def failing(_request: web.Request) -> web.StreamResponse:
+        return web.Response(status=500)
+
+    for answer, asked in ((failing, 20), (broken, 5)):
+        descope = Descope(
+            client,
+            base_url=service.url,
+            project="P1",
+            management_key=MANAGEMENT_KEY,
+            clock=lambda: NOW,
+            monotonic=lambda: 0.0,
+        )
+        service.answer = answer
+        service.asked.clear()
+        for _ in range(20):
+            with pytest.raises(TokenServiceUnavailable):
+                await descope.fetch(KEY, caller=ADA, credential=JWT)
+
+        assert asked == len(service.asked)

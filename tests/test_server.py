@@ -55,13 +55,13 @@ async def test_no_secret_in_any_byte_that_the_process_wrote(tmp_path: Path) -> N
                 b"",
             ):
                 upstream.respond = respond_with(data, close=True)
-                target = f"/api/x/y?access_token={canary['junk']}"
+                target = f"/api/x/y?q={canary['junk']}"
                 await call(gateway, request("GET", target, credential=credential, fields=cookie))
         upstream.respond = silence
         await call(gateway, request("GET", "/api/x/y", credential=canary["jwt"]))
         for credential in (canary["expired"], canary["management"], canary["junk"], f"gwa_{canary['junk']}"):
             await call(gateway, request("GET", "/api/x/y", credential=credential, fields=cookie))
-        for target in ("/nowhere", "/api/no", "/api/../x"):
+        for target in ("/nowhere", "/api/no", "/api/../x", f"/api/x/y?access_token={canary['junk']}"):
             await call(gateway, request("GET", target, credential=canary["jwt"]))
         for data in (
             f"GET / HTTP/1.1\r\nHost: x\r\nAuthorization : Bearer {canary['jwt']}\r\n\r\n".encode(),

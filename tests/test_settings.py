@@ -6,6 +6,7 @@ from dataclasses import fields
 
 from gateway import settings
 from gateway.config.values import Claims, ConnectionSettings, IssuerSettings, PolicySettings
+from gateway.vault.wire_apps import EXTRA_FIELDS
 
 
 def test_issuer_keeps_every_setting() -> None:
@@ -84,3 +85,75 @@ def test_connection_of_the_file_is_the_files() -> None:
         made.variables,
     )
     assert "s3cret" not in repr(made)
+
+
+def test_every_field_of_a_connection_has_its_name_on_the_wire() -> None:
+    """
+    What the vault keeps as the API's fields reaches it under those names; what was not said is not there.
+    """
+    said = ConnectionSettings(
+        id="c",
+        name="C",
+        discovery_url="https://p.example",
+        use_dcr=True,
+        dcr_url="https://p.example/r",
+        grant_type="jwt_bearer",
+        installation_id="42",
+        issuer="https://issuer.example",
+        audience="https://audience.example",
+        subject="ada@acme.example",
+        key_id="k1",
+        access_type="offline",
+        prompt=("consent", "login"),
+        default_redirect_url="https://app.example/done",
+        callback_domain="gw.example",
+        tenant_id="acme",
+    )
+
+    made = settings.connection(said)
+
+    assert {
+        "discoveryUrl": "https://p.example",
+        "useDcr": True,
+        "dcrUrl": "https://p.example/r",
+        "grantType": "jwt_bearer",
+        "installationId": "42",
+        "issuer": "https://issuer.example",
+        "audience": "https://audience.example",
+        "subject": "ada@acme.example",
+        "keyId": "k1",
+        "accessType": "offline",
+        "prompt": ["consent", "login"],
+        "defaultRedirectUrl": "https://app.example/done",
+        "callbackDomain": "gw.example",
+        "tenantId": "acme",
+    } == made.extra
+    assert made.extra.keys() == {*EXTRA_FIELDS} - {"logo", "templateId"}
+
+
+def test_every_other_field_of_a_connection_reaches_the_vault() -> None:
+    """
+    URLs, parameters and PKCE of an entry are those of the vault's connection.
+    """
+    parameters = (("hd", "acme.example"),)
+    said = ConnectionSettings(
+        id="c",
+        name="C",
+        description="For sales",
+        authorization_url="https://p.example/a",
+        token_url="https://p.example/t",
+        revocation_url="https://p.example/v",
+        scopes=("a",),
+        origins=("https://api.example",),
+        pkce=False,
+        token_auth="client_secret_post",
+        authorization_params=parameters,
+        token_params=parameters,
+    )
+
+    made = settings.connection(said)
+
+    same = ("description", "authorization_url", "token_url", "revocation_url", "origins", "pkce", "token_auth")
+    for name in (*same, "authorization_params", "token_params"):
+        assert getattr(said, name) == getattr(made, name), name
+    assert ("a",) == made.default_scopes

@@ -20,9 +20,12 @@ from __future__ import annotations
 
 import re
 import unicodedata
+from collections.abc import Iterable
 from urllib.parse import unquote
 
 MAX_GLOB_CHARS = 1024
+MAX_PASSED = 512  # paths remembered by a set; an API has a few dozen, or one for each of its objects
+MAX_PASSED_CHARS = 200  # of a path that is remembered: 100 KB for a set in all
 
 _GLOB = re.compile(r"(?:/(?:[A-Za-z0-9._~!$&'()*+,=:@-]|%[0-9A-F]{2})*)+")
 _PERCENT = re.compile(r"%([0-9A-F]{2})")
@@ -100,6 +103,60 @@ class DenyPattern:
             return True
         without_slash, with_slash = lax_forms
         return self._lax.matches(without_slash) or self._lax.matches(with_slash)
+
+
+class DenySet:
+    """
+    Globs of which none may fit, compared as `DenyPattern` does. Made by `compile`.
+
+    Most paths are told apart by their segments alone (1.5 against 9 microseconds for Google's 13 globs), and a path
+    that passed once is remembered (0.1).
+    """
+
+    __slots__ = ("_always", "_by_segment", "_passed")
+
+    def __init__(self, always: tuple[DenyPattern, ...], by_segment: dict[str, tuple[DenyPattern, ...]]) -> None:
+        self._always = always
+        self._by_segment = by_segment
+        self._passed: set[str] = set()
+
+    @classmethod
+    def compile(cls, globs: Iterable[str]) -> DenySet:
+        """
+        Return the set that *globs* write.
+
+        Raises:
+            ValueError: as `PathPattern.compile`.
+        """
+        always: list[DenyPattern] = []
+        by_segment: dict[str, tuple[DenyPattern, ...]] = {}
+        for glob in globs:
+            pattern = DenyPattern.compile(glob)
+            # Its last segment without a "*": whatever path fits has it, in its lax form.
+            literals = [segment for segment in _lax(glob).split("/") if segment and "*" not in segment]
+            if literals:
+                by_segment[literals[-1]] = (*by_segment.get(literals[-1], ()), pattern)
+            else:
+                always.append(pattern)
+        return cls(tuple(always), by_segment)
+
+    def __bool__(self) -> bool:
+        return bool(self._always or self._by_segment)
+
+    def matches(self, path: str) -> bool:
+        """Whether one of the globs fits *path*, a canonical raw path without query."""
+        if path in self._passed:
+            return False
+        forms = lax_forms(path)
+        found = [*self._always]
+        # Each pattern once, however often its segment is repeated: a path may have thousands.
+        for segment in self._by_segment.keys() & forms[0].split("/"):
+            found += self._by_segment[segment]
+        if any(pattern.matches(path, forms) for pattern in found):
+            return True
+        if len(self._passed) < MAX_PASSED and len(path) <= MAX_PASSED_CHARS:
+            self._passed.add(path)
+        return False
 
 
 def lax_forms(path: str) -> tuple[str, str]:

@@ -8,7 +8,8 @@ Rules:
    makes the others.
 3. With --use-dcr the provider is asked for a client (RFC 7591) before anything is stored, once: it is registered with
    the callback of the gateway's public URL.
-4. Exit codes: 0 done, 1 failure, 2 usage or an invalid field, 4 no such connection, 6 no client was registered.
+4. `connection_options.py` has the options of `add` that say what the connection is.
+5. Exit codes: 0 done, 1 failure, 2 usage or an invalid field, 4 no such connection, 6 no client was registered.
 """
 
 from __future__ import annotations
@@ -26,12 +27,13 @@ import click
 
 from gateway.cli.config import config_option, load_or_exit
 from gateway.cli.connect import checked_base_url
-from gateway.cli.data import EXIT_NOT_FOUND, data_option, run
+from gateway.cli.connection_options import connection_of, connection_options
+from gateway.cli.data import EXIT_NOT_FOUND, data_option, echo_header, require_data, run
 from gateway.cli.vault import EXIT_UPSTREAM, changing, egress_of, open_sealed, open_vault
 from gateway.models import Egress
 from gateway.net.client import OutboundClient
 from gateway.providers.catalogue import Provider, ProviderUnknown, catalogue
-from gateway.vault.connection import TOKEN_AUTHS, Connection, canonical_origin, check
+from gateway.vault.connection import Connection, check
 from gateway.vault.connections import (
     ConnectionExists,
     ConnectionInvalid,
@@ -40,11 +42,11 @@ from gateway.vault.connections import (
     Connections,
 )
 from gateway.vault.discovery import Discovery
+from gateway.vault.grants import grant_of
 from gateway.vault.links import callback_url
 from gateway.vault.record import conclude
 from gateway.vault.registration import RegistrationFailed, register
 from gateway.vault.removal import Removed
-from gateway.vault.templates import from_template
 
 SECRET_VARIABLE = "GATEWAY_CLIENT_SECRET"  # noqa: S105  # the name of the variable, not a secret
 MAX_SECRET_BYTES = 8192
@@ -57,22 +59,13 @@ def connections() -> None:
 
 @connections.command()
 @click.option("--id", "connection_id", metavar="ID", required=True, help="How routes and the API name it.")
-@click.option("--template", metavar="PROVIDER", help="Fill in the rest for a provider: gateway connections templates.")
-@click.option("--variable", "variables", metavar="K=V", multiple=True, help="What the template asks for.")
-@click.option("--name", metavar="TEXT", help="What people see.  [default: the id]")
-@click.option("--type", "kind", type=click.Choice(["oauth", "apikey"]), help="[default: the template's, else oauth]")
-@click.option("--client-id", metavar="TEXT", default="", help="The client's id at the provider.")
+@connection_options
 @click.option(
     "--client-secret-file",
     metavar="FILE",
     type=click.Path(exists=True, dir_okay=False, allow_dash=True, path_type=str),
     help=f"Read the client's secret from FILE, '-' for stdin. Or set {SECRET_VARIABLE}.",
 )
-@click.option("--authorization-url", metavar="URL", help="Where users consent.")
-@click.option("--token-url", metavar="URL", help="Where tokens are refreshed.")
-@click.option("--discovery-url", metavar="URL", help="The issuer, or its metadata's URL: fills in what is left out.")
-@click.option("--use-dcr", is_flag=True, help="Let the provider register the client (RFC 7591).")
-@click.option("--dcr-url", metavar="URL", help="Where it does so.  [default: as its metadata says]")
 @click.option(
     "--url",
     "public_url",
@@ -81,71 +74,22 @@ def connections() -> None:
     show_envvar=True,
     help="The traffic listener, as browsers reach it: the client is registered with it.  [default: routes.yaml's]",
 )
-@click.option("--scope", "scopes", metavar="S", multiple=True, help="A scope to ask for by default.")
-@click.option(
-    "--origin",
-    "origins",
-    metavar="ORIGIN",
-    multiple=True,
-    help="Where its tokens may go.  [default: the template's, else anywhere]",
-)
-@click.option(
-    "--token-auth",
-    type=click.Choice(sorted(TOKEN_AUTHS)),
-    help="How the client authenticates at the token URL.  "
-    "[default: with a secret as the template has it, else client_secret_basic; without one none]",
-)
 @click.option("--json", "as_json", is_flag=True, help="Print the connection as JSON.")
 @config_option
 @data_option
 def add(
     connection_id: str,
-    template: str | None,
-    variables: tuple[str, ...],
-    name: str | None,
-    kind: Any,
-    client_id: str,
     client_secret_file: str | None,
-    authorization_url: str | None,
-    token_url: str | None,
-    discovery_url: str | None,
-    use_dcr: bool,
-    dcr_url: str | None,
     public_url: str | None,
-    scopes: tuple[str, ...],
-    origins: tuple[str, ...],
-    token_auth: Any,
     as_json: bool,
     config_file: Path,
     data: Path,
+    **options: Any,
 ) -> None:
     """Make a connection: from a template, or from what the options say."""
-    client: dict[str, Any] = {"client_id": client_id, "client_secret": _secret(client_secret_file, os.environ)}
     try:
-        said = {
-            "authorization_url": authorization_url,
-            "token_url": token_url,
-            "default_scopes": tuple(dict.fromkeys(scopes)) or None,
-            "origins": tuple(dict.fromkeys(canonical_origin(origin) for origin in origins)) or None,
-            "token_auth": token_auth,
-            "extra": {
-                key: value
-                for key, value in (("discoveryUrl", discovery_url), ("useDcr", use_dcr), ("dcrUrl", dcr_url))
-                if value
-            },
-        }
-        fields: dict[str, Any] = {"name": name or connection_id} | {k: v for k, v in said.items() if v is not None}
-        if template is not None:
-            values = _pairs(variables)
-            connection = from_template(template, id=connection_id, variables=values, overrides=fields, **client)
-            _check_of_template(connection, kind=kind)
-        elif variables:
-            raise click.UsageError("--variable: expected only with --template")
-        else:
-            connection = Connection(id=connection_id, kind=kind or "oauth", **client, **fields)
-        if use_dcr and (client_id or client["client_secret"]):
-            raise click.UsageError("--use-dcr: the provider gives client id and secret")
-        if use_dcr:
+        connection = connection_of(connection_id, options, secret=_secret(client_secret_file, os.environ))
+        if connection.awaits_registration:
             connection = run(_register_and_create(connection, data, config_file, public_url))
         else:
             run(_create(connection, data))
@@ -185,12 +129,15 @@ def list_connections(as_json: bool, data: Path) -> None:
         async with _open(data) as stored:
             return await stored.list()
 
+    require_data(data)
     found = run(read())
     if as_json:
         click.echo(json.dumps([_shown(connection) for connection in found], indent=2))
         return
     if not found:
         click.echo("No connections yet: gateway connections add --id ID …", err=True)
+    else:
+        echo_header("id", "type", "owner", "name", "origins")
     for connection in found:
         where = ", ".join(connection.origins) if connection.origins is not None else "any origin"
         click.echo("\t".join((connection.id, connection.kind, connection.owner, connection.name, where)))
@@ -207,6 +154,7 @@ def show_connection(connection_id: str, as_json: bool, data: Path) -> None:
         async with _open(data) as stored:
             return next((connection for connection in await stored.list() if connection.id == connection_id), None)
 
+    require_data(data)
     connection = run(read())
     if connection is None:
         raise _not_found(connection_id)
@@ -234,7 +182,7 @@ def remove_connection(connection_id: str, yes: bool, force: bool, config_file: P
 
     async def remove() -> Removed:
         async with open_vault(data, egress_of(config_file)) as vault:
-            with changing(vault, "connections rm", connection=connection_id) as fields:
+            with changing(vault.record, "connections rm", connection=connection_id) as fields:
                 removed = await vault.removal.connection(connection_id, is_forced=force)
             conclude(vault.record, "connection_deleted", **fields, **removed.for_the_record())
             return removed
@@ -265,30 +213,9 @@ def _not_found(connection_id: str) -> click.exceptions.Exit:
     return click.exceptions.Exit(EXIT_NOT_FOUND)
 
 
-def _pairs(texts: tuple[str, ...]) -> dict[str, str]:
-    """Return NAME=VALUE texts as a mapping; each name once."""
-    pairs: dict[str, str] = {}
-    for text in texts:
-        name, separator, value = text.partition("=")
-        if not separator or name in pairs:
-            raise click.UsageError("--variable: expected NAME=VALUE, each name once")
-        pairs[name] = value
-    return pairs
-
-
-def _check_of_template(connection: Connection, *, kind: str | None) -> None:
-    """Refuse what a template makes possible and nobody means: another type, a client without its secret."""
-    if kind not in (None, connection.kind):
-        raise click.UsageError(f"--type: expected {connection.kind}, as the template has it")
-    if connection.awaits_registration or connection.kind != "oauth":
-        return
-    if connection.client_secret is None and connection.token_auth != "none":  # noqa: S105
-        raise click.UsageError("client secret: missing; a public client says --token-auth none")
-
-
 async def _create(connection: Connection, data: Path) -> None:
     async with open_vault(data, Egress()) as vault:
-        with changing(vault, "connections add", connection=connection.id) as fields:
+        with changing(vault.record, "connections add", connection=connection.id) as fields:
             await vault.connections.create(connection)
         conclude(vault.record, "connection_created", **fields)
 
@@ -299,7 +226,7 @@ async def _register_and_create(
     """Return *connection*, stored with the client that its provider has registered."""
     egress, base_url = egress_of(config_file), _base_url(config_file, public_url)
     async with open_vault(data, egress) as vault, OutboundClient(egress) as client:
-        with changing(vault, "connections add", connection=connection.id) as fields:
+        with changing(vault.record, "connections add", connection=connection.id) as fields:
             check(connection)
             await vault.connections.check_free(connection)
             registered = await register(
@@ -364,6 +291,9 @@ def _shown(connection: Connection) -> dict[str, object]:
         "authorization_url": connection.authorization_url,
         "token_url": connection.token_url,
         "discovery_url": connection.extra.get("discoveryUrl", ""),
+        "grant_type": grant_of(connection),
+        "issues_refresh_tokens": grant_of(connection) == "authorization_code"
+        and connection.quirks.issues_refresh_tokens,
         "scopes": list(connection.default_scopes),
         "origins": None if connection.origins is None else list(connection.origins),
         "token_auth": connection.token_auth,
@@ -381,6 +311,8 @@ def _shown_template(provider: Provider) -> dict[str, object]:
         "docs_url": provider.docs_url,
         "scopes": list(provider.default_scopes),
         "origins": list(provider.origins),
+        "grants": list(provider.quirks.grants),
+        "issues_refresh_tokens": provider.kind == "oauth" and provider.quirks.issues_refresh_tokens,
         "variables": [
             {
                 "name": variable.name,

@@ -4,7 +4,8 @@ Where the commands find the gateway's state: `--data`, GATEWAY_DATA, GATEWAY_DAT
 Rules:
 1. Flag, then environment, then default: `--data DIR`, else GATEWAY_DATA, else ./.gateway.
 2. The database is GATEWAY_DATABASE_URL where that is set, else the file gateway.db in the data directory.
-3. A database that cannot be opened ends a command with one sentence on stderr and exit code 1, never a traceback:
+3. A command that only reads makes no data directory: where there is none, it says so and ends with exit code 4.
+4. A database that cannot be opened ends a command with one sentence on stderr and exit code 1, never a traceback:
    a database URL may hold a password.
 """
 
@@ -50,6 +51,23 @@ def data_option(command: Command) -> Command:
 def database_url(data: Path, environ: Mapping[str, str]) -> str:
     """Return the database URL that *environ* names, else that of the SQLite file in *data*."""
     return environ.get("GATEWAY_DATABASE_URL") or sqlite_url(data / DATABASE_FILE)
+
+
+def require_data(data: Path) -> None:
+    """
+    Do nothing where there is a gateway's state to read: *data*, or the database of GATEWAY_DATABASE_URL.
+
+    Raises:
+        click.exceptions.Exit: there is none; ends the command with exit code 4 (rule 3).
+    """
+    if not data.is_dir() and not os.environ.get("GATEWAY_DATABASE_URL"):
+        click.echo(f"Error: there is no data directory {data} (--data or GATEWAY_DATA names it)", err=True)
+        raise click.exceptions.Exit(EXIT_NOT_FOUND)
+
+
+def echo_header(*names: str) -> None:
+    """Write the line above a list that people read: what stands in its columns."""
+    click.echo("\t".join(name.upper() for name in names))
 
 
 @asynccontextmanager

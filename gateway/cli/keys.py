@@ -4,7 +4,8 @@
 Rules:
 1. Data on stdout, talk on stderr. A secret is printed once, when it is made, and cannot be shown again.
 2. A running gateway learns of a revocation from the database, within a second; no restart.
-3. Exit codes: 0 done, 1 the database failed, 2 usage, 4 no such key.
+3. A key that is made or revoked is in the record, by its id; without its line it is not done.
+4. Exit codes: 0 done, 1 the database or the record failed, 2 usage, 4 no such key, or no data to read.
 """
 
 from __future__ import annotations
@@ -22,8 +23,10 @@ import click
 from sqlalchemy.exc import SQLAlchemyError
 
 from gateway.access.keys import KeyInfo, KeyInfos, KeyRing, NewKey
-from gateway.cli.data import EXIT_NOT_FOUND, data_option, open_store, run
+from gateway.cli.data import EXIT_NOT_FOUND, data_option, echo_header, open_store, require_data, run
+from gateway.cli.vault import changing, open_record
 from gateway.store.changes import ChangeFeed
+from gateway.vault.record import conclude
 
 MAX_DAYS = 3650.0
 DAY_SECONDS = 86_400.0
@@ -68,17 +71,29 @@ def create(
 
     async def make() -> NewKey:
         async with _open_keyring(data) as keyring:
-            if agent is None:
-                return await keyring.create_management(label, expires_at=expires_at)
-            return await keyring.create_agent(
-                agent,
-                user=user,
-                tenants=tenants,
-                roles=roles,
-                permissions=permissions,
-                scopes=scopes,
-                expires_at=expires_at,
-            )
+            about = {
+                "kind": "management" if agent is None else "agent",
+                "name": label if agent is None else agent,
+                "user": user,
+            }
+            with open_record(data) as record:
+                with changing(record, "keys create", **about) as fields:
+                    made = await add(keyring)
+                conclude(record, "key_created", **fields, key=made.id)
+            return made
+
+    async def add(keyring: KeyRing) -> NewKey:
+        if agent is None:
+            return await keyring.create_management(label, expires_at=expires_at)
+        return await keyring.create_agent(
+            agent,
+            user=user,
+            tenants=tenants,
+            roles=roles,
+            permissions=permissions,
+            scopes=scopes,
+            expires_at=expires_at,
+        )
 
     try:
         key = run(make())
@@ -98,12 +113,15 @@ def list_keys(as_json: bool, data: Path) -> None:
         async with _open_keyring(data) as keyring:
             return await keyring.list()
 
+    require_data(data)
     infos = run(read())
     if as_json:
         click.echo(json.dumps([asdict(info) for info in infos], indent=2))
         return
     if not infos:
         click.echo("No keys yet: gateway keys create --agent NAME --user U", err=True)
+    else:
+        echo_header("id", "kind", "name", "subject", "state")
     now = time.time()
     for info in infos:
         click.echo("\t".join(_row(info, now)))
@@ -117,7 +135,15 @@ def revoke(key_id: str, data: Path) -> None:
 
     async def end() -> bool:
         async with _open_keyring(data) as keyring:
-            return await keyring.revoke(key_id)
+            if all(info.id != key_id for info in await keyring.list()):
+                return False  # and no line: someone may have pasted the whole key
+            with open_record(data) as record:
+                with changing(record, "keys revoke", key=key_id) as fields:
+                    is_revoked = await keyring.revoke(key_id)
+                conclude(record, "key_revoked", **fields)
+            return is_revoked
+
+    require_data(data)
 
     if not run(end()):
         # The id is not repeated: someone may have pasted the whole key.

@@ -21,7 +21,7 @@ import click
 from sqlalchemy.exc import SQLAlchemyError
 
 from gateway.cli.config import config_option
-from gateway.cli.data import EXIT_NOT_FOUND, data_option, open_store, run
+from gateway.cli.data import EXIT_NOT_FOUND, data_option, echo_header, open_store, require_data, run
 from gateway.cli.vault import EXIT_UPSTREAM, changing, egress_of, open_vault, operator
 from gateway.errors import ConnectionRequired, TokenServiceUnavailable
 from gateway.models import Egress, TokenKey
@@ -47,12 +47,15 @@ def tokens() -> None:
 def list_tokens(connection: str | None, user: str | None, as_json: bool, data: Path) -> None:
     """List the connection tokens, the oldest first."""
 
+    require_data(data)
     found, now = run(_read(data, connection=connection, user=user)), time.time()
     if as_json:
         click.echo(json.dumps([_shown(token, now) for token in found], indent=2))
         return
     if not found:
         click.echo("No tokens here.", err=True)
+    else:
+        echo_header("id", "connection", "subject", "account", "scopes", "state")
     for token in found:
         subject = " in ".join(filter(None, (token.user, token.tenant)))
         scopes = " ".join(token.granted_scopes) or "-"
@@ -81,6 +84,7 @@ def show_token(token_id: str, reveal: bool, as_json: bool, data: Path) -> None:
                 vault.record("tokens_revealed", **about)
             return token
 
+    require_data(data)
     token = run(read())
     if token is None:
         raise _not_found(token_id)
@@ -153,7 +157,7 @@ def remove_tokens(
     async def remove() -> list[Removed]:
         async with open_vault(data, egress_of(config_file)) as vault:
             about = {"connection": connection, "tokens": list(token_ids)} | whose(user, None, None)
-            with changing(vault, "tokens rm", **about) as fields:
+            with changing(vault.record, "tokens rm", **about) as fields:
                 if token_ids:
                     done = [await vault.removal.one(token_id) for token_id in token_ids]
                 else:

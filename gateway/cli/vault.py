@@ -30,7 +30,7 @@ from gateway.net.client import OutboundClient
 from gateway.store.engine import Store
 from gateway.vault.discovery import Discovery
 from gateway.vault.key_ring import SealingRing
-from gateway.vault.record import conclude
+from gateway.vault.record import Record, conclude
 from gateway.vault.recovery import RECOVERY_DIRECTORY, Recovery
 from gateway.vault.revocation import Revocation
 from gateway.vault.sealing import Sealer, SealingKeyError
@@ -127,18 +127,18 @@ async def open_vault(data: Path, egress: Egress) -> AsyncIterator[Vault]:
 
 
 @contextmanager
-def changing(vault: Vault, change: str, **about: object) -> Iterator[dict[str, object]]:
+def changing(record: Record, change: str, **about: object) -> Iterator[dict[str, object]]:
     """
     Record that the command *change* is about to change something, and if it then fails, that too.
 
     Yields the fields that the line of what was done begins with.
     """
     fields = {"id": os.urandom(8).hex(), **about, **operator()}
-    vault.record("change_intent", change=change, **fields)
+    record("change_intent", change=change, **fields)
     try:
         yield fields
     except Exception as exc:
-        conclude(vault.record, "change_refused", change=change, error=type(exc).__name__, **fields)
+        conclude(record, "change_refused", change=change, error=type(exc).__name__, **fields)
         raise
 
 

@@ -23,7 +23,7 @@ from gateway.config.schema import (
     TokenApiFile,
 )
 from gateway.config.schema_routes import ConnectionFile, CredentialFile, EgressFile, InjectFile, PolicyFile, RouteFile
-from gateway.config.urls import parse_host, parse_origin, parse_url
+from gateway.config.urls import parse_host, parse_origin, parse_proxy, parse_url
 from gateway.config.values import (
     Bind,
     Claims,
@@ -37,7 +37,7 @@ from gateway.config.values import (
     TrafficListener,
     VaultSettings,
 )
-from gateway.models import AllowPattern, CredentialPlace, Egress, Injection, Limits, Route, Timeouts
+from gateway.models import AllowPattern, CredentialPlace, Egress, Injection, Limits, Route, Timeouts, TrafficLimits
 from gateway.providers.quirks import TokenAuth
 
 
@@ -70,6 +70,10 @@ def _listeners(file: ListenersFile, directory: Path, *, is_vault: bool) -> Liste
         tls=Tls(str(directory / tls.cert), str(directory / tls.key)) if tls else None,
         redirect_urls=tuple(file.traffic.redirect_urls),
         trusted_proxies=tuple(ip_network(network) for network in file.traffic.trusted_proxies),
+        limits=TrafficLimits(
+            connections=file.traffic.limits.connections,
+            connections_per_address=file.traffic.limits.connections_per_address,
+        ),
     )
     # DESIGN section 7: with Descope as token service the token API is off.
     is_on = isinstance(file.token_api, TokenApiFile) and is_vault
@@ -98,6 +102,7 @@ def _egress(file: EgressFile, directory: Path) -> Egress:
         allow_private=tuple(ip_network(network) for network in file.allow_private),
         allow_http=file.allow_http,
         ca_file=str(directory / file.ca_file) if file.ca_file else None,
+        proxy=parse_proxy(file.proxy) if file.proxy else None,
     )
 
 

@@ -4,17 +4,25 @@ A connection's `template`: what the entry leaves out, the catalogue's provider f
 Rules:
 1. The entry's own keys win, a null among them. Name, client and secret are always the entry's.
 2. What was filled in stands at the place of `template`: an error about it points there.
-3. How the provider's OAuth differs from the standard is not copied: the vault looks it up (gateway/providers).
+3. Where its metadata lies is filled in only where the entry names no endpoint: metadata of one authorization server
+   does not speak of another's.
+4. A grant that the provider does not offer is refused.
+5. How the provider's OAuth differs from the standard is not copied: the vault looks it up (gateway/providers).
 
 Works on the document, before its shape is checked: what is filled in is checked like everything else.
 """
 
 from __future__ import annotations
 
+from typing import get_args
+
 from gateway.config.document import Document
 from gateway.config.problems import Path, did_you_mean
 from gateway.providers.catalogue import Provider, VariableInvalid, catalogue
+from gateway.providers.quirks import Grant
 from gateway.providers.variables import one_of
+
+GRANTS = get_args(Grant)  # other words the shape refuses
 
 
 def fill_in(document: Document) -> None:
@@ -41,9 +49,17 @@ def _connection(document: Document, base: Path) -> None:
         found = document.found((*base, "type"))
         document.refuse((*base, "type"), f"expected {provider.kind}, as the template has it, found {found}")
         return
+    _check_grant(document, (*base, "grant_type"), provider)
     values = _variables(document, (*base, "variables"), provider)
     if values is not None:
         _fill(document, base, provider.with_variables(values))
+
+
+def _check_grant(document: Document, path: Path, provider: Provider) -> None:
+    grant, offered = document.get(*path), provider.quirks.grants
+    if provider.kind == "oauth" and grant in GRANTS and grant not in offered and path not in document.unfilled:
+        expected = f"expected a grant that the template's provider offers ({', '.join(offered)})"
+        document.refuse(path, f"{expected}, found {document.found(path)}")
 
 
 def _variables(document: Document, path: Path, provider: Provider) -> dict[str, str] | None:
@@ -82,6 +98,8 @@ def _fill(document: Document, base: Path, provider: Provider) -> None:
         "origins": list(provider.origins),
     }
     entry = document.get(*base)
+    if not any(key in entry for key in ("authorization_url", "token_url", "revocation_url")):
+        filled["discovery_url"] = provider.discovery_url
     place = document.values[(*base, "template")]
     for key, value in filled.items():
         if key not in entry and value:

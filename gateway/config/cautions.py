@@ -8,8 +8,11 @@ Rules:
 
 from __future__ import annotations
 
+from gateway.access.patterns import DenySet
 from gateway.config.document import Document
 from gateway.config.problems import Path, Problem, did_you_mean
+from gateway.config.urls import parse_url
+from gateway.providers.upstreams import upstream_rules
 
 
 def cautions(document: Document) -> list[Problem]:
@@ -130,6 +133,34 @@ def _opened(document: Document) -> list[Problem]:
     return found
 
 
+def _refused_paths(document: Document) -> list[Problem]:
+    """Return the entries of `allow` that name what the route refuses nevertheless, by what the catalogue knows."""
+    found = []
+    for index in range(len(document.entries("routes"))):
+        upstream = parse_url(document.text("routes", index, "upstream") or "")
+        known = upstream_rules(str(upstream.origin), _template(document, document.text("routes", index, "connection")))
+        minting = DenySet.compile(known.minting_paths)
+        multiplex = DenySet.compile(known.multiplex_paths)
+        for entry in range(len(document.entries("routes", index, "allow"))):
+            path: Path = ("routes", index, "allow", entry)
+            glob = (document.text(*path) or "").partition(" ")[2]
+            example = upstream.path + glob.replace("**", "x").replace("*", "x")  # what it names, not all it covers
+            if document.get("routes", index, "minting") != "pass" and minting.matches(example):
+                text = "the API hands out credentials there: refused, unless the route says minting: pass"
+                found.append(document.problem(path, text))
+            if document.get("routes", index, "multiplex") not in (True, "true") and multiplex.matches(example):
+                text = "a request there carries several calls: refused, unless the route says multiplex: true"
+                found.append(document.problem(path, text))
+    return found
+
+
+def _template(document: Document, connection: str | None) -> str | None:
+    for index in range(len(document.entries("connections"))):
+        if document.text("connections", index, "id") == connection:
+            return document.text("connections", index, "template")
+    return None
+
+
 def _proxies(document: Document) -> list[Problem]:
     found = []
     base: Path = ("listeners", "traffic", "trusted_proxies")
@@ -144,7 +175,7 @@ def _routes(document: Document) -> list[Problem]:
     entries = document.entries("routes")
     if not entries:
         return [document.problem(("routes",), "no routes: agents can call nothing")]
-    return [*_opened(document), *_route_connections(document)]
+    return [*_opened(document), *_refused_paths(document), *_route_connections(document)]
 
 
 def _route_connections(document: Document) -> list[Problem]:

@@ -23,7 +23,7 @@ from pydantic_core import CoreSchema, PydanticCustomError, core_schema
 
 from gateway.access.patterns import PathPattern
 from gateway.config.document import Filled
-from gateway.config.urls import UrlError, check_path, parse_host, parse_origin, parse_port, parse_url
+from gateway.config.urls import UrlError, check_path, parse_host, parse_origin, parse_port, parse_proxy, parse_url
 
 EXPECTED = "expected_form"  # the error type whose message says the expected form
 LATER = "not_supported_yet"
@@ -281,6 +281,7 @@ Domain = Annotated[
     str, AfterValidator(_parsed(lambda text: parse_origin(text if "://" in text else f"https://{text}")))
 ]
 Bind = Annotated[str, AfterValidator(_parsed(_bind))]
+Proxy = Annotated[str, AfterValidator(_parsed(parse_proxy))]
 Network = Annotated[str, AfterValidator(_parsed(_network))]
 Prefix = Annotated[str, Field(max_length=256), AfterValidator(_parsed(_prefix))]
 Host = Annotated[str, Field(max_length=255), AfterValidator(_parsed(_host))]

@@ -54,7 +54,7 @@ def in_order(problems: Iterable[Problem]) -> tuple[Problem, ...]:
 def is_secret(path: Path) -> bool:
     """Tell whether the value at *path* is a secret or a part of one, whatever its form."""
     in_connection = path[:1] == ("connections",) and "client_secret" in path
-    return in_connection or path[:2] == ("token_service", "credential")
+    return in_connection or path[-2:] == ("egress", "proxy") or path[:2] == ("token_service", "credential")
 
 
 def dotted(path: Path) -> str:

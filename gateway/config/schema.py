@@ -34,6 +34,15 @@ class TlsFile(Model):
     key: g.FilePlace = Field(description="PEM file with the private key.")
 
 
+class TrafficLimitsFile(Model):
+    """How many connections the traffic listener takes."""
+
+    connections: g.Count = Field(4_096, description="Open at once, in all.")
+    connections_per_address: g.Count = Field(
+        1_024, description="Open at once from one address; behind a load balancer all callers share one."
+    )
+
+
 class TrafficFile(Model):
     """The listener for agents and for the browser's connect pages."""
 
@@ -45,6 +54,7 @@ class TrafficFile(Model):
     redirect_urls: list[g.Endpoint] = Field(
         [], max_length=100, description="Where a browser may be sent once an account is connected; compared exactly."
     )
+    limits: TrafficLimitsFile = Field(TrafficLimitsFile(), description="How many connections are taken.")
     trusted_proxies: list[g.Network] = Field(
         [], max_length=100, description="Networks of the proxies whose Forwarded and X-Forwarded-For are believed."
     )

@@ -2,6 +2,10 @@
 The shape of what routes.yaml lists: connections, policies, routes, and the egress that a route may
 have as well.
 
+A connection's tokens come of users who connect accounts in a browser (`authorization_code`), or need none: with
+`client_credentials`, `jwt_bearer` and `github_app` they are minted for tenants, whose first call makes the token; keys
+of `type: apikey` are uploaded, or typed into the connect page.
+
 Rules are those of `schema.py`.
 """
 
@@ -22,11 +26,13 @@ class EgressFile(Model):
     allow_private: list[g.Network] = Field([], description="Networks that are dialled although they are not public.")
     allow_http: g.Truth = Field(False, description="Let plain http through; otherwise https only.")
     ca_file: g.FilePlace | None = Field(None, description="PEM bundle of authorities, instead of the system's.")
-    proxy: Annotated[str | None, g.Later(None)] = Field(None, description="Not supported yet: an outbound proxy.")
+    proxy: g.Proxy | None = Field(
+        None, description="http://[USER:PASSWORD@]HOST:PORT of a proxy that everything goes through (CONNECT)."
+    )
 
 
 class ConnectionFile(Model):
-    """A provider that users connect, owned by this file and read-only in the API."""
+    """A provider that users connect, or that gives tenants tokens by itself; read-only in the API."""
 
     id: g.ConnectionId = Field(description="The id that routes, policies and the token API name it by.")
     name: g.Title | None = Field(None, description="What people see; absent: the id.")
@@ -65,7 +71,8 @@ class ConnectionFile(Model):
         "else client_secret_basic; without a secret: none.",
     )
     grant_type: Literal["authorization_code", "client_credentials", "jwt_bearer", "github_app"] | None = Field(
-        None, description="What its tokens come of; absent: authorization_code."
+        None,
+        description="What its tokens come of; absent: authorization_code. Others need no browser.",
     )
     installation_id: g.Installation | None = Field(None, description="The installation's number (github_app).")
     issuer: g.Endpoint | None = Field(None, description="Its issuer, where no metadata says it.")
@@ -152,7 +159,7 @@ class LimitsFile(Model):
         1_048_576, description="Bodies up to this size are kept in memory for a second send."
     )
     requests_per_minute: g.Count | None = Field(None, description="Per caller; absent: no limit.")
-    concurrent: g.Count | None = Field(None, description="Calls under way on this route; absent: no limit.")
+    concurrent: g.Count | None = Field(2_000, description="Calls under way on this route; null: no limit.")
 
 
 class RouteFile(Model):

@@ -24,7 +24,7 @@ from gateway.config.values import (
     PolicySettings,
     VaultSettings,
 )
-from gateway.models import CredentialPlace, Egress, Injection, Route
+from gateway.models import CredentialPlace, Egress, Injection, OutboundProxy, Route
 
 MASK = "***"
 
@@ -81,6 +81,10 @@ def _listeners(listeners: Listeners) -> dict[str, Any]:
             "tls": asdict(traffic.tls) if traffic.tls else None,
             "redirect_urls": list(traffic.redirect_urls),
             "trusted_proxies": [str(network) for network in traffic.trusted_proxies],
+            "limits": {
+                "connections": traffic.limits.connections,
+                "connections_per_address": traffic.limits.connections_per_address,
+            },
         },
         "token_api": {"bind": str(listeners.token_api)} if listeners.token_api else "off",
         "console": {"bind": str(listeners.console)},
@@ -96,7 +100,13 @@ def _egress(egress: Egress) -> dict[str, Any]:
         "allow_private": [str(network) for network in egress.allow_private],
         "allow_http": egress.allow_http,
         "ca_file": egress.ca_file,
+        "proxy": None if egress.proxy is None else _proxy(egress.proxy),
     }
+
+
+def _proxy(proxy: OutboundProxy) -> str:
+    host = f"[{proxy.host}]" if ":" in proxy.host else proxy.host
+    return f"http://{'' if proxy.credential is None else f'{MASK}:{MASK}@'}{host}:{proxy.port}"
 
 
 def _token_service(service: VaultSettings | DescopeSettings) -> dict[str, Any]:

@@ -3,6 +3,7 @@ The URLs, hosts, addresses and paths of a configuration: parsed once, by a gramm
 
 Rules:
 1. `https` or `http`, a host, perhaps a port, perhaps a path. No user part, no fragment; a query only where one belongs.
+   An outbound proxy is `http`, a host and a port, and may have a user part.
 2. A host is dot-separated LDH labels in ASCII (RFC 1123 2.1) without a trailing dot, a dotted-quad IPv4 address, or a
    bracketed IPv6 address without zone. A name whose last label is a number is an address in disguise (WHATWG URL 3.5)
    and refused, unless it is a dotted quad.
@@ -18,8 +19,9 @@ import re
 from dataclasses import dataclass
 from ipaddress import AddressValueError, IPv4Address, IPv6Address
 from typing import Literal
+from urllib.parse import unquote
 
-from gateway.models import Origin
+from gateway.models import Origin, OutboundProxy
 
 MAX_URL_CHARACTERS = 2048
 _MAX_HOST_CHARACTERS = 253  # RFC 1035 2.3.4, without the trailing dot
@@ -31,6 +33,11 @@ _LABEL = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?")
 _NUMBER = re.compile(r"[0-9]+|0x[0-9a-f]*")
 _PORT = re.compile(r"[1-9][0-9]{0,4}")
 _PATH = re.compile(r"(?:/(?!\.{1,2}(?:/|\Z))[A-Za-z0-9._~!$&'()*+,=:@-]+)*")
+_USERINFO = r"(?:[A-Za-z0-9._~!$&'()*+,;=-]|%[0-9A-Fa-f]{2})"  # RFC 3986 section 3.2.1
+_PROXY = re.compile(
+    rf"http://(?:(?P<user>{_USERINFO}+):(?P<password>{_USERINFO}*)@)?"
+    r"(?P<host>[^/?#@:\[\]]+|\[[0-9A-Fa-f:.]+\]):(?P<port>[0-9]+)/?"
+)
 _QUERY = re.compile(r"\?[!$&-;=?-Z_a-z~%@]*")
 
 
@@ -88,6 +95,30 @@ def parse_origin(text: str) -> Origin:
     if url.path:
         raise UrlError("expected an origin (scheme, host and port) without a path")
     return url.origin
+
+
+def parse_proxy(text: str) -> OutboundProxy:
+    """
+    Return the proxy that *text* is: http://HOST:PORT, with USER:PASSWORD@ before the host where it wants them.
+
+    Raises:
+        UrlError: it is none. What is special in a URL is percent-encoded in user and password.
+    """
+    expected = "expected http://HOST:PORT or http://USER:PASSWORD@HOST:PORT"
+    parts = _PROXY.fullmatch(text)
+    if parts is None or len(text) > MAX_URL_CHARACTERS:
+        raise UrlError(expected)
+    credential = None
+    if parts["user"] is not None:
+        try:
+            user, password = (unquote(parts[name], errors="strict") for name in ("user", "password"))
+        except UnicodeDecodeError:
+            raise UrlError(expected) from None
+        # RFC 7617 section 2: no colon in a user's name, no control characters at all.
+        if ":" in user or not (user + password).isprintable():
+            raise UrlError(expected)
+        credential = f"{user}:{password}"
+    return OutboundProxy(parse_host(parts["host"]), parse_port(parts["port"]), credential)
 
 
 def parse_host(text: str) -> str:

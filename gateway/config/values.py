@@ -14,7 +14,7 @@ from ipaddress import IPv4Network, IPv6Network
 from typing import Literal
 
 from gateway.config.problems import Problem
-from gateway.models import Egress, Route
+from gateway.models import Egress, Route, TrafficLimits
 from gateway.providers.quirks import Grant, TokenAuth
 
 
@@ -51,6 +51,7 @@ class TrafficListener:
     tls: Tls | None = None
     redirect_urls: tuple[str, ...] = ()
     trusted_proxies: tuple[IPv4Network | IPv6Network, ...] = ()
+    limits: TrafficLimits = field(default_factory=TrafficLimits)
 
 
 @dataclass(frozen=True, slots=True)

@@ -54,6 +54,7 @@ DENIED_V6 = tuple(
     )
 )
 NAT64 = IPv6Network("64:ff9b::/96")  # RFC 6052 section 2.1
+ISATAP = (0x0000_5EFE, 0x0200_5EFE)  # bits 64 to 95 under any prefix, an IPv4 address behind them: RFC 5214 6.1
 
 
 def is_allowed(address: IPv4Address | IPv6Address, allow_private: tuple[IPv4Network | IPv6Network, ...] = ()) -> bool:
@@ -66,4 +67,6 @@ def is_allowed(address: IPv4Address | IPv6Address, allow_private: tuple[IPv4Netw
         return is_allowed(address.ipv4_mapped, allow_private)
     if address in NAT64:
         return is_allowed(IPv4Address(int(address) & 0xFFFF_FFFF))
+    if int(address) >> 32 & 0xFFFF_FFFF in ISATAP:
+        return False
     return address in PUBLIC_V6 and not any(address in network for network in DENIED_V6)

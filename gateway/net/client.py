@@ -5,6 +5,7 @@ Rules (threats.md sections 0 and 5.3):
 1. One request is one connection: it is closed after the answer, so that bytes which arrive late can never be taken for
    somebody else's answer. These calls are rare; a handshake more is the price of that certainty.
 2. Nothing is sent twice, nothing is followed: no retry, no redirect, no cookie, no proxy or netrc of the environment.
+   The proxy that `egress` names is the way out (`tunnel.py`).
 3. Every address is judged, IP literals too, and the judged address is the one that is dialled.
 4. https, verified; plain http only where `egress.allow_http` says so.
 5. An answer is bounded in size while it streams, and in time as a whole. It is never decompressed: we ask for
@@ -22,23 +23,24 @@ import ssl
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from types import TracebackType
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 from urllib.parse import urlsplit
 
 import aiohttp
 import orjson
 from aiohttp import HttpVersion10, HttpVersion11
 from aiohttp.abc import AbstractResolver, ResolveResult
+from aiohttp.client_proto import ResponseHandler
 from multidict import CIMultiDict, CIMultiDictProxy
 from yarl import URL
 
-from gateway.errors import EgressBlocked, UpstreamUnreachable
-from gateway.models import Egress
+from gateway.errors import EgressBlocked, NameNotResolved, Refusal, UpstreamUnreachable
+from gateway.models import Egress, OutboundProxy
 from gateway.net.dial import is_literal, resolve, tls_context
+from gateway.net.tunnel import open_tunnel
 
 Reason = Literal["unreachable", "reset", "timeout", "blocked", "too_large", "protocol", "tls"]
 
-LOOKUP_SECONDS = 5.0  # threats.md F7
 SENT_BY_US = (
     "User-Agent",
     "Accept",
@@ -103,7 +105,7 @@ class GuardedResolver(AbstractResolver):
     async def resolve(
         self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_UNSPEC
     ) -> list[ResolveResult]:
-        allowed = await resolve(host, port, self._egress, timeout_seconds=LOOKUP_SECONDS)
+        allowed = await resolve(host, port, self._egress)
         return [
             ResolveResult(
                 hostname=host,
@@ -118,6 +120,33 @@ class GuardedResolver(AbstractResolver):
 
     async def close(self) -> None:
         """Nothing is held."""
+
+
+class TunnelConnector(aiohttp.TCPConnector):
+    """Connects through the proxy of *egress*: `_create_connection` is aiohttp's place for another way to connect."""
+
+    def __init__(self, egress: Egress, proxy: OutboundProxy, tls: ssl.SSLContext, **settings: Any) -> None:
+        super().__init__(**settings)
+        self._egress = egress
+        self._proxy = proxy
+        self._tls = tls
+
+    async def _create_connection(self, req: Any, traces: Any, timeout: Any) -> ResponseHandler:
+        url: URL = req.url
+        host, port = url.raw_host or "", url.port or 0
+        is_tls = url.scheme == "https"
+        opened = await open_tunnel(self._proxy, host, port, self._egress)
+        try:
+            _, protocol = await self._loop.create_connection(
+                self._factory, sock=opened, ssl=self._tls if is_tls else None, server_hostname=host if is_tls else None
+            )
+        except OSError as exc:
+            opened.close()
+            raise OutboundError("tls" if isinstance(exc, ssl.SSLError) else "unreachable") from None  # nothing was sent
+        except BaseException:
+            opened.close()
+            raise
+        return protocol
 
 
 class Place(NamedTuple):
@@ -168,9 +197,9 @@ class OutboundClient:
             async with asyncio.timeout(timeout_seconds):
                 # aiohttp asks no resolver about IP literals (threats.md section 0, row 7), so they are judged here.
                 if is_literal(place.host):
-                    await resolve(place.host, place.port, self._egress, timeout_seconds=LOOKUP_SECONDS)
+                    await resolve(place.host, place.port, self._egress)
                 return await self._send(method, place.url, headers or {}, body, max_bytes)
-        except (TimeoutError, aiohttp.ClientError, EgressBlocked, UpstreamUnreachable, OSError, ValueError) as exc:
+        except (TimeoutError, aiohttp.ClientError, Refusal, OSError, ValueError) as exc:
             raise OutboundError(_reason(exc)) from None  # rule 6
 
     async def close(self) -> None:
@@ -213,13 +242,18 @@ class OutboundClient:
 
 
 def _session(egress: Egress, tls: ssl.SSLContext) -> aiohttp.ClientSession:
-    connector = aiohttp.TCPConnector(
-        resolver=GuardedResolver(egress),
-        use_dns_cache=False,  # the guard is asked for every connection
-        force_close=True,  # rule 1
-        limit=100,
-        limit_per_host=20,  # one slow provider leaves room for the others (threats.md G10)
-        ssl=tls,
+    settings: dict[str, Any] = {
+        "resolver": GuardedResolver(egress),
+        "use_dns_cache": False,  # the guard is asked for every connection
+        "force_close": True,  # rule 1
+        "limit": 100,
+        "limit_per_host": 20,  # one slow provider leaves room for the others (threats.md G10)
+        "ssl": tls,
+    }
+    connector = (
+        aiohttp.TCPConnector(**settings)
+        if egress.proxy is None
+        else TunnelConnector(egress, egress.proxy, tls, **settings)
     )
     session = aiohttp.ClientSession(
         connector=connector,
@@ -281,7 +315,7 @@ def _reason(error: Exception) -> Reason:
             return "tls"
         case aiohttp.InvalidURL():
             return "blocked"
-        case aiohttp.ClientConnectorError() | UpstreamUnreachable():
+        case aiohttp.ClientConnectorError() | UpstreamUnreachable() | NameNotResolved():
             return "unreachable"
         case aiohttp.ClientConnectionError() | OSError():
             return "reset"

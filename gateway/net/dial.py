@@ -6,8 +6,7 @@ Rules:
    connection. A name that changes its answer between check and connect gains nothing (threats.md F2).
 2. IP literals are judged like every other address. A host that ends in a number but is no canonical IPv4 address
    ("127.1", "0x7f000001", "2130706433") is refused: systems read it in different ways.
-3. Look-ups run in threads of their own, one per name at a time: a name server that hangs holds up neither files nor the
-   database, and a busy route not the others (threats.md F7).
+3. A look-up has a time-out of its own, beside that of the connection (`lookups.py` tells what it may hold up).
 4. TLS 1.2 or newer, verified, HTTP/1.1 by ALPN. There is no switch that turns verification off.
 """
 
@@ -17,64 +16,26 @@ import asyncio
 import re
 import socket
 import ssl
-import threading
-from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
 from functools import lru_cache
 from ipaddress import IPv4Address, IPv6Address, ip_address
-from typing import Any
 
-from gateway.errors import EgressBlocked, UpstreamUnreachable
+from gateway.errors import EgressBlocked, NameLookupTimeout, NameNotResolved
 from gateway.models import Egress
 from gateway.net.addresses import is_allowed
-
-SockAddr = tuple[Any, ...]  # what socket.connect takes: (host, port) or (host, port, flow, scope)
-Dialable = tuple[int, SockAddr]  # address family, socket address
-Lookup = Callable[[str, int], list[Dialable]]
+from gateway.net.lookups import Dialable, Lookups, system_lookup
 
 MAX_ADDRESSES = 16  # nobody tries more before giving up; a name may answer with thousands (threats.md R21)
-LOOKUP_THREADS = 8
+LOOKUP_SECONDS = 5.0  # threats.md F7; the system's resolver itself takes up to half a minute
 LABEL = r"[A-Za-z0-9_]([A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?"  # RFC 1123 2.1; "_" because Compose names its hosts so
 NAME = re.compile(rf"(?=.{{1,253}}\Z){LABEL}(\.{LABEL})*\.?")
 ENDS_IN_A_NUMBER = re.compile(r"[0-9]+|0[xX][0-9A-Fa-f]*")  # the last label; as in the WHATWG URL standard
-
-
-def system_lookup(host: str, port: int) -> list[Dialable]:
-    """Ask the system's resolver. Blocks; raises OSError."""
-    found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, proto=socket.IPPROTO_TCP)
-    return [(family, address) for family, _type, _proto, _name, address in found]
-
-
-class Lookups:
-    """Name look-ups under way: one thread per name at most, and never more than LOOKUP_THREADS."""
-
-    def __init__(self, lookup: Lookup) -> None:
-        self._lookup = lookup
-        self._lock = threading.Lock()
-        self._pool = ThreadPoolExecutor(LOOKUP_THREADS, thread_name_prefix="dns")
-        self._flights: dict[tuple[str, int], Future[list[Dialable]]] = {}
-
-    def find(self, host: str, port: int) -> Future[list[Dialable]]:
-        """Join the look-up of that name and port, or start it."""
-        with self._lock:
-            flight = self._flights.get((host, port))
-            if flight is not None:
-                return flight
-            flight = self._pool.submit(self._lookup, host, port)
-            self._flights[host, port] = flight
-        flight.add_done_callback(lambda _done: self._land(host, port))
-        return flight
-
-    def _land(self, host: str, port: int) -> None:
-        with self._lock:
-            self._flights.pop((host, port), None)
 
 
 _system = Lookups(system_lookup)
 
 
 async def resolve(
-    host: str, port: int, egress: Egress, *, timeout_seconds: float, lookups: Lookups = _system
+    host: str, port: int, egress: Egress, *, timeout_seconds: float = LOOKUP_SECONDS, lookups: Lookups = _system
 ) -> list[Dialable]:
     """
     Return the socket addresses of *host* that the gateway may dial, in the resolver's order, at least one.
@@ -84,13 +45,12 @@ async def resolve(
 
     Raises:
         EgressBlocked: every address is refused, or *host* could be read as an address in two ways.
-        UpstreamUnreachable: there is no such name, or no answer in time.
+        NameNotResolved: there is no such name, it has no address, or (NameLookupTimeout) there is no answer in time.
     """
-    literal = _literal(host)
-    if literal is not None:
-        found = [_numeric(literal, port)]
+    if is_literal(host):
+        found = [numeric(host, port)]
     else:
-        found = await _look_up(host, port, timeout_seconds=timeout_seconds, lookups=lookups)
+        found = await look_up(host, port, timeout_seconds=timeout_seconds, lookups=lookups)
     allowed = [each for each in dict.fromkeys(found) if is_allowed(_address(each), egress.allow_private)]
     if not allowed:
         raise EgressBlocked
@@ -125,17 +85,17 @@ def is_literal(host: str) -> bool:
     return ":" in host or ENDS_IN_A_NUMBER.fullmatch(host.removesuffix(".").rpartition(".")[2]) is not None
 
 
-def _literal(host: str) -> IPv4Address | IPv6Address | None:
-    """Return the address that *host* spells, or None for a name."""
-    if not is_literal(host):
-        return None
+def numeric(host: str, port: int) -> Dialable:
+    """
+    Return the socket address that the literal *host* spells, unjudged.
+
+    Raises:
+        EgressBlocked: it could be read in two ways.
+    """
     try:
-        return ip_address(host)
+        address = ip_address(host)
     except ValueError:
         raise EgressBlocked from None
-
-
-def _numeric(address: IPv4Address | IPv6Address, port: int) -> Dialable:
     if isinstance(address, IPv4Address):
         return socket.AF_INET, (str(address), port)
     if address.scope_id is not None:  # an interface of this machine: nothing that an URL may choose
@@ -143,17 +103,23 @@ def _numeric(address: IPv4Address | IPv6Address, port: int) -> Dialable:
     return socket.AF_INET6, (str(address), port, 0, 0)
 
 
-async def _look_up(host: str, port: int, *, timeout_seconds: float, lookups: Lookups) -> list[Dialable]:
+async def look_up(
+    host: str, port: int, *, timeout_seconds: float = LOOKUP_SECONDS, lookups: Lookups = _system
+) -> list[Dialable]:
+    """Return every socket address of the name *host*, unjudged, at least one. Raises NameNotResolved as `resolve`."""
     if not NAME.fullmatch(host):
-        raise UpstreamUnreachable("The upstream's host name is not a valid name.")
+        raise NameNotResolved("The upstream's host name is not a valid name.")
     try:
         async with asyncio.timeout(timeout_seconds):
             # Shielded: one caller that gives up must not cancel the look-up that others share.
-            return await asyncio.shield(asyncio.wrap_future(lookups.find(host, port)))
+            found = await asyncio.shield(asyncio.wrap_future(lookups.find(host, port)))
     except TimeoutError:
-        raise UpstreamUnreachable("The upstream's name was not resolved in time.") from None
+        raise NameLookupTimeout from None
     except (OSError, UnicodeError) as exc:
-        raise UpstreamUnreachable("The upstream's name cannot be resolved.") from exc
+        raise NameNotResolved from exc
+    if not found:
+        raise NameNotResolved
+    return found
 
 
 def _address(dialable: Dialable) -> IPv4Address | IPv6Address:

@@ -32,7 +32,7 @@ _NAME = re.compile(r"[a-z][a-z_]{0,30}")
 _LABEL = r"(?:[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?|\{[a-z][a-z_]{0,30}\})"
 _HOST = re.compile(rf"{_LABEL}(?:\.{_LABEL})*")
 _PORT = re.compile(r"[1-9][0-9]{0,4}")
-_PATH = re.compile(r"(?:/(?!\.{1,2}(?:/|\Z))(?:[A-Za-z0-9._~-]+|\{[a-z][a-z_]{0,30}\}))*/?")
+_PATH = re.compile(r"(?:/(?!\.{1,2}(?:/|\Z))(?:[A-Za-z0-9._~@-]+|\{[a-z][a-z_]{0,30}\}))*/?")
 _POINTER = re.compile(r"(?:/[^/]+)*")  # RFC 6901
 _WORDS = {"": None, "~": None, "null": None, "true": True, "false": False}
 _INTEGER = re.compile(r"0|[1-9][0-9]{0,9}")
@@ -86,6 +86,9 @@ class _QuirksFile(_Model):
     accept_header: Annotated[str, Field(pattern=r"^[a-z]+/[a-z0-9.+-]+$")] = "application/json"
     refresh_token_rotates: bool | None = None
     issues_refresh_tokens: bool = True
+    account_path: str = ""
+    userinfo_url: str = ""
+    userinfo_path: str = ""
     issuer: str = ""
     rejected: Annotated[list[_RejectedFile], Field(max_length=10)] = []
     grants: Annotated[list[Grant], Field(min_length=1)] | None = None
@@ -207,6 +210,8 @@ def _problems(entry: _ProviderFile) -> Iterator[Problem]:
     urls += [((key,), url) for key in _URLS if (url := getattr(entry, key))]
     if entry.quirks.refresh_url is not None:
         urls.append((("quirks", "refresh_url"), entry.quirks.refresh_url))
+    if entry.quirks.userinfo_url:
+        urls.append((("quirks", "userinfo_url"), entry.quirks.userinfo_url))
     for path, url in urls:
         yield from ((path, problem) for problem in _url_problems(url))
     for index, origin in enumerate(entry.origins):
@@ -218,6 +223,7 @@ def _problems(entry: _ProviderFile) -> Iterator[Problem]:
     yield from _variable_problems(entry, [*(url for _, url in urls), *entry.origins])
     yield from _quirk_problems(entry.quirks)
     yield from _upstream_problems(entry.upstream)
+    yield from _account_problems(entry)
 
 
 def _kind_problems(entry: _ProviderFile) -> Iterator[Problem]:
@@ -314,6 +320,17 @@ def _upstream_problems(upstream: _UpstreamFile) -> Iterator[Problem]:
             yield ("upstream", "credential_fields", index), "expected a field beside those that never cross"
 
 
+def _account_problems(entry: _ProviderFile) -> Iterator[Problem]:
+    quirks = entry.quirks
+    for key in ("account_path", "userinfo_path"):
+        if _POINTER.fullmatch(getattr(quirks, key)) is None:
+            yield ("quirks", key), "expected a JSON pointer, like /user/id"
+    if bool(quirks.userinfo_url) != bool(quirks.userinfo_path):
+        yield ("quirks",), "expected userinfo_url and userinfo_path together"
+    if quirks.userinfo_url and "/".join(quirks.userinfo_url.split("/")[:3]) not in entry.origins:
+        yield ("quirks", "userinfo_url"), "expected an address at one of origins: the token goes there"
+
+
 def _issuer_problems(issuer: str) -> Iterator[str]:
     if f"/{TENANT}/" not in f"{issuer.partition('://')[2].removeprefix('/')}/":
         yield f"expected {TENANT} as a whole segment of the path; without one, metadata says it"
@@ -391,6 +408,9 @@ def _quirks(entry: _ProviderFile) -> Quirks:
         accept_header=file.accept_header,
         refresh_token_rotates=file.refresh_token_rotates,
         issues_refresh_tokens=file.issues_refresh_tokens,
+        account_path=file.account_path,
+        userinfo_url=file.userinfo_url,
+        userinfo_path=file.userinfo_path,
         issuer=file.issuer,
         rejected=_rejected(entry),
         grants=tuple(file.grants or (("authorization_code",) if entry.kind == "oauth" else ("api_key",))),

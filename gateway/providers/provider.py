@@ -52,6 +52,11 @@ class Provider:
         """
         filled = resolve(self.variables, values)
         refresh_url = self.quirks.refresh_url
+        quirks = replace(
+            self.quirks,
+            refresh_url=None if refresh_url is None else fill(refresh_url, filled),
+            userinfo_url=fill(self.quirks.userinfo_url, filled),
+        )
         return replace(
             self,
             authorization_url=fill(self.authorization_url, filled),
@@ -60,5 +65,5 @@ class Provider:
             discovery_url=fill(self.discovery_url, filled),
             origins=tuple(dict.fromkeys(fill(origin, filled) for origin in self.origins)),
             variables=(),
-            quirks=replace(self.quirks, refresh_url=None if refresh_url is None else fill(refresh_url, filled)),
+            quirks=quirks,
         )

@@ -45,6 +45,10 @@ class Quirks:
     knows. *refresh_token_rotates*: each refresh token works once (True), for good (False), or unknown (None).
     *issues_refresh_tokens* False: there is nothing to refresh with.
 
+    Whose account it is, where no id token says it: *account_path* is a JSON pointer into the whole token answer;
+    *userinfo_url* is an address of the API that tells it for a GET with the fresh token, at the JSON pointer
+    *userinfo_path*. "": it is not told there.
+
     *issuer*, where tenants have issuers of their own and metadata names none of them: `{tenantid}` in it stands for an
     id token's claim `tid`. "": metadata names the issuer exactly, as RFC 8414 says.
 
@@ -70,6 +74,9 @@ class Quirks:
     accept_header: str = "application/json"
     refresh_token_rotates: bool | None = None
     issues_refresh_tokens: bool = True
+    account_path: str = ""
+    userinfo_url: str = ""
+    userinfo_path: str = ""
     issuer: str = ""
     rejected: tuple[Rejected, ...] = ()
     grants: tuple[Grant, ...] = ("authorization_code",)

@@ -4,7 +4,7 @@ What the catalogue knows of the API at an upstream's origin.
 Rules:
 1. Each provider whose origins the upstream's is one of tells what it knows; so does the template of the route's
    connection, wherever the API stands (a GitLab of one's own).
-2. Where several know something, all of it holds.
+2. Where several know something, all of it holds; so does what is known of any API.
 3. A variable in an origin stands for any value that it may have. One that is a whole host stands for its default: any
    host could be it.
 """
@@ -18,6 +18,8 @@ from gateway.models import UpstreamRules
 from gateway.providers.catalogue import catalogue
 from gateway.providers.provider import Provider
 
+# OData 4.01 part 2 section 4.10 reserves the name: whatever API it is, this is a batch.
+ANY_API = UpstreamRules(multiplex_paths=("/**/$batch",))
 _LABEL = r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?"
 _LABELS = rf"{_LABEL}(?:\.{_LABEL}){{0,7}}"
 _PLACE = re.compile(r"\{([a-z_]+)\}|\*")
@@ -29,11 +31,10 @@ def upstream_rules(origin: str, template: str | None = None) -> UpstreamRules:
     catalogue's provider that the connection was made from.
     """
     providers = catalogue()
-    known = [each.upstream for pattern, each in _by_origin() if pattern.fullmatch(origin)]
+    known = [ANY_API]
+    known += [each.upstream for pattern, each in _by_origin() if pattern.fullmatch(origin)]
     if template is not None and template in providers:
         known.append(providers[template].upstream)
-    if not known:
-        return UpstreamRules()
     return UpstreamRules(
         credential_fields=frozenset().union(*(each.credential_fields for each in known)),
         credential_params=frozenset().union(*(each.credential_params for each in known)),

@@ -1,5 +1,5 @@
 """
-The names of aiohttp that are not its documented interface and that the data path leans on.
+The names of aiohttp that are not its documented interface and that the listeners and the data path lean on.
 
 aiohttp's parsers, flow control and connection handling are used below `web.Application` and `ClientSession`, because
 that costs 45 microseconds a request where those cost 130 (DESIGN section 4). `missing` is asked at start and by a
@@ -9,7 +9,7 @@ test: with a version in which one of them has gone, or without the C parser, the
 from __future__ import annotations
 
 import aiohttp
-from aiohttp import base_protocol, http_parser, streams, web_protocol
+from aiohttp import base_protocol, http_parser, streams, web_protocol, web_runner, web_server
 
 MINIMUM = (3, 14, 5)  # threats.md section 4: the first version without a known advisory
 
@@ -26,6 +26,8 @@ _NAMES: tuple[tuple[object, tuple[str, ...]], ...] = (
             "_keepalive_handle",
             "_keepalive_timeout",
             "_messages",
+            "_make_error_handler",
+            "_manager",
             "_msg_queue_resume_size",
             "_next_keepalive_close_time",
             "_process_keepalive",
@@ -35,8 +37,14 @@ _NAMES: tuple[tuple[object, tuple[str, ...]], ...] = (
             "_waiter",
             "close",
             "connection_lost",
+            "connection_made",
+            "data_received",
+            "finish_response",
             "force_close",
+            "handle_error",
             "keepalive_timeout",
+            "log_exception",
+            "shutdown",
             "start",
         ),
     ),
@@ -50,11 +58,30 @@ _NAMES: tuple[tuple[object, tuple[str, ...]], ...] = (
             "_paused",
             "_reading_paused",
             "_resume_transport_reading",
+            "resume_reading",
             "transport",
         ),
     ),
-    (http_parser.HttpRequestParser, ("feed_data", "message_consumed")),
-    (streams.StreamReader, ("feed_data", "feed_eof", "is_eof", "read_nowait", "readany", "set_exception")),
+    # What aiohttp calls on a connection's parser, and `listen/parser.py` stands in for.
+    (http_parser.HttpRequestParser, ("feed_data", "feed_eof", "message_consumed", "pause_reading", "set_upgraded")),
+    (http_parser.RawRequestMessage, ("_replace",)),
+    (web_server.Server, ("pre_shutdown", "shutdown")),
+    (web_runner.AppRunner, ("_make_server",)),
+    (
+        streams.StreamReader,
+        (
+            "_size",
+            "at_eof",
+            "exception",
+            "feed_data",
+            "feed_eof",
+            "is_eof",
+            "read",
+            "read_nowait",
+            "readany",
+            "set_exception",
+        ),
+    ),
     (web_protocol, ("RequestPayloadError", "_ErrInfo")),
     (streams, ("EMPTY_PAYLOAD",)),
 )

@@ -31,9 +31,10 @@ TEXT = rb"[\t\x20-\x7e\x80-\xff]"  # RFC 9110 5.5: visible, space, tab and what 
 _HEAD = re.compile(rb"HTTP/1\.([01]) ([1-5][0-9][0-9])((?: %b*+)?+\r\n)(?:%b++:%b*+\r\n)*+\r\n" % (TEXT, NAME, TEXT))
 _FIELD = re.compile(rb"([^:]+):[ \t]*([^\r]*)\r\n")  # of a head that matched: 0.25 microseconds less than the exact one
 BARE_LF = re.compile(rb"(?<!\r)\n")
+_TIMEOUT = re.compile(rb"timeout\s*=\s*([0-9]{1,6})(?![0-9])", re.IGNORECASE)  # RFC 2068 19.7.1.1, as servers send it
 _BEGINNING = b"HTTP/1."
 
-_FRAMING = {b"content-length": 0, b"transfer-encoding": 1, b"connection": 2}
+_FRAMING = {b"content-length": 0, b"transfer-encoding": 1, b"connection": 2, b"keep-alive": 3}
 _LENGTHS = frozenset(map(len, _FRAMING))  # looked at first: 0.05 microseconds a field instead of 0.12
 
 
@@ -45,7 +46,7 @@ class AnswerHead(NamedTuple):
     """
     What a head says. *length* is Content-Length; without it and *is_chunked* the body ends with the connection.
 
-    *keeps_alive*: the upstream takes another request on this connection.
+    *keeps_alive*: the upstream takes another request on this connection; for *keep_alive_seconds*, if it says so.
     """
 
     status: int
@@ -53,6 +54,7 @@ class AnswerHead(NamedTuple):
     length: int | None
     is_chunked: bool
     keeps_alive: bool
+    keep_alive_seconds: int | None
 
 
 def read_head(data: bytes, end: int) -> AnswerHead:
@@ -75,6 +77,7 @@ def read_head(data: bytes, end: int) -> AnswerHead:
     is_chunked = False
     is_http_1_0 = matched[1] == b"0"
     options: bytes = b""
+    keep_alive_seconds: int | None = None
     for name, value in fields:
         if len(name) in _LENGTHS:
             field = _FRAMING.get(name.lower())
@@ -89,10 +92,12 @@ def read_head(data: bytes, end: int) -> AnswerHead:
                 is_chunked = True
             elif field == 2:
                 options += b"," + value
+            elif field == 3 and (timeout := _TIMEOUT.search(value)) is not None:
+                keep_alive_seconds = int(timeout[1])
     if is_chunked and length is not None:
         raise HeadInvalid
     keeps_alive = not is_http_1_0 if not options else _keeps_alive(options, is_http_1_0=is_http_1_0)
-    return AnswerHead(int(matched[2]), tuple(fields), length, is_chunked, keeps_alive)
+    return AnswerHead(int(matched[2]), tuple(fields), length, is_chunked, keeps_alive, keep_alive_seconds)
 
 
 def check_beginning(data: bytes, checked: int) -> None:

@@ -88,6 +88,7 @@ class UpstreamConnection(BaseProtocol):
         "deadline",
         "idle_since",
         "is_reused",
+        "keep_alive_seconds",
     )
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
@@ -97,6 +98,7 @@ class UpstreamConnection(BaseProtocol):
         self.deadline = float("inf")
         self.idle_since = 0.0
         self.is_reused = False
+        self.keep_alive_seconds: int | None = None  # for which the upstream says that it keeps it idle
         self._timeouts = Timeouts()
         self._begun_at = 0.0
         self._answer: Answer | None = None
@@ -295,6 +297,7 @@ class UpstreamConnection(BaseProtocol):
             raise HeadInvalid  # RFC 9110 15.5.8: a proxy says so to its client, and the gateway is nobody's here
         body = self._begin_body(head, data)
         self._spoiled = self._spoiled or not head.keeps_alive
+        self.keep_alive_seconds = head.keep_alive_seconds
         self._answer = Answer(head.status, head.raw_fields, body, head.length)
         if self._waiter is not None or self._continue is not None:
             self._wake()
@@ -384,7 +387,7 @@ class UpstreamConnection(BaseProtocol):
         self._spoiled = True
         if self._answer is None and self._failure is None:
             self._failure = Stale() if self.is_reused and self._is_silent else UpstreamUnreachable()
-        elif self._body is not None:
+        elif self._body is not None and self._failure is None:
             if self._has_ended and exc is None and self._read == self._read_rest:
                 self._body.feed_eof()
             else:

@@ -132,7 +132,10 @@ def _head(request: ProxyRequest, lane: Lane, body: RequestBody | None, token: Co
             *request.fields.lines,
             lane.injected(token.access_token),
             framing,
-            f"{lane.via_line}traceparent: {call.traceparent}\r\n\r\n".encode("ascii"),
+            # RFC 9110 7.6.3: the version is that of the request as it was received.
+            f"Via: 1.{0 if request.is_http_1_0 else 1} {lane.via}\r\ntraceparent: {call.traceparent}\r\n\r\n".encode(
+                "ascii"
+            ),
         )
     )
 

@@ -42,7 +42,7 @@ class Lane:
         "route",
         "target_rules",
         "upstream_rules",
-        "via_line",
+        "via",
     )
 
     def __init__(
@@ -63,9 +63,9 @@ class Lane:
         self.answer_rules = AnswerRules(route)
         self.echo_guard = EchoGuard()
         self.host_line = f" HTTP/1.1\r\nHost: {route.origin.host_field}\r\n"
-        self.via_line = f"Via: 1.1 {via}\r\n"
         if route.echo_guard == "cut":  # RFC 9110 12.5.3; without the field an upstream may take any coding
-            self.via_line += "Accept-Encoding: identity\r\n"
+            self.host_line += "Accept-Encoding: identity\r\n"
+        self.via = via
         per_minute = route.limits.requests_per_minute
         self.limit = RateLimit(per_minute) if per_minute is not None else None
         self._origin = str(route.origin)

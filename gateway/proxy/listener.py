@@ -3,8 +3,8 @@ One caller's connection: its requests in order, and the bytes of answers. `traff
 
 Rules:
 1. One task a connection serves its requests one after another; answers leave in the order of the requests.
-2. What the parser refuses is answered with a constant 400, closed, and counted; the bytes are neither echoed nor logged
-   (threats.md section 0, row 2: aiohttp itself does both).
+2. What cannot be read (`listen/`) is answered with a constant refusal, closed, and counted; the bytes are neither
+   echoed nor logged (threats.md section 0, row 2: aiohttp itself does both).
 3. After an answer the rest of an unread body is read only if it is small; otherwise the connection is closed, by
    halves, so that the answer arrives. Who does not read its answers is not served on.
 4. When the caller goes away, the task is cancelled, and with it everything done for it. So it is when a drain's time is
@@ -19,22 +19,19 @@ import asyncio
 import socket
 import struct
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 
 from aiohttp import web
-from aiohttp.http_exceptions import LineTooLong
 from aiohttp.http_parser import RawRequestMessage
-from aiohttp.streams import EMPTY_PAYLOAD, StreamReader
-from aiohttp.web_protocol import RequestHandler, RequestPayloadError, _ErrInfo
+from aiohttp.streams import StreamReader
+from aiohttp.web_protocol import _ErrInfo
 
-from gateway.errors import FieldsTooLarge, InvalidRequest, Refusal, TargetTooLong
+from gateway.errors import InvalidRequest, Refusal
+from gateway.listen.connection import KEEPALIVE_SECONDS, StrictConnection, StrictServer
 from gateway.proxy.answers import refusal_answer
-from gateway.proxy.request import Before
-from gateway.proxy.routing import MAX_TARGET_BYTES
+from gateway.proxy.request import MAX_DISCARDED_BYTES, Before
 
-KEEPALIVE_SECONDS = 75.0  # idle connections, and the time for a first request (threats R3, G1)
-MAX_FIELD_BYTES = 16_384  # one header field: a credential of 8 KB and what stands around it
-LINGER_SECONDS = 2.0
-LINGER_BYTES = 262_144  # what is read and thrown away to keep a connection after a refused body
+DISCARD_SECONDS = 2.0  # for the rest of a body, so that its connection can be kept
 # How long a body is thrown away before its connection is closed: closed earlier, the reset would destroy the answer on
 # its way to a caller that sends all before it reads (RFC 9112 section 9.6).
 CLOSING_SECONDS = 10.0
@@ -42,49 +39,29 @@ CUT_SECONDS = 1.0  # for a request that was cut in a drain to end its own exchan
 
 Serve = Callable[[RawRequestMessage, StreamReader, "CallerConnection"], Awaitable[bool]]
 _NO_TRACE = "0" * 32
-_RESET = struct.pack("ii", 1, 0)  # SO_LINGER on, for no time: close(2) sends a reset (socket(7))
+_RESET = struct.pack("ii", 1, 0)  # socket(7): SO_LINGER on, 0 seconds: close with a reset
 
 
-class CallerConnection(RequestHandler):
+class CallerConnection(StrictConnection):
     """One caller's connection. Made by `TrafficServer`."""
 
-    __slots__ = ("_malformed", "_payload", "_peer", "_serve", "before", "is_drained")
+    __slots__ = ("_peer", "_serve", "before", "is_drained")
 
-    def __init__(
-        self,
-        manager: web.Server,
-        *,
-        loop: asyncio.AbstractEventLoop,
-        serve: Serve,
-        on_malformed: Callable[[], None],
-    ) -> None:
+    def __init__(self, manager: StrictServer, *, loop: asyncio.AbstractEventLoop, serve: Serve) -> None:
         super().__init__(
             manager,
             loop=loop,
-            keepalive_timeout=KEEPALIVE_SECONDS,
-            access_log=None,  # type: ignore[arg-type]  # aiohttp takes None for "no access log"; its annotation does not say so
-            auto_decompress=False,  # a body passes as it came (threats.md section 0, row 4)
-            max_headers=100,
-            max_field_size=MAX_FIELD_BYTES,
-            max_line_size=2 * MAX_TARGET_BYTES,  # so that a target that is too long is told so, with 414
+            needs_url=False,
+            access_log=None,  # aiohttp takes None for "no access log"
         )
         self._serve = serve
-        self._malformed = on_malformed
-        self._payload: StreamReader = EMPTY_PAYLOAD
         self._peer: str | None = None
         self.before: Before | None = None
         self.is_drained = False
 
-    def data_received(self, data: bytes) -> None:
-        """Parse what the caller sent; tell whoever reads a body that its framing broke, which aiohttp does not."""
-        super().data_received(data)
-        messages = self._messages
-        if messages and isinstance(messages[-1][0], _ErrInfo):
-            broken = messages[-2][1] if len(messages) > 1 else self._payload
-            if not broken.is_eof():
-                # Twice: a reader that the end of a chunk has woken looks for data, not for an exception, and waits on.
-                broken.set_exception(RequestPayloadError())
-                self._loop.call_soon(broken.set_exception, RequestPayloadError())
+    def refusal_answer(self, refusal: Refusal) -> bytes:
+        """Return the answer to what could not be read."""
+        return refusal_answer(refusal, trace_id=_NO_TRACE, public_url="", keep_alive=False, with_body=True)
 
     @property
     def peer(self) -> str:
@@ -116,12 +93,13 @@ class CallerConnection(RequestHandler):
                 raise ConnectionResetError("the caller does not read") from exc
 
     def abort(self) -> None:
-        """Reset the connection: the caller sees that its answer was cut, also where only its end would end it."""
+        """Reset the connection: the caller sees that its answer was cut."""
         self._force_close = True
         if self.transport is not None:
-            sock = self.transport.get_extra_info("socket")
-            if sock is not None:
-                sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
+            # Without it the end is a FIN: to HTTP/1.0, or over TLS without close_notify, the end of a whole answer.
+            connection = self.transport.get_extra_info("socket")
+            with suppress(OSError):  # it is closed already
+                connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
             self.transport.abort()
 
     async def drain_requests(self, seconds: float) -> bool | None:
@@ -166,7 +144,7 @@ class CallerConnection(RequestHandler):
             if self._buffer_paused and len(self._messages) <= self._msg_queue_resume_size:
                 self._resume_reading_if_drained()
             if isinstance(message, _ErrInfo):
-                self._refuse_malformed(_refusal_of(message.exc))
+                self._refuse_unread(message.exc)
                 break
             if not await self._serve_one(message, payload):
                 break
@@ -175,9 +153,12 @@ class CallerConnection(RequestHandler):
             self._restart_keepalive()
         if not self._force_close and self.transport is not None:
             self._task_handler = None
-            if self.transport.get_write_buffer_size():  # what the caller does not read is not kept for ever
-                self._loop.call_later(KEEPALIVE_SECONDS, self.transport.abort)
-            self.transport.close()
+            if self.transport.can_write_eof() or isinstance(message, _ErrInfo):
+                self.linger()
+            else:  # over TLS there are no halves: what ends with its connection must end now
+                if self.transport.get_write_buffer_size():  # what the caller does not read is not kept for ever
+                    self._loop.call_later(KEEPALIVE_SECONDS, self.transport.abort)
+                self.transport.close()
 
     async def _has_read(self) -> bool:
         try:
@@ -188,7 +169,6 @@ class CallerConnection(RequestHandler):
 
     async def _serve_one(self, message: RawRequestMessage, payload: StreamReader) -> bool:
         self._request_in_progress = True
-        self._payload = payload
         try:
             keep_alive = await self._serve(message, payload, self)
         finally:
@@ -211,25 +191,18 @@ class CallerConnection(RequestHandler):
         if then_close and self.transport is not None and self.transport.can_write_eof():
             self.transport.write_eof()
         try:
-            async with asyncio.timeout(CLOSING_SECONDS if then_close else LINGER_SECONDS):
+            async with asyncio.timeout(CLOSING_SECONDS if then_close else DISCARD_SECONDS):
                 while chunk := await payload.readany():
                     discarded += len(chunk)
-                    if discarded > LINGER_BYTES and not then_close:
+                    if discarded > MAX_DISCARDED_BYTES and not then_close:
                         return False
         except (TimeoutError, web.HTTPException, Exception):  # whatever breaks a body ends the connection
             return False
         return True
 
-    def _refuse_malformed(self, refusal: Refusal) -> None:
-        self._malformed()
+    def _refuse_unread(self, reason: BaseException) -> None:
+        refusal = reason if isinstance(reason, Refusal) else InvalidRequest()
+        if isinstance(self._manager, StrictServer):
+            self._manager.count(refusal)
         if self.transport is not None:
-            self.transport.write(
-                refusal_answer(refusal, trace_id=_NO_TRACE, public_url="", keep_alive=False, with_body=True)
-            )
-
-
-def _refusal_of(exc: BaseException) -> Refusal:
-    """Return the refusal for what the parser would not read."""
-    if isinstance(exc, LineTooLong):
-        return TargetTooLong() if exc.args[1] == 2 * MAX_TARGET_BYTES else FieldsTooLarge()
-    return InvalidRequest()
+            self.transport.write(self.refusal_answer(refusal))

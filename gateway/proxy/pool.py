@@ -2,66 +2,26 @@
 The connections of one route: opened, kept, given out again, ended.
 
 Rules:
-1. Each route has a pool of its own, bounded by the route's `concurrent`: a slow upstream cannot starve another.
-2. What comes back is kept only if it is clean (`connection.py`), and used again only while it is young.
-3. The address that the egress guard checked is the one that is dialled; each new connection checks again.
+1. Each route has a pool of its own, bounded by the route's `concurrent`: a slow upstream cannot starve another. Nobody
+   waits for a connection: the call above the limit is refused.
+2. What comes back is kept only if it is clean (`connection.py`), and used again only while it is young (in the words of
+   the upstream's `Keep-Alive: timeout=`, if it has any) and nothing lies on it unread.
+3. How a connection is opened is not decided here (`opener.py`).
 4. One sweep a second enforces the deadlines of the exchanges under way.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
-from ssl import SSLContext, SSLError
 
 from gateway.errors import RequestTimeout, UpstreamOverloaded, UpstreamTimeout, UpstreamUnreachable
 from gateway.models import Route
 from gateway.proxy.connection import UpstreamConnection
+from gateway.proxy.opener import Opener
 
 IDLE_SECONDS = 15.0  # a kept connection older than this is not used: most servers close theirs later than that
+MARGIN_SECONDS = 1.0  # before the time that a server names: its answer to a request then could be the end of it
 MAX_IDLE_CONNECTIONS = 256  # kept per route; more would be descriptors held for nothing
-
-
-Addresses = list[tuple[int, tuple[object, ...]]]  # family and socket address, as `create_connection` takes them
-Opener = Callable[[], Awaitable[UpstreamConnection]]  # raises Refusal, or TimeoutError
-
-
-def direct_opener(
-    route: Route,
-    *,
-    resolve: Callable[[], Awaitable[Addresses]],
-    tls: SSLContext | None,
-    loop: asyncio.AbstractEventLoop,
-) -> Opener:
-    """
-    Return what opens a connection to the first address of *route*'s upstream that accepts.
-
-    *resolve* gives the checked addresses, anew for each connection; *tls* is None for plain http.
-    """
-    server_hostname = route.origin.host if tls is not None else None
-
-    async def open_connection() -> UpstreamConnection:
-        failure: Exception | None = None
-        for family, sockaddr in await resolve():
-            try:
-                _, connection = await loop.create_connection(
-                    lambda: UpstreamConnection(loop),
-                    str(sockaddr[0]),
-                    int(str(sockaddr[1])),
-                    family=family,
-                    ssl=tls,
-                    server_hostname=server_hostname,
-                )
-            except SSLError as exc:
-                raise UpstreamUnreachable("The upstream's TLS certificate or protocol was not accepted.") from exc
-            except OSError as exc:
-                failure = exc
-                continue
-            connection.address = f"{sockaddr[0]}:{sockaddr[1]}"
-            return connection
-        raise UpstreamUnreachable from failure
-
-    return open_connection
 
 
 class UpstreamPool:
@@ -99,7 +59,7 @@ class UpstreamPool:
         now = self._loop.time()
         while self._idle:
             connection = self._idle.pop()
-            if connection.can_be_used and now - connection.idle_since < IDLE_SECONDS and connection.is_quiet:
+            if _is_fresh(connection, now) and connection.is_quiet:
                 connection.is_reused = True
                 self._busy.add(connection)
                 return connection
@@ -112,13 +72,9 @@ class UpstreamPool:
 
         Raises:
             EgressBlocked: no address of the upstream may be dialled.
-            UpstreamUnreachable, UpstreamTimeout: none accepts, or not within the route's connect_seconds.
+            NameNotResolved, UpstreamUnreachable, UpstreamTimeout: none accepts, or not in time.
         """
-        try:
-            async with asyncio.timeout(self._route.timeouts.connect_seconds):
-                connection = await self._open_connection()
-        except TimeoutError as exc:
-            raise UpstreamTimeout("The upstream did not accept a connection within the route's time limit.") from exc
+        connection = await self._open_connection()
         self._busy.add(connection)
         return connection
 
@@ -138,7 +94,7 @@ class UpstreamPool:
         for connection in tuple(self._busy):
             if connection.is_overdue(now):
                 connection.fail(RequestTimeout() if connection.awaits_caller else UpstreamTimeout())
-        fresh = [c for c in self._idle if c.can_be_used and now - c.idle_since < IDLE_SECONDS]
+        fresh = [connection for connection in self._idle if _is_fresh(connection, now)]
         for connection in set(self._idle) - set(fresh):
             connection.fail(UpstreamUnreachable())
         self._idle = fresh
@@ -149,3 +105,11 @@ class UpstreamPool:
             connection.fail(UpstreamUnreachable())
         self._idle.clear()
         self._busy.clear()
+
+
+def _is_fresh(connection: UpstreamConnection, now: float) -> bool:
+    """Whether an idle connection is open, and young enough that its upstream has not begun to end it."""
+    limit = IDLE_SECONDS
+    if connection.keep_alive_seconds is not None:
+        limit = min(limit, connection.keep_alive_seconds - MARGIN_SECONDS)
+    return connection.can_be_used and now - connection.idle_since < limit

@@ -20,9 +20,10 @@ from urllib.parse import quote, unquote_plus
 
 from gateway.errors import CredentialNotPassed, FieldNotPassed
 from gateway.models import Route, UpstreamRules
-from gateway.proxy.routing import PASSED_METHODS
+from gateway.proxy.routing import OVERRIDING_METHODS
 
 MEMO_NAMES = 512  # spellings remembered, as in request_fields.py
+MEMO_CHARS = 64  # of a name that is remembered; no API has longer ones, a caller might
 ALWAYS_CREDENTIALS = frozenset({"access_token"})
 # Rails and Express, Google, OData and what else reads the field's name in the query, Salesforce.
 METHOD_OVERRIDES = frozenset(
@@ -75,7 +76,7 @@ class QueryRules:
                 raise CredentialNotPassed
             if do == _INJECTED:
                 is_injected = True
-            elif override is not None or not self._judges_override or value not in PASSED_METHODS:
+            elif override is not None or not self._judges_override or value not in OVERRIDING_METHODS:
                 raise FieldNotPassed
             else:
                 override = value
@@ -87,7 +88,7 @@ class QueryRules:
 
     def _classify(self, name: str) -> int:
         do = self._special.get(folded(name), _PASS)
-        if len(self._memo) < MEMO_NAMES:
+        if len(self._memo) < MEMO_NAMES and len(name) <= MEMO_CHARS:
             self._memo[name] = do
         return do
 

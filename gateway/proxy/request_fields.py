@@ -34,7 +34,7 @@ from gateway.errors import (
     LoopDetected,
 )
 from gateway.models import Route, UpstreamRules
-from gateway.proxy.routing import PASSED_METHODS
+from gateway.proxy.routing import OVERRIDING_METHODS
 
 RawFields = tuple[tuple[bytes, bytes], ...]
 
@@ -181,7 +181,7 @@ class RequestFields:
     def override(self, name: bytes, value: bytes) -> None:
         """Take the method that the field *name* names beside the request's own; it can be one, and is said once."""
         method = value.decode("latin-1")
-        if self.method_override is not None or method not in PASSED_METHODS:
+        if self.method_override is not None or method not in OVERRIDING_METHODS:
             raise FieldNotPassed
         self.method_override = method
         self.override_line = b"%b: %b\r\n" % (name, value)
@@ -241,7 +241,10 @@ class RequestRules:
                 fields.authorization = _once(fields.authorization, value)
             elif do != _DROP:
                 self._keep(fields, do, name, value)
-        if sum(map(len, lines)) > MAX_FIELDS_BYTES:
+        size = sum(map(len, lines))
+        if fields.forwarded is not None:
+            size += sum(len(value) for _, value in fields.forwarded)
+        if size > MAX_FIELDS_BYTES:
             raise FieldsTooLarge
         if fields.chunked and fields.content_length is not None:
             # RFC 9112 6.3 lets a proxy drop Content-Length here; we refuse: it is how requests are smuggled.

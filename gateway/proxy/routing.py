@@ -25,7 +25,14 @@ from collections.abc import Iterable
 from urllib.parse import unquote_to_bytes
 
 from gateway.access.patterns import PathPattern
-from gateway.errors import AmbiguousTarget, MethodNotAllowed, PathNotAllowed, RouteNotFound, TargetTooLong
+from gateway.errors import (
+    AmbiguousTarget,
+    MethodNotAllowed,
+    PathNotAllowed,
+    Refusal,
+    RouteNotFound,
+    TargetTooLong,
+)
 from gateway.models import Route, RouteMatch
 
 MAX_TARGET_BYTES = 8190  # what the parser reads as one line; longer never reaches us as a target
@@ -40,6 +47,8 @@ _NEVER_ENCODED = _UNRESERVED | frozenset(range(0x20)) | frozenset(b"\\;\x7f")
 _SLASH, _PERCENT_SIGN = 0x2F, 0x25
 
 PASSED_METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
+# What an override may name: an answer to HEAD is framed in another way than one to the method that was sent.
+OVERRIDING_METHODS = PASSED_METHODS - {"HEAD"}
 # Methods that no route passes on: TRACE and TRACK echo the injected credential, CONNECT is a tunnel (threats A9, A10).
 NEVER_PASSED = frozenset({"TRACE", "TRACK", "CONNECT"})
 
@@ -99,8 +108,19 @@ class RouteTable:
             raise AmbiguousTarget("The query holds a character outside of printable ASCII, or a fragment.")
         entry = self._find(raw_path, host)
         route = entry.route
+        try:
+            path = self._check(entry, method, raw_path)
+        except Refusal as refusal:
+            refusal.route = route.name
+            raise
+        # The prefix alone calls the base path itself, without a "/" that nobody sent.
+        below = raw_path[entry.cut :] or ("" if route.base_path else "/")
+        return RouteMatch(route, path, f"{route.base_path}{below}{mark}{query}")
+
+    def _check(self, entry: _Entry, method: str, raw_path: str) -> str:
+        """Return the path below the prefix of *entry*, or raise where the route does not take it."""
         if "%" in raw_path:
-            _check_encodings(raw_path, route.encoded)
+            _check_encodings(raw_path, entry.route.encoded)
         path = raw_path[entry.cut :] or "/"
         if method in NEVER_PASSED:
             raise MethodNotAllowed
@@ -108,9 +128,7 @@ class RouteTable:
             entry.check_allowed(method, path)
         elif method not in PASSED_METHODS:
             raise MethodNotAllowed(allowed_methods=tuple(sorted(PASSED_METHODS)))
-        # The prefix alone calls the base path itself, without a "/" that nobody sent.
-        below = raw_path[entry.cut :] or ("" if route.base_path else "/")
-        return RouteMatch(route, path, f"{route.base_path}{below}{mark}{query}")
+        return path
 
     def _find(self, path: str, host: str | None) -> _Entry:
         if self._has_hosts and host is not None:

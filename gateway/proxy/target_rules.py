@@ -15,15 +15,10 @@ The catalogue knows the paths (`gateway/providers`); what it does not know, a ro
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-
-from gateway.access.patterns import DenyPattern, lax_forms
+from gateway.access.patterns import DenySet
 from gateway.errors import FieldNotPassed, MintingNotAllowed, MultiplexNotAllowed
 from gateway.models import Route, RouteMatch, UpstreamRules
 from gateway.proxy.query import QueryRules
-
-# OData 4.01 part 2 section 4.10 reserves the name: whatever API it is, this is a batch.
-ALWAYS_MULTIPLEX = ("/**/$batch",)
 
 
 class TargetRules:
@@ -32,10 +27,9 @@ class TargetRules:
     def __init__(self, route: Route, known: UpstreamRules, *, has_conditions: bool) -> None:
         self._query = QueryRules(route, known)
         is_narrowed = bool(route.allow) or has_conditions
-        self._minting = _compiled(known.minting_paths if route.minting == "refuse" else ())
+        self._minting = DenySet.compile(known.minting_paths if route.minting == "refuse" else ())
         refuses_multiplex = is_narrowed and not route.multiplex
-        self._multiplex = _compiled((*known.multiplex_paths, *ALWAYS_MULTIPLEX) if refuses_multiplex else ())
-        self._has_paths = bool(self._minting or self._multiplex)
+        self._multiplex = DenySet.compile(known.multiplex_paths if refuses_multiplex else ())
 
     def read(self, match: RouteMatch, override: str | None) -> tuple[RouteMatch, str | None]:
         """
@@ -56,19 +50,8 @@ class TargetRules:
                 override = query.method_override
             if query.text != text:
                 match = RouteMatch(match.route, match.path, f"{path}{mark if query.text else ''}{query.text}")
-        if self._has_paths:
-            self._check_path(path)
+        if self._minting and self._minting.matches(path):
+            raise MintingNotAllowed
+        if self._multiplex and self._multiplex.matches(path):
+            raise MultiplexNotAllowed
         return match, override
-
-    def _check_path(self, path: str) -> None:
-        forms = lax_forms(path)
-        for pattern in self._minting:
-            if pattern.matches(path, forms):
-                raise MintingNotAllowed
-        for pattern in self._multiplex:
-            if pattern.matches(path, forms):
-                raise MultiplexNotAllowed
-
-
-def _compiled(globs: Iterable[str]) -> tuple[DenyPattern, ...]:
-    return tuple(map(DenyPattern.compile, globs))

@@ -4,13 +4,16 @@ The connection token of a call: from the cache, from the token service, or fresh
 Rules:
 1. A token is cached until the token service wants to be asked again (`refresh_at`), at most the service's
    `max_cache_seconds`; it is dropped when the service says that the owner's tokens changed. While that cannot be heard
-   (`is_live`) the service is asked for each call; one that does not answer leaves a valid token in use (threats R7).
+   (`is_live`) the service is asked for each call. One that does not answer leaves a token in use that has not expired,
+   for OUTAGE_SECONDS longer than it may be cached (threats R7); what it does answer with, a refusal too, ends that.
 2. Where the service answers per caller, so does the cache: the caller's credential is part of its key.
 3. One fetch and one replacement at a time for one token, whoever asks. Both run to their end when a caller goes away.
 4. A rejection counts only for the token that was sent. Is another one here by now, that one is used, without a refresh.
 5. A fresh token that a route has answered with nothing but 401 is not refreshed again for that route for
    REJECTED_SECONDS: a route that always answers 401 causes no refresh storm.
-6. What is cached is found by the whole `TokenKey`, a tuple: two users can never share an entry by their spelling.
+6. The wall clock says whether a token has expired, nothing else: ages are counted in monotonic time, so a clock that
+   jumped back keeps no token for longer (threats R28).
+7. What is cached is found by the whole `TokenKey`, a tuple: two users can never share an entry by their spelling.
 
 The token service itself is a protocol: the vault, or Descope.
 """
@@ -19,15 +22,24 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Coroutine
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
-from gateway.errors import TokenServiceUnavailable
+from gateway.errors import Refusal, TokenServiceUnavailable
 from gateway.models import Caller, ConnectionToken, TokenKey
 
+OUTAGE_SECONDS = 300.0  # decisions of the token service may be that much older while it is away
 REJECTED_SECONDS = 60.0  # DESIGN section 2, rule (4) of compare-and-refresh
 MAX_CACHED_TOKENS = 100_000  # about 60 MB; beyond it the oldest entry goes
 
 CacheKey = tuple[TokenKey, str | None]
+
+
+class Kept(NamedTuple):
+    """A cached token: used without asking until *until* (POSIX) and for an age that ends at *until_monotonic*."""
+
+    token: ConnectionToken
+    until: float
+    until_monotonic: float
 
 
 class TokenService(Protocol):
@@ -63,19 +75,25 @@ class TokenService(Protocol):
 
 class ConnectionTokens:
     """
-    The connection tokens in use by this process. *clock* gives POSIX seconds.
+    The connection tokens in use by this process. *clock* gives POSIX seconds, *monotonic* those that never jump.
 
     *is_live* tells whether changes are heard (`forget_owner`, `forget_connection`), so that the cache may be believed.
     """
 
     def __init__(
-        self, service: TokenService, *, clock: Callable[[], float], is_live: Callable[[], bool] = lambda: True
+        self,
+        service: TokenService,
+        *,
+        clock: Callable[[], float],
+        monotonic: Callable[[], float],
+        is_live: Callable[[], bool] = lambda: True,
     ) -> None:
         self._service = service
         self._is_live = is_live
         self._shared = service.shares_tokens_between_callers
         self._clock = clock
-        self._cached: dict[CacheKey, tuple[ConnectionToken, float]] = {}
+        self._monotonic = monotonic
+        self._cached: dict[CacheKey, Kept] = {}
         self._owned: dict[str, set[CacheKey]] = {}
         self._flights: dict[object, asyncio.Task[ConnectionToken]] = {}
         self._on_trial: dict[tuple[str, str], tuple[str, float]] = {}  # (family, route) → token last rejected, until
@@ -85,7 +103,7 @@ class ConnectionTokens:
         """Return the cached token of *key* if it may still be used without asking."""
         # 0.5 microseconds, of which 0.2 ask whether changes are heard (timeit on this method, with a `ChangeFeed`).
         entry = self._cached.get((key, None if self._shared else credential))
-        if entry is None or entry[1] <= self._clock() or not self._is_live():
+        if entry is None or entry[1] <= self._clock() or entry[2] <= self._monotonic() or not self._is_live():
             return None
         return entry[0]
 
@@ -121,7 +139,7 @@ class ConnectionTokens:
         if fresh.access_token == rejected.access_token:
             return None
         if fresh.refreshed:
-            self._on_trial[fresh.id, route] = (fresh.access_token, self._clock() + REJECTED_SECONDS)
+            self._on_trial[fresh.id, route] = (fresh.access_token, self._monotonic() + REJECTED_SECONDS)
         return fresh
 
     def is_on_trial(self, token: ConnectionToken, route: str) -> bool:
@@ -129,7 +147,7 @@ class ConnectionTokens:
         Whether *token*'s family was refreshed for *route*, which took none since, and rule 5's minute is not over.
         """
         trial = self._on_trial.get((token.id, route))
-        return trial is not None and trial[1] > self._clock()
+        return trial is not None and trial[1] > self._monotonic()
 
     async def _without_refresh(
         self, key: TokenKey, rejected: ConnectionToken, route: str, *, caller: Caller, credential: str
@@ -174,7 +192,7 @@ class ConnectionTokens:
 
     def sweep(self) -> None:
         """Let go of trials that are over."""
-        now = self._clock()
+        now = self._monotonic()
         self._on_trial = {place: trial for place, trial in self._on_trial.items() if trial[1] > now}
 
     async def close(self) -> None:
@@ -207,9 +225,12 @@ class ConnectionTokens:
             token = await answer
         except TokenServiceUnavailable:
             known = self._cached.get(place)
-            if is_newest or known is None or known[1] <= self._clock():
+            if is_newest or known is None or not self._may_outlast(known):
                 raise
-            return known[0]
+            return known.token
+        except Refusal:
+            self._cached.pop(place, None)
+            raise
         now = self._cached.get(place)
         if not is_newest and now is not None and now is not before:
             # Read before a refresh that ended in the meantime was stored: what that one brought must not be undone.
@@ -224,14 +245,18 @@ class ConnectionTokens:
             self._cached.pop(place, None)
         return token
 
+    def _may_outlast(self, kept: Kept) -> bool:
+        """Whether *kept* may be used although the service does not answer."""
+        expires_at = kept.token.expires_at if kept.token.expires_at is not None else kept.until
+        return self._clock() < expires_at and self._monotonic() < kept.until_monotonic + OUTAGE_SECONDS
+
     def _remember(self, place: CacheKey, token: ConnectionToken) -> None:
         until = token.refresh_at if token.refresh_at is not None else float("inf")
         longest = self._service.max_cache_seconds
-        if longest is not None:
-            until = min(until, self._clock() + longest)
+        age = min(until - self._clock(), float("inf") if longest is None else longest)
         if place not in self._cached and len(self._cached) >= MAX_CACHED_TOKENS:
             oldest = next(iter(self._cached))
             del self._cached[oldest]
             self._owned.get(oldest[0].owner, set()).discard(oldest)
-        self._cached[place] = (token, until)
+        self._cached[place] = Kept(token, until, self._monotonic() + age)
         self._owned.setdefault(place[0].owner, set()).add(place)

@@ -10,6 +10,9 @@ from typing import Any, NamedTuple
 
 from aiohttp import web
 
+from gateway.errors import Refusal
+from gateway.listen.connection import StrictServer
+from gateway.models import TrafficLimits
 from gateway.proxy.listener import CallerConnection, Serve
 
 
@@ -24,18 +27,24 @@ class Drained(NamedTuple):
     cut: int
 
 
-class TrafficServer(web.Server):
+class TrafficServer(StrictServer):
     """The factory of callers' connections, for `loop.create_server`; ends them with `drain`."""
 
-    def __init__(self, serve: Serve, *, on_malformed: Callable[[], None], loop: asyncio.AbstractEventLoop) -> None:
-        super().__init__(_unused, handler_cancellation=True)
+    def __init__(
+        self,
+        serve: Serve,
+        *,
+        on_refused: Callable[[Refusal], None],
+        loop: asyncio.AbstractEventLoop,
+        limits: TrafficLimits | None = None,
+    ) -> None:
+        super().__init__(_unused, name="traffic", on_refused=on_refused, limits=limits, handler_cancellation=True)
         self._serve = serve
         self._running_loop = loop
-        self._on_malformed = on_malformed
 
     def __call__(self) -> CallerConnection:
         """Return the protocol of a new connection."""
-        return CallerConnection(self, loop=self._running_loop, serve=self._serve, on_malformed=self._on_malformed)
+        return CallerConnection(self, loop=self._running_loop, serve=self._serve)
 
     async def drain(self, seconds: float) -> Drained:
         """Close the connections that are idle, let the requests under way end within *seconds*, and cut the others."""

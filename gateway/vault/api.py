@@ -90,7 +90,7 @@ def create_app(
         return json_answer(200, await _handle(api, request, path))
 
     app = web.Application(middlewares=[_flat_errors], client_max_size=MAX_BODY_BYTES)
-    app.router.add_route("*", r"/{tail:[\s\S]*}", answer, expect_handler=_expect)  # a line feed, too
+    app.router.add_route("*", r"/{tail:[\s\S]*}", answer)  # a line feed, too
     return app
 
 
@@ -174,15 +174,6 @@ async def _read(request: web.Request, malformed: wire.ErrorKind) -> bytes:
         raise ApiError(wire.TOO_LARGE, f"A body may have {MAX_BODY_BYTES} bytes.") from exc
     except (web.RequestPayloadError, ValueError) as exc:
         raise ApiError(malformed, "The body cannot be read.") from exc
-
-
-async def _expect(request: web.Request) -> web.StreamResponse | None:
-    # aiohttp asks this before any middleware: an error is returned, not raised.
-    if request.headers.get("Expect", "").lower() != "100-continue":
-        return json_answer(wire.EXPECTATION.status, ApiError(wire.EXPECTATION).body())
-    if request.transport is not None:
-        request.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
-    return None
 
 
 @web.middleware

@@ -145,6 +145,7 @@ async def open_vault(
             random_bytes=random_bytes,
             record=record,
         )
+        vault.removal.forget = connecting.forget
         opening.push_async_callback(connecting.close)
         pages = Pages(connecting, base_url=base_url, random_bytes=random_bytes)
         registrar = Registrar(vault.connections, connecting.register)

@@ -208,11 +208,14 @@ class Attempts:
         sealed = self._seal(attempt, "sealed_tokens", tokens)
         return await self._move(attempt, "confirming", {"sealed_tokens": sealed, "sealed_verifier": None})
 
-    async def take_abandoned(self) -> Attempt | None:
-        """Return one attempt with the tokens that nobody has said yes to in time, and keep them no more; else None."""
-        abandoned = (
-            table.c.status == "confirming", table.c.sealed_tokens.is_not(None), table.c.expires_at <= self._clock()
-        )  # fmt: skip
+    async def take_abandoned(self, connection: str | None = None) -> Attempt | None:
+        """
+        Return one attempt with the tokens that nobody has said yes to in time, and keep them no more; else None.
+
+        *connection*: one of this connection, which goes away, with or without time left.
+        """
+        is_meant = table.c.expires_at <= self._clock() if connection is None else table.c.connection_id == connection
+        abandoned = (table.c.status == "confirming", table.c.sealed_tokens.is_not(None), is_meant)
         found = select(table).where(*abandoned).order_by(table.c.expires_at).limit(1)
         async with self._store.read() as db:
             if (await db.execute(found)).first() is None:

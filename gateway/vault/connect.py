@@ -113,6 +113,7 @@ class Connecting:
             clock=clock,
             began=self._settlement.give_back_abandoned,
         )
+        self.forget = self._settlement.forget
         self.start = self.links.start
         self.link_for = self.links.link_for
 

@@ -53,6 +53,7 @@ ID = re.compile(r"(?!\.+\Z)[A-Za-z0-9._-]{1,200}\Z")
 HOST = re.compile(r"[a-z0-9]([a-z0-9.-]{0,251}[a-z0-9])?\Z|\[[0-9a-f:.]{2,45}\]\Z")
 NOT_STORABLE = re.compile("[\0\ud800-\udfff]")
 MAX_URL_LENGTH = 2048
+MAX_DOMAIN_LENGTH = 1000  # with scheme and path it fits into store/schema.py's callback_url (2048)
 MAX_LIST = 200
 MAX_VALUE_LENGTH = 2048
 MAX_SECRET_LENGTH = 8192  # a private key of 4096 bits as PEM or JWK has some 3,300
@@ -181,6 +182,9 @@ def check(connection: Connection) -> None:
     for name, value in (("description", connection.description), *connection.extra.items()):
         if not is_storable(value):
             raise ConnectionInvalid(f"{name}: expected text without U+0000 and lone surrogates")
+    domain = connection.extra.get("callbackDomain")
+    if isinstance(domain, str) and len(domain) > MAX_DOMAIN_LENGTH:
+        raise ConnectionInvalid(f"callbackDomain: expected up to {MAX_DOMAIN_LENGTH} characters")
     _check_template(connection)
     for name, url in (
         ("authorization URL", connection.authorization_url),
@@ -241,6 +245,9 @@ def _check_template(connection: Connection) -> None:
         raise ConnectionInvalid(f"variables: {exc}") from exc
     if provider.kind != connection.kind:
         raise ConnectionInvalid(f"type: expected {provider.kind}, as the template has it")
+    grant, offered = connection.extra.get("grantType"), provider.quirks.grants
+    if grant and grant not in offered:
+        raise ConnectionInvalid(f"grantType: expected one that the template's provider offers: {', '.join(offered)}")
 
 
 def is_storable(value: object) -> bool:

@@ -2,7 +2,8 @@
 What a provider says about itself: authorization server metadata (RFC 8414, OpenID Connect Discovery 1.0).
 
 Rules:
-1. A connection's own URLs win; metadata fills in those that it leaves empty. Without `discoveryUrl` nothing is asked.
+1. A connection's own URLs win; metadata fills in those that it leaves empty. Without `discoveryUrl` nothing is asked,
+   nor where a refresh or a revocation finds its URLs in the connection: neither may fail for want of metadata.
 2. `discoveryUrl` is the metadata's URL, or the issuer: then the two well-known places are tried, RFC 8414's first.
 3. The document's `issuer` is exactly the one that was asked (RFC 8414 section 3.3), else nothing of it is used; or it
    is the one that the connection (field `issuer`) or its provider's entry declares, where each tenant may have its own:
@@ -104,6 +105,17 @@ class Discovery:
             revocation_url=connection.revocation_url or metadata.revocation_url,
         )
         return Provider(filled, metadata)
+
+    async def with_urls(self, connection: Connection, *needed: str) -> Connection:
+        """
+        Return *connection* with the URLs *needed*, fields of its own: from metadata where one of them is empty.
+
+        Raises:
+            DiscoveryFailed: as `resolve`.
+        """
+        if all(getattr(connection, name) for name in needed):
+            return connection
+        return (await self.resolve(connection)).connection
 
     async def metadata(self, discovery_url: str, *, declared: str = "") -> Metadata:
         """

@@ -74,7 +74,7 @@ class Exchanges:
     async def _ask(self, connection: Connection, token: StoredToken) -> Outcome:
         try:
             if self._discovery is not None:
-                connection = (await self._discovery.resolve(connection)).connection
+                connection = await self._discovery.with_urls(connection, "token_url")
             request = exchange_request(connection, token, now=self._clock(), random_bytes=self._random_bytes)
             # The client bounds every step; this bounds their sum.
             async with asyncio.timeout(self._seconds + 1.0):

@@ -59,7 +59,7 @@ class GrantStore:
             sqlalchemy.exc.SQLAlchemyError, OSError, SealBroken: it could not be written; it has been revoked (rule 4).
         """
         try:
-            before = await self._written(lambda: self._tokens.find(_key(attempt)))
+            before = await self.persist(lambda: self._tokens.find(_key(attempt)))
         except (SQLAlchemyError, OSError, SealBroken):
             await self.give_back(held, connection, attempt)
             raise
@@ -83,7 +83,7 @@ class GrantStore:
             granted_scopes=held.scopes,
         )
         try:
-            stored = await self._written(lambda: self._tokens.put_consented(draft))
+            stored = await self.persist(lambda: self._tokens.put_consented(draft))
         except (SQLAlchemyError, OSError, SealBroken):
             if before is None or _differs(before, held):
                 await self.give_back(held, connection, attempt)
@@ -108,8 +108,8 @@ class GrantStore:
             about=attempt.for_the_record(),
         )
 
-    async def _written(self, write: Callable[[], Coroutine[Any, Any, T]]) -> T:
-        """Return what *write* returns, tried again where the database fails: what is to be stored is nowhere else."""
+    async def persist(self, write: Callable[[], Coroutine[Any, Any, T]]) -> T:
+        """Return what *write* (or read) returns, tried again where the database fails: the grant is nowhere else."""
         for number in range(WRITE_ATTEMPTS):
             try:
                 return await write()

@@ -9,7 +9,9 @@ Rules:
    further yet. That one goes on with it.
 4. Retiring renames a key's file to `retired-<key id>.key`: it is in no ring any more, and nothing is lost. Whoever
    has no backup left that was sealed with it deletes it.
-5. One rotation at a time: the lock is the kernel's (flock), so it ends with the process that held it.
+5. Whoever reads holds no lock: a rotation may rename a file between the listing and the reading, or replace the order
+   between the two. A reading that failed is begun anew where the directory is another one by then; else it is told.
+6. One rotation at a time: the lock is the kernel's (flock), so it ends with the process that held it.
 """
 
 from __future__ import annotations
@@ -17,9 +19,10 @@ from __future__ import annotations
 import base64
 import fcntl
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TypeVar
 
 from gateway.vault.key_source import Entry, parse_entries, read_key_file, stat_signature
 from gateway.vault.sealing import KEY_BYTES, KEY_ID_BYTES, SealingKeyError
@@ -29,6 +32,9 @@ ORDER = "sealing.order"
 LOCK = "sealing.lock"
 DRAFT = ".draft"
 MAX_ORDER_BYTES = 4096
+READ_ATTEMPTS = 5  # a rotation makes three changes: it publishes, activates, retires
+
+T = TypeVar("T")
 
 
 class RotationRunning(Exception):
@@ -51,6 +57,9 @@ class KeyDirectory:
         Raises:
             SealingKeyError: a file cannot be read, or the key that seals is missing.
         """
+        return self._settled(self._read)
+
+    def _read(self) -> tuple[Entry, ...]:
         keys = {entry.key_id: entry for entry in map(self._entry, self._files())}
         order = self._order(keys)
         if self._with_retired:
@@ -66,7 +75,7 @@ class KeyDirectory:
     def find(self, key_id: bytes) -> Entry | None:
         """Return the key of this id if it was published by now. Raises SealingKeyError."""
         path = self.path / f"sealing-{key_id.hex()}.key"
-        return self._entry(path) if path.exists() else None
+        return self._settled(lambda: self._entry(path) if path.exists() else None)
 
     def pending(self) -> bytes | None:
         """Return the id of a key that was published and never sealed, as an interrupted rotation leaves it."""
@@ -149,6 +158,17 @@ class KeyDirectory:
             os.close(descriptor)
 
     # --- files -----------------------------------------------------------------------------------------------------
+
+    def _settled(self, read: Callable[[], T]) -> T:
+        """Return what *read* returns, begun anew where it failed and files have come or gone meanwhile (rule 5)."""
+        for _ in range(READ_ATTEMPTS - 1):
+            before = self._files(), self.signature()
+            try:
+                return read()
+            except SealingKeyError:
+                if before == (self._files(), self.signature()):
+                    raise
+        return read()
 
     def _files(self) -> list[Path]:
         first = self.path / FIRST_KEY

@@ -1,73 +1,42 @@
 """
-The token API's listener: what is not HTTP is answered like everything else.
+The token API's listener: what cannot be read is answered like everything else (`listen/runner.py`).
 
 Rules:
-1. An answer that the server itself makes (a request that cannot be parsed, a failure outside of the application) is the
-   same flat JSON error, and closes the connection.
+1. An answer that never reached the application is the same flat JSON error, with the status that the traffic listener
+   would give.
 2. Nothing of such a request is logged or repeated: it may hold a credential.
-
-This leans on what aiohttp calls public by name only: `RequestHandler.handle_error`, `RequestHandler.log_exception`,
-`AppRunner._make_server`, `Server._kwargs`; tests/vault/test_listener.py fails when one of them has gone.
 """
 
 from __future__ import annotations
 
-import asyncio
+from collections.abc import Callable
 from typing import Any
 
-import structlog
 from aiohttp import web
 
+from gateway.errors import Refusal
+from gateway.listen.runner import StrictRunner
 from gateway.vault import wire
 from gateway.vault.api import json_answer
 
-log = structlog.get_logger()
+# Where the status has an error of its own; any other status is "malformed" with that status.
+_KINDS = {kind.status: kind for kind in (wire.METHOD, wire.TOO_SLOW, wire.INTERNAL, wire.UNAVAILABLE)}
 
 
-class ApiProtocol(web.RequestHandler):
-    """One connection to the token API."""
-
-    __slots__ = ()
-
-    def handle_error(
-        self,
-        request: web.BaseRequest,
-        status: int = 500,
-        exc: BaseException | None = None,
-        message: str | None = None,
-    ) -> web.StreamResponse:
-        """Answer what never reached the application."""
-        if request.writer.output_size > 0:
-            raise ConnectionError("an answer is under way already")
-        log.warning("token_api_request_unreadable", status=status, error=type(exc).__name__)
-        error = wire.ApiError(wire.INTERNAL if status >= 500 else wire.MALFORMED)
-        answer = json_answer(error.kind.status, error.body())
-        answer.force_close()
-        return answer
-
-    def log_exception(self, *args: Any, **kwargs: Any) -> None:
-        """Say that something broke, without the text and the trace, which hold bytes of the request."""
-        log.warning("token_api_connection_broke")
-
-
-class ApiServer(web.Server):
-    """Makes an `ApiProtocol` for each connection."""
-
-    def __call__(self) -> ApiProtocol:
-        return ApiProtocol(self, loop=asyncio.get_running_loop(), **self._kwargs)
-
-
-class ApiRunner(web.AppRunner):
-    """Runs the application of `create_app`. Takes the options of `web.AppRunner`."""
+class ApiRunner(StrictRunner):
+    """Runs the application of `create_app`. *options* are those of `web.AppRunner`."""
 
     __slots__ = ()
 
-    async def _make_server(self) -> web.Server:
-        made = await super()._make_server()
-        return ApiServer(
-            made.request_handler,
-            request_factory=made.request_factory,
-            handler_cancellation=made.handler_cancellation,
-            loop=asyncio.get_running_loop(),
-            **made._kwargs,
-        )
+    def __init__(
+        self, app: web.Application, *, on_refused: Callable[[Refusal], None] | None = None, **options: Any
+    ) -> None:
+        super().__init__(app, name="token_api", answer=unread, on_refused=on_refused, **options)
+
+
+def unread(refusal: Refusal) -> web.Response:
+    """Return *refusal* as the token API says it."""
+    kind = _KINDS.get(refusal.status)
+    if kind is None:
+        kind = wire.ErrorKind(refusal.status, wire.MALFORMED.code, wire.MALFORMED.description)
+    return json_answer(kind.status, wire.ApiError(kind).body())

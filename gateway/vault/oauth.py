@@ -25,6 +25,7 @@ from urllib.parse import urlencode
 
 import orjson
 
+from gateway.access.names import is_name
 from gateway.providers.quirks import Params, Quirks
 from gateway.vault.client_auth import basic_credentials, prove
 from gateway.vault.connection import Connection
@@ -50,6 +51,7 @@ USER_AGENT = "connection-gateway"  # RFC 9110 10.1.5; Reddit and GitHub turn awa
 BEARER_TYPES = frozenset({"bearer", "bot", "user"})
 MAX_TOKEN_BYTES = 16 * 1024
 MAX_ANSWER_BYTES = 262_144  # of a token endpoint: two tokens and an id token with many groups in it
+MAX_SUB_CHARS = 440  # store/schema.py has 512; a tenant's id may come before it
 MAX_LIFETIME_SECONDS = 10 * 365 * 86400.0  # a longer one is no promise that anybody keeps; it is cut to this
 VISIBLE = re.compile(r"[\x21-\x7e]+\Z")
 # RFC 6749 3.3 says space; GitHub and Slack write commas, which no scope of theirs has.
@@ -83,6 +85,7 @@ class Granted:
     expires_at: float | None
     scopes: tuple[str, ...] | None
     id_token: str | None = field(default=None, repr=False)
+    account: str = field(default="", repr=False)  # whose it is, where the answer tells that beside the tokens
 
 
 @dataclass(frozen=True, slots=True)
@@ -239,11 +242,25 @@ def is_token(value: object) -> bool:
     return isinstance(value, str) and len(value) <= MAX_TOKEN_BYTES and VISIBLE.match(value) is not None
 
 
-def _at(answer: dict[str, object], pointer: str) -> dict[str, object]:
-    """Return the object at the JSON pointer *pointer* that holds an access token, else the whole answer."""
-    found: object = answer
+def account_at(document: object, pointer: str) -> str:
+    """Return the account that *document* names at the JSON pointer *pointer*, text or a whole number; "" for others."""
+    value = _value_at(document, pointer)
+    if isinstance(value, int) and not isinstance(value, bool):
+        value = str(value)
+    return value if isinstance(value, str) and is_name(value, MAX_SUB_CHARS) else ""
+
+
+def _value_at(document: object, pointer: str) -> object:
+    """Return what lies at the JSON pointer *pointer* through objects; None where nothing does."""
+    found = document
     for part in pointer.split("/")[1:]:
         found = found.get(part.replace("~1", "/").replace("~0", "~")) if isinstance(found, dict) else None
+    return found
+
+
+def _at(answer: dict[str, object], pointer: str) -> dict[str, object]:
+    """Return the object at the JSON pointer *pointer* that holds an access token, else the whole answer."""
+    found = _value_at(answer, pointer)
     return found if isinstance(found, dict) and found.get("access_token") is not None else answer
 
 
@@ -269,6 +286,7 @@ def _granted(answer: dict[str, object], whole: dict[str, object], *, now: float,
         expires_at=None if lifetime is None else now + lifetime,
         scopes=_scopes(answer.get("scope"), quirks),
         id_token=id_token if isinstance(id_token, str) else None,
+        account=account_at(whole, quirks.account_path) if quirks.account_path else "",
     )
 
 

@@ -157,7 +157,7 @@ def errors_of(row: Endpoint) -> tuple[wire.ErrorKind, ...]:
     if row.query is not None:
         kinds += [wire.FIELD_REQUIRED, wire.INVALID]
     # A request that is not HTTP, an expectation that nobody meets, and what must not happen and may.
-    kinds += [wire.MALFORMED, wire.UNAUTHORIZED, wire.EXPECTATION, wire.INTERNAL, wire.UNAVAILABLE]
+    kinds += [wire.MALFORMED, wire.UNAUTHORIZED, wire.INTERNAL, wire.UNAVAILABLE]
     return tuple(dict.fromkeys(kinds))
 
 

@@ -30,7 +30,7 @@ EVENTS = frozenset(
         "raw_token_fetched", "raw_token_refused", "tokens_revealed",
         # changing, by the token API and by commands
         "change_intent", "change_refused", "token_uploaded", "api_key_uploaded", "tokens_deleted",
-        "connection_created", "connection_updated", "connection_deleted",
+        "connection_created", "connection_updated", "connection_deleted", "key_created", "key_revoked",
         # connecting
         "connect_started", "connect_refused", "connect_ended", "connected",
     }

@@ -6,7 +6,8 @@ Rules (descope-contract.md section 11; RFC 7009):
    token whose connection says where to revoke it and that was not revoked is counted, told in the record, and deleted
    all the same: it must not be served again.
 2. Deleting by user leaves tenants' tokens alone; those go by id, or with their connection.
-3. Caches are told in the transaction of the delete: by owner, or by connection where that would be too many lines.
+3. What waits for a user's confirmation goes with its connection: taken out before, revoked beside, not counted.
+4. Caches are told in the transaction of the delete: by owner, or by connection where that would be too many lines.
 """
 
 from __future__ import annotations
@@ -35,6 +36,7 @@ MAX_OWNERS = 100  # that are announced one by one
 _SECRETS = (table.c.sealed_refresh_token, table.c.sealed_access_token)
 
 Revoke = Callable[[StoredToken], Awaitable[bool]]  # True: the provider was told, and took it
+Forget = Callable[[str], Awaitable[None]]  # gives back what a connection's attempts hold for a confirmation
 
 log = structlog.get_logger()
 
@@ -75,6 +77,7 @@ class Removal:
         self._connections = connections
         self._clock = clock
         self.revoke = revoke  # set once, by whoever can
+        self.forget: Forget | None = None  # as well
 
     async def one(self, token_id: str) -> Removed:
         """Delete the token of this id, a user's or a tenant's; *deleted* is 0 where there is none."""
@@ -100,6 +103,8 @@ class Removal:
             await self._connections.check_owned_in(db, connection_id, is_forced=is_forced)
         where = [table.c.connection_id == connection_id]
         revoked, unrevoked = await self._revoke_all(where)
+        if self.forget is not None:
+            await self.forget(connection_id)
         async with self._store.write() as db:
             await self._connections.check_owned_in(db, connection_id, is_forced=is_forced)
             deleted = (await db.execute(delete(table).where(*where))).rowcount

@@ -92,7 +92,7 @@ class Revocation:
         about: Mapping[str, object],
     ) -> str:
         try:
-            connection = (await self._discovery.resolve(connection)).connection
+            connection = await self._discovery.with_urls(connection, "revocation_url", "token_url")
         except DiscoveryFailed as exc:
             return exc.reason
         token = refresh_token or access_token

@@ -3,11 +3,12 @@ How an attempt ends: what the provider granted is stored, held for a yes, or giv
 
 Rules (threats.md J1, R15):
 1. A grant that is not kept is revoked, whatever went wrong: the connection is gone, the database fails, a seal is
-   broken. It is not kept aside as a refreshed token is (`recovery.py`): that is an old grant's only refresh token, and
-   its user is not there; this one's user is, reads that nothing was connected, and can do it again.
+   broken. Where its account is known to have an older grant here, it is left (`grant_store.py`, rule 4).
+   It is not kept aside as a refreshed token is (`recovery.py`): that is an old grant's only refresh token, and its user
+   is not there; this one's user is, reads that nothing was connected, and can do it again.
 2. A page tells only what is so. A row that cannot be written now is written when the database is back, as long as the
    attempt lives; what was stored is told as connected meanwhile, what was not as failed.
-3. Tokens that waited for a yes which nobody gave are revoked once their time is over, by a job of their own.
+3. Tokens that wait for a yes are revoked when their time is over, or their connection is deleted, by jobs of their own.
 
 How tokens are stored and revoked: `grant_store.py`.
 """
@@ -67,8 +68,8 @@ class Settlement:
             ConnectStopped: the attempt has gone, with its connection; *held* has been revoked.
         """
         try:
-            is_gone = await self._attempts.get(attempt.id) is None
-            if not is_gone and await self._grants.is_other_account(attempt, held):
+            is_gone, is_other = await self._grants.persist(lambda: self._compared(attempt, held))
+            if is_other:
                 if await self._attempts.hold(attempt, orjson.dumps(asdict(held))):
                     return replace(attempt, status="confirming")
                 is_gone = True
@@ -78,6 +79,12 @@ class Settlement:
             await self._grants.give_back(held, connection, attempt)
             raise ConnectStopped("connection_gone")
         return await self.keep(attempt, held, connection)
+
+    async def _compared(self, attempt: Attempt, held: Held) -> tuple[bool, bool]:
+        """Tell whether the attempt's row has gone, and whether *held* is for another account than before."""
+        if await self._attempts.get(attempt.id) is None:
+            return True, False
+        return False, await self._grants.is_other_account(attempt, held)
 
     async def keep(self, attempt: Attempt, held: Held, connection: Connection) -> Attempt:
         """Store *held*, and end *attempt*: connected, or failed where the database does not take it."""
@@ -118,6 +125,19 @@ class Settlement:
         """Begin to revoke the tokens that nobody has said yes to in time (rule 3), unless that is under way."""
         if self._sweep is None or self._sweep.done():
             self._sweep = self._jobs.spawn(self._give_back_abandoned())
+
+    async def forget(self, connection_id: str) -> None:
+        """Take the tokens of a connection that is about to be deleted from its attempts, and begin to revoke them."""
+        connection = await self._connections.load(connection_id)
+        while connection is not None:
+            try:
+                attempt = await self._attempts.take_abandoned(connection_id)
+            except SealBroken as exc:  # what cannot be opened cannot be revoked, and can be deleted
+                log.critical("seal_broken", reason=str(exc))
+                continue
+            if attempt is None:
+                return
+            self._jobs.spawn(self._grants.give_back(held_of(attempt), connection, attempt))
 
     async def _give_back_abandoned(self) -> None:
         while True:

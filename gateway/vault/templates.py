@@ -3,7 +3,9 @@ A connection made from a provider of the catalogue (descope-contract.md section 
 
 Rules:
 1. The template gives URLs, scopes, origins and type, as copies; its quirks stay where they are (connection.py, rule 5).
-2. What is overridden wins. The only way to widen where tokens go is to say so: `origins` in the overrides.
+2. Where its metadata lies comes along, unless an endpoint is overridden: metadata of one authorization server does not
+   speak of another's endpoints.
+3. What is overridden wins. The only way to widen where tokens go is to say so: `origins` in the overrides.
 """
 
 from __future__ import annotations
@@ -21,6 +23,8 @@ OVERRIDABLE = frozenset(
         "token_auth", "authorization_params", "token_params", "extra",
     }
 )  # fmt: skip
+# Whoever says one of them has an authorization server of their own.
+ENDPOINTS = frozenset({"authorization_url", "token_url", "revocation_url"})
 
 
 def from_template(
@@ -30,7 +34,7 @@ def from_template(
     client_id: str = "",
     client_secret: str | None = None,
     variables: Mapping[str, str] | None = None,
-    overrides: Mapping[str, object] | None = None,
+    overrides: Mapping[str, Any] | None = None,
 ) -> Connection:
     """
     Return the connection *id* to the provider *template_id*; `connection.check` has the last word on it.
@@ -46,7 +50,7 @@ def from_template(
         provider = catalogue().find(template_id).with_variables(variables or {})
     except VariableInvalid as exc:
         raise ConnectionInvalid(f"variables: {exc}") from exc
-    overrides = overrides or {}
+    overrides = dict(overrides or {})
     if not overrides.keys() <= OVERRIDABLE:
         raise ConnectionInvalid(f"overrides: expected only {', '.join(sorted(OVERRIDABLE))}")
     fields: dict[str, Any] = {
@@ -57,7 +61,13 @@ def from_template(
         "revocation_url": provider.revocation_url,
         "default_scopes": provider.default_scopes,
         "origins": provider.origins,
-    } | dict(overrides)
+        "extra": {"discoveryUrl": provider.discovery_url} if provider.discovery_url else {},
+    }
+    if not ENDPOINTS.isdisjoint(overrides):
+        fields["extra"] = {}
+    if "extra" in overrides:
+        overrides["extra"] = fields["extra"] | overrides["extra"]
+    fields |= overrides
     return Connection(
         id=id,
         kind=provider.kind,

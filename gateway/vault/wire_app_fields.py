@@ -14,7 +14,7 @@ from typing import Annotated, Any
 
 from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field, WithJsonSchema
 
-from gateway.vault.connection import ACCESS_TYPES, GRANT_TYPES, KINDS, PROMPTS, TOKEN_AUTHS
+from gateway.vault.connection import ACCESS_TYPES, GRANT_TYPES, KINDS, MAX_DOMAIN_LENGTH, PROMPTS, TOKEN_AUTHS
 from gateway.vault.wire import (
     MAX_TEXT_CHARS,
     TEXT_SCHEMA,
@@ -57,7 +57,7 @@ DOMAIN_SCHEMA: dict[str, Any] = {
     "description": "host[:port], or https://host[:port].",
     "type": "string",
     "format": "domain",
-    "maxLength": MAX_TEXT_CHARS,
+    "maxLength": MAX_DOMAIN_LENGTH,
 }
 VISIBLE_SCHEMA: dict[str, Any] = {
     "type": "string",

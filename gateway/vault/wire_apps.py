@@ -27,6 +27,7 @@ from gateway.vault.connection import (
     canonical_origin,
     with_client_of,
 )
+from gateway.vault.templates import ENDPOINTS
 from gateway.vault.wire import INVALID, ApiError, AppId, Message, OptionalAppId, OptionalText, empty_is_absent, optional
 from gateway.vault.wire_app_fields import NAME_SCHEMA, AppFields, AppName, ClientSecret, UrlParam
 
@@ -196,7 +197,10 @@ def override_connection(made: Connection, app: Overrides) -> Connection:
     changes: dict[str, Any] = {name: getattr(whole, name) for name in said}
     if app.name is not None:
         changes["name"] = app.name
-    extra = dict(made.extra) | {name: value for name in EXTRA_FIELDS if (value := getattr(app, name)) is not None}
+    extra = dict(made.extra)
+    if not ENDPOINTS.isdisjoint(said):  # templates.py, rule 2
+        extra.pop("discoveryUrl", None)
+    extra |= {name: value for name in EXTRA_FIELDS if (value := getattr(app, name)) is not None}
     return replace(made, **changes, extra=extra)
 
 

@@ -32,7 +32,7 @@ from gateway.vault.wire import (
 )
 
 API_KEY_TYPE = "ApiKey"
-MAX_BATCH = 500  # tokens, in one transaction: nobody else writes for 25 to 73 ms (measured: uploads.py)
+MAX_BATCH = 500  # tokens, in one transaction: nobody else writes for some 80 ms (measured: uploads.py)
 MAX_ID_TOKEN_CHARS = 65_536
 ONE_TOKEN: dict[str, Any] = {
     "anyOf": [{"required": [name], "properties": {name: TOKEN_SCHEMA}} for name in ("accessToken", "refreshToken")]

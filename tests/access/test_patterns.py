@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.access.patterns import DenyPattern, PathPattern, lax_forms
+from gateway.access.patterns import MAX_PASSED, DenyPattern, DenySet, PathPattern, lax_forms
 
 MATCHES = {
     "a plain glob is that path": ("/v1/me", "/v1/me", True),
@@ -178,3 +178,58 @@ def test_ends_soon_on_the_longest_path(glob: str) -> None:
     for path in ("/" + "a" * 8189, "/a" * 4095, "/" + "ab" * 4000):
         assert PathPattern.compile(glob).matches(path) in (True, False)
     assert sys.version_info >= (3, 11)  # atomic groups
+
+
+GLOBS = ("/a/b/*", "/**/keys", "/**/Keys/*:sign", "/*", "/**/x/**", "/a%2Fb/c", "/...", "/v1/*.json", "/**/oauth.*")
+SET = DenySet.compile(GLOBS[:3] + GLOBS[4:])
+LAX_PATHS = st.lists(
+    st.sampled_from(
+        ["a", "A", "b", "keys", "KEYS.", "k%2565ys", "x", "y:sign", "...", "a%2Fb", "c", "v1.json", "oauth.x"]
+    ),
+    min_size=1,
+    max_size=4,
+).map(lambda segments: "".join(f"/{segment}" for segment in segments))
+
+
+@given(LAX_PATHS)
+def test_set_matches_what_one_of_its_globs_matches(path: str) -> None:
+    """
+    A set tells of a path what its globs tell, asked for the first time and again.
+    """
+    forms = lax_forms(path)
+    expected = any(DenyPattern.compile(glob).matches(path, forms) for glob in GLOBS[:3] + GLOBS[4:])
+
+    assert [expected] * 2 == [SET.matches(path) for _ in range(2)]
+
+
+def test_set_remembers_a_bounded_number_of_paths() -> None:
+    """
+    A caller who invents paths does not make a set remember them all; a glob without a literal segment is always asked.
+    """
+    asked = DenySet.compile(["/*"])
+
+    assert (True, False) == (bool(asked), bool(DenySet.compile([])))
+    assert [True, False] == [asked.matches("/x"), asked.matches("/x/y")]
+    for number in range(MAX_PASSED + 100):
+        assert not asked.matches(f"/x/{number}")
+    assert MAX_PASSED == len(asked._passed)
+    fresh = DenySet.compile(["/*"])
+    assert [False, 0] == [fresh.matches("/x/" + "y" * 500), len(fresh._passed)]
+
+
+def test_set_asks_each_glob_once_for_a_path_of_many_segments() -> None:
+    """
+    A path that repeats a telling segment thousands of times costs no more than one that has it once.
+    """
+    calls: list[int] = []
+
+    def count(frame: object, event: str, argument: object) -> None:
+        calls.append(event == "c_call")
+
+    asked = DenySet.compile(["/**/keys/x", "/**/tokens"])
+    sys.setprofile(count)
+    try:
+        assert not asked.matches("/keys" * 1600)
+    finally:
+        sys.setprofile(None)
+    assert 200 > sum(calls)

@@ -60,6 +60,7 @@ def test_secret_comes_from_environment_file_or_stdin(tmp_path: Path) -> None:
     ]
     stored = [load(tmp_path, name) for name in "abc"]
 
+    assert results[4].stdout.startswith("ID\tTYPE\tOWNER\tNAME\tORIGINS\na\toauth\t")
     assert [0] * 5 == [result.exit_code for result in results], results
     assert ["CANARY"] * 3 == [connection and connection.client_secret for connection in stored]
     assert "CANARY" not in "".join(result.output for result in results)
@@ -83,6 +84,8 @@ def test_every_option_is_stored(tmp_path: Path) -> None:
         "authorization_url": "https://p.example/a",
         "token_url": "https://p.example/t",
         "discovery_url": "",
+        "grant_type": "authorization_code",
+        "issues_refresh_tokens": True,
         "scopes": ["a", "b"],
         "origins": ["https://people.example"],
         "token_auth": "none",
@@ -104,6 +107,26 @@ def test_template_fills_in(tmp_path: Path) -> None:
     assert ("shop", "shopify", {"shop": "acme"}) == (shown["name"], shown["template"], shown["variables"])
     assert stored is not None
     assert "client_secret_post" == stored.client_authentication
+
+
+def test_template_brings_its_metadata_and_its_limits(tmp_path: Path) -> None:
+    """Metadata comes along unless an endpoint is said; a provider without refresh tokens is shown as such."""
+    add = ["add", "--client-id", "me", "--template"]
+    secret = {"GATEWAY_CLIENT_SECRET": "CANARY"}
+    results = [
+        run(tmp_path, *add, "google", "--id", "a", **secret),
+        run(tmp_path, *add, "google", "--id", "b", "--token-url", "https://p.example/t", **secret),
+        run(tmp_path, *add, "clickup", "--id", "c", **secret),
+    ]
+    shown = [json.loads(run(tmp_path, "show", name, "--json").stdout) for name in "abc"]
+    refused = run(tmp_path, *add, "google", "--id", "d", "--grant-type", "client_credentials", **secret)
+
+    assert [0] * 3 == [result.exit_code for result in results], results
+    assert ["https://accounts.google.com/.well-known/openid-configuration", "", ""] == [
+        each["discovery_url"] for each in shown
+    ]
+    assert [True, True, False] == [each["issues_refresh_tokens"] for each in shown]
+    assert (2, True) == (refused.exit_code, "authorization_code, jwt_bearer" in refused.stderr), refused.output
 
 
 def test_template_of_api_keys_needs_no_client(tmp_path: Path) -> None:
@@ -267,3 +290,13 @@ def test_removes_what_has_left_the_file(tmp_path: Path) -> None:
     assert "add --force" in plain.stderr
     assert "Remove it there first" in listed.stderr
     assert [] == json.loads(run(tmp_path, "ls", "--json").stdout)
+
+
+@pytest.mark.parametrize("engine", ["sqlite"])
+@pytest.mark.parametrize("arguments", [["ls"], ["ls", "--json"], ["show", "x"]])
+def test_reading_makes_no_data_directory(tmp_path: Path, arguments: list[str]) -> None:
+    """A misspelt data directory is exit code 4 with its name, and is not made."""
+    result = run(tmp_path / "typo", *arguments)
+
+    assert (4, "", False) == (result.exit_code, result.stdout, (tmp_path / "typo").exists())
+    assert "there is no data directory" in result.stderr

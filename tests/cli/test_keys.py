@@ -90,6 +90,7 @@ def test_says_what_is_wrong_with_a_call(data: Path, arguments: list[str], expect
     """
     A call that makes no sense ends with 2, one sentence on stderr, and no key.
     """
+    data.mkdir()
     result = run("create", *arguments)
 
     assert (2, "") == (result.exit_code, result.stdout)
@@ -107,13 +108,14 @@ def test_lists_keys_without_their_secrets(data: Path) -> None:
     """
     A line a key: id, kind, name, subject and state; the secret is nowhere.
     """
+    data.mkdir()
     empty = run("ls")
     secret = run("create", "--agent", "bot", "--user", "alice", "--tenant", "acme").stdout.strip()
     (info,) = listed(data)
     lines = run("ls").stdout.splitlines()
 
     assert ("", True) == (empty.stdout, "No keys yet" in empty.stderr)
-    assert [f"{info['id']}\tagent\tbot\talice, acme\tactive"] == lines
+    assert ["ID\tKIND\tNAME\tSUBJECT\tSTATE", f"{info['id']}\tagent\tbot\talice, acme\tactive"] == lines
     assert secret[-49:-6] not in json.dumps(info)
 
 
@@ -135,8 +137,50 @@ def test_unknown_key_is_exit_code_4(data: Path) -> None:
     """
     An id that is no key's ends with 4, and is not repeated: it may be a whole key, pasted.
     """
+    data.mkdir()
     result = run("revoke", "gwa_canary")
 
     assert (4, "") == (result.exit_code, result.stdout)
     assert "no key has this id" in result.stderr
     assert "canary" not in result.stderr
+
+
+@pytest.mark.parametrize("engine", ["sqlite"])
+def test_commands_that_need_data_make_none(data: Path) -> None:
+    """
+    A misspelt data directory is exit code 4 with its name, and is not made.
+    """
+    results = [run("ls"), run("ls", "--json"), run("revoke", "nothing")]
+
+    assert [4] * 3 == [result.exit_code for result in results]
+    assert all("there is no data directory" in result.stderr and not result.stdout for result in results)
+    assert not data.exists()
+
+
+def test_keys_are_in_the_record(data: Path) -> None:
+    """
+    Making and revoking a key has a line before and one after, with its id and never its secret.
+    """
+    secret = run("create", "--agent", "bot", "--user", "alice").stdout.strip()
+    (info,) = listed(data)
+    assert 0 == run("revoke", info["id"]).exit_code
+    assert 4 == run("revoke", secret).exit_code
+    text = (data / "record" / "egress.jsonl").read_text()
+    lines = [json.loads(line) for line in text.splitlines()]
+
+    assert ["change_intent", "key_created", "change_intent", "key_revoked"] == [line["event"] for line in lines]
+    assert [info["id"]] * 3 == [line["key"] for line in lines[1:]]
+    assert ("agent", "bot", "alice") == (lines[1]["kind"], lines[1]["name"], lines[1]["user"])
+    assert {"command"} == {line["caller"]["kind"] for line in lines}
+    assert secret[-49:-6] not in text
+
+
+def test_key_is_not_made_without_its_line(data: Path) -> None:
+    """
+    Where the record cannot be opened, the command fails and there is no key.
+    """
+    data.mkdir()
+    (data / "record").write_text("in the way")
+
+    assert 1 == run("create", "--agent", "bot", "--user", "alice").exit_code
+    assert [] == listed(data)

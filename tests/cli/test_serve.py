@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -25,13 +26,17 @@ routes: [{name: api, prefix: /api, upstream: "https://api.example.com", connecti
 """
 
 
-async def start(directory: Path, *more: str) -> asyncio.subprocess.Process:
+async def start(directory: Path, *more: str, environ: dict[str, str] | None = None) -> asyncio.subprocess.Process:
     """Start `gateway serve` on free ports with its state in *directory*."""
     file = directory / "routes.yaml"
     file.write_text(ROUTES)
     command = [sys.executable, "-m", "gateway", "serve", "-c", str(file), "--data", str(directory / "data"), *more]
     return await asyncio.create_subprocess_exec(
-        *command, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE, cwd=directory
+        *command,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+        cwd=directory,
+        env=os.environ | (environ or {}),
     )
 
 
@@ -159,3 +164,16 @@ async def test_database_that_cannot_be_used_is_one_sentence(tmp_path: Path, monk
     assert 1 == process.returncode
     assert b"gateway: GATEWAY_DATABASE_URL: expected postgresql://" in stderr
     assert (b"Traceback" in stderr, b"canary" in stderr) == (False, False)
+
+
+async def test_does_not_start_without_the_c_parser(tmp_path: Path) -> None:
+    """
+    With aiohttp's pure-Python parser, which reads requests differently, nothing listens: one sentence and exit code 1.
+    """
+    process = await start(tmp_path, environ={"AIOHTTP_NO_EXTENSIONS": "1"})
+    stdout, stderr = await process.communicate()
+
+    assert (1, b"") == (process.returncode, stdout)
+    assert b"Traceback" not in stderr
+    assert b"aiohttp's C parser" in stderr
+    assert b'"serving"' not in stderr

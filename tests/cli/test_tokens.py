@@ -61,7 +61,7 @@ def test_lists_without_tokens(tmp_path: Path) -> None:
     assert ("alice", None, ["a", "b"], "active") == (alice["user"], alice["tenant"], alice["scopes"], alice["state"])
     assert (None, "acme", "expired 1970-01-01T00:01:00Z") == (acme["user"], acme["tenant"], acme["state"])
     assert ["c\talice\t-\ta b\tactive", "c\tacme\t-\t-\texpired 1970-01-01T00:01:00Z"] == [
-        line.partition("\t")[2] for line in text.stdout.splitlines()
+        line.partition("\t")[2] for line in text.stdout.splitlines()[1:]
     ]
     assert "CANARY" not in text.output + machine.output
     assert not (tmp_path / "sealing.key").exists()
@@ -140,3 +140,13 @@ def test_nothing_is_revealed_without_its_line(tmp_path: Path) -> None:
 
     assert (1, True) == (result.exit_code, "the record cannot be written" in result.stderr)
     assert "CANARY" not in result.output
+
+
+@pytest.mark.parametrize("engine", ["sqlite"])
+@pytest.mark.parametrize("arguments", [["ls"], ["ls", "--json"], ["show", "x"]])
+def test_reading_makes_no_data_directory(tmp_path: Path, arguments: list[str]) -> None:
+    """A misspelt data directory is exit code 4 with its name, and is not made."""
+    result = run(tmp_path / "typo", *arguments)
+
+    assert (4, "", False) == (result.exit_code, result.stdout, (tmp_path / "typo").exists())
+    assert "there is no data directory" in result.stderr

@@ -16,7 +16,17 @@ from gateway.config.values import (
     TrafficListener,
     VaultSettings,
 )
-from gateway.models import AllowPattern, CredentialPlace, Egress, Injection, Limits, Origin, Route, Timeouts
+from gateway.models import (
+    AllowPattern,
+    CredentialPlace,
+    Egress,
+    Injection,
+    Limits,
+    Origin,
+    OutboundProxy,
+    Route,
+    Timeouts,
+)
 from tests.config.samples import CANARY, HERE, configure, example
 
 
@@ -206,11 +216,14 @@ def test_routes() -> None:
 
 def test_egress() -> None:
     """
-    Networks are networks, an address is a network of one.
+    Networks are networks, an address is a network of one; a proxy is a host, a port and a credential.
     """
     networks = tuple(ip_network(text) for text in ("127.0.0.0/8", "fd00::/8", "10.0.0.1/32"))
 
-    assert Egress(networks, allow_http=True, ca_file=str(HERE / "good" / "ca.pem")) == example("everything").egress
+    proxy = OutboundProxy("proxy.example", 3128, f"ada:{CANARY}")
+    expected = Egress(networks, allow_http=True, ca_file=str(HERE / "good" / "ca.pem"), proxy=proxy)
+
+    assert expected == example("everything").egress
 
 
 def test_descope_switches_the_token_api_off() -> None:

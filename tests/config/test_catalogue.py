@@ -32,6 +32,7 @@ def test_template_fills_in_what_is_left_out() -> None:
         authorization_url=google.authorization_url,
         token_url=google.token_url,
         revocation_url=google.revocation_url,
+        discovery_url=google.discovery_url,
         scopes=google.default_scopes,
         origins=google.origins,
         token_auth=None,
@@ -58,6 +59,37 @@ def test_own_keys_win() -> None:
     )
     assert ((), ("https://people.googleapis.com",)) == (found.scopes, found.origins)
     assert (False, "client_secret_basic") == (found.pkce, found.token_auth)
+
+
+@pytest.mark.parametrize(
+    ("said", "found"),
+    [
+        ("", "https://git.example/.well-known/openid-configuration"),
+        ("discovery_url: 'https://own.example', ", "https://own.example"),
+        ("discovery_url: null, ", None),
+        ("token_url: 'https://a.example/t', ", None),
+        ("revocation_url: null, ", None),
+    ],
+)
+def test_metadata_comes_along_where_no_endpoint_is_said(said: str, found: str | None) -> None:
+    """
+    The template's metadata fills in nothing beside an endpoint that the entry names, or says there is none.
+    """
+    made = connection(f"template: gitlab, variables: {{host: git.example}}, {said}{CLIENT}")
+
+    assert found == made.discovery_url
+
+
+def test_grant_that_the_provider_does_not_offer_is_refused() -> None:
+    """
+    A grant is one of the template's provider, and the error says where and which there are.
+    """
+    entry = "connections: [{id: c, template: google, grant_type: %s, " + CLIENT + "}]"
+
+    assert [] == problems(entry % "jwt_bearer")
+    (problem,) = problems(entry % "client_credentials")
+    assert "connections[0].grant_type" in problem
+    assert "(authorization_code, jwt_bearer), found" in problem
 
 
 def test_variables_are_filled_in() -> None:

@@ -8,6 +8,7 @@ from tests.config.samples import example, warnings
 
 ROUTE = "routes: [{name: a, prefix: /a, upstream: https://a.example, connection: people}]\n"
 OPENED = "routes: [{name: a, prefix: /a, upstream: https://a.example, connection: people, %s}]"
+LISTED = "routes: [{name: a, prefix: /a, upstream: '%s', connection: people, allow: [%s]}]"
 DESCOPE = "token_service: {kind: descope, project: P, credential: %s}\n"
 NO_REFRESH = "connections[0].token_url: no token_url: tokens are never refreshed"
 
@@ -41,6 +42,22 @@ NO_REFRESH = "connections[0].token_url: no token_url: tokens are never refreshed
         ("echoes unseen", OPENED % "echo_guard: off", "routes[0].echo_guard: an API that answers with the token"),
         ("judged overrides", OPENED % "method_override: judge", "both methods are judged"),
         ("a token in the URL", OPENED % "inject: {query: key}", "routes[0].inject.query: a token in a URL is written"),
+        (
+            "a list that names what is refused",
+            LISTED % ("https://gitlab.com/api/v4", '"POST /users/*/personal_access_tokens"'),
+            "routes[0].allow[0]: the API hands out credentials there: refused, unless the route says minting: pass",
+        ),
+        (
+            "a list that names a batch",
+            LISTED % ("https://www.googleapis.com", '"GET /x", "POST /batch/**"'),
+            "routes[0].allow[1]: a request there carries several calls: refused",
+        ),
+        (
+            "a list that names what is refused, known by the template",
+            "connections: [{id: people, template: gitlab, client_id: a, client_secret: '${SECRET}', "
+            "variables: {host: git.example}}]\n" + LISTED % ("https://git.example", '"GET /api/v4/user/keys"'),
+            "routes[0].allow[0]: the API hands out credentials there",
+        ),
         ("everybody is a proxy", "listeners: {traffic: {trusted_proxies: ['::/0']}}", "every peer is believed"),
         ("a slip in a connection", "connections: [{id: peopel}]\n" + ROUTE, 'did you mean "peopel"?'),
     ],
@@ -65,6 +82,8 @@ def test_caution(case: str, text: str, expected: str) -> None:
         ),
         ("a secret from elsewhere", "connections: [{id: a, client_secret: '${SECRET}'}]", "client_secret"),
         ("connections that come by the API", ROUTE, "routes"),
+        ("a list that covers what is refused", LISTED % ("https://gitlab.com", '"* /**"'), "routes"),
+        ("a list of paths of another API", LISTED % ("https://a.example", '"POST /batch"'), "routes"),
         ("a known connection", "connections: [{id: people}]\n" + ROUTE, "routes"),
     ],
 )

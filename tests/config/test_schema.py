@@ -16,8 +16,6 @@ from tests.config.samples import problems
         ("conditions", "policies: [{id: a, effect: allow, when: 'true'}]", "policies[0].when"),
         ("upgrades", "routes: [{upgrade: [websocket]}]", "routes[0].upgrade"),
         ("a record on disk first", "routes: [{audit: required}]", "routes[0].audit"),
-        ("an outbound proxy", "egress: {proxy: 'http://proxy.example'}", "egress.proxy"),
-        ("a route's outbound proxy", "routes: [{egress: {proxy: x}}]", "routes[0].egress.proxy"),
     ],
 )
 def test_what_comes_later_is_refused(case: str, text: str, key: str) -> None:

@@ -10,6 +10,7 @@ import pytest
 from gateway.config.load import load, parse
 from gateway.config.show import MASK, as_yaml
 from gateway.config.values import Configuration, DescopeSettings
+from gateway.models import Egress
 from tests.config.samples import CANARY, ENVIRON, EXAMPLE, GOOD
 
 
@@ -21,7 +22,22 @@ def masked(configuration: Configuration) -> Configuration:
     connections = tuple(
         replace(connection, client_secret=connection.client_secret and MASK) for connection in configuration.connections
     )
-    return replace(configuration, token_service=service, connections=connections, warnings=())
+    routes = tuple(replace(route, egress=behind_mask(route.egress)) for route in configuration.routes)
+    return replace(
+        configuration,
+        egress=behind_mask(configuration.egress),
+        token_service=service,
+        connections=connections,
+        routes=routes,
+        warnings=(),
+    )
+
+
+def behind_mask(egress: Egress) -> Egress:
+    """Return *egress* with the credential of its proxy masked."""
+    if egress.proxy is None or egress.proxy.credential is None:
+        return egress
+    return replace(egress, proxy=replace(egress.proxy, credential=f"{MASK}:{MASK}"))
 
 
 @pytest.mark.parametrize("path", [*GOOD, EXAMPLE], ids=lambda path: path.stem)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from gateway.config.urls import UrlError, parse_host, parse_origin, parse_url
-from gateway.models import Origin
+from gateway.config.urls import UrlError, parse_host, parse_origin, parse_proxy, parse_url
+from gateway.models import Origin, OutboundProxy
 
 
 @pytest.mark.parametrize(
@@ -124,3 +124,60 @@ def test_host_in_lower_case() -> None:
     Hosts compare in lower case.
     """
     assert "api.example" == parse_host("API.example")
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("http://proxy.example:3128", OutboundProxy("proxy.example", 3128)),
+        ("http://PROXY.example:80/", OutboundProxy("proxy.example", 80)),
+        ("http://10.0.0.1:3128", OutboundProxy("10.0.0.1", 3128)),
+        ("http://[FD00::1]:3128", OutboundProxy("fd00::1", 3128)),
+        ("http://ada:s3cret@proxy.example:1", OutboundProxy("proxy.example", 1, "ada:s3cret")),
+        ("http://ada:@proxy.example:1", OutboundProxy("proxy.example", 1, "ada:")),
+        ("http://ada:p%40%3A%2F%C3%A9@proxy.example:1", OutboundProxy("proxy.example", 1, "ada:p@:/\u00e9")),
+    ],
+)
+def test_parse_proxy(text: str, expected: OutboundProxy) -> None:
+    """
+    A proxy is a host and a port, and perhaps a user with a password, percent-decoded.
+    """
+    assert expected == parse_proxy(text)
+
+
+@pytest.mark.parametrize(
+    ("case", "text"),
+    [
+        ("nothing", ""),
+        ("no scheme", "proxy.example:3128"),
+        ("https", "https://proxy.example:3128"),
+        ("SOCKS", "socks5://proxy.example:1080"),
+        ("no port", "http://proxy.example"),
+        ("port 0", "http://proxy.example:0"),
+        ("a port too large", "http://proxy.example:70000"),
+        ("no host", "http://:3128"),
+        ("a path", "http://proxy.example:3128/x"),
+        ("a query", "http://proxy.example:3128?x"),
+        ("a fragment", "http://proxy.example:3128#x"),
+        ("a user without a password", "http://canary@proxy.example:3128"),
+        ("no user", "http://:canary@proxy.example:3128"),
+        ("two users", "http://ada:canary@evil:x@proxy.example:3128"),
+        ("a slash in the password", "http://ada:can/ary@proxy.example:3128"),
+        ("half an escape", "http://ada:canary%4@proxy.example:3128"),
+        ("an escaped line break", "http://ada:canary%0D%0A@proxy.example:3128"),
+        ("an escaped colon in the user", "http://a%3Ada:canary@proxy.example:3128"),
+        ("an escape that is no UTF-8", "http://ada:canary%FF@proxy.example:3128"),
+        ("a zone", "http://[fe80::1%25lo]:3128"),
+        ("one number", "http://2130706433:3128"),
+        ("a line break", "http://proxy.example:3128\n"),
+        ("too long", f"http://ada:{'a' * 3000}@proxy.example:3128"),
+    ],
+)
+def test_parse_proxy_refuses(case: str, text: str) -> None:
+    """
+    Anything else is an error that says the form, and nothing of the text.
+    """
+    with pytest.raises(UrlError) as caught:
+        parse_proxy(text)
+
+    assert "canary" not in str(caught.value), case

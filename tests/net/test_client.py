@@ -391,8 +391,11 @@ async def test_survives_a_hundred_calls_at_once(loopback: Egress) -> None:
 
 async def test_aiohttp_still_has_what_we_lean_on() -> None:
     """
-    The switch that turns aiohttp's own retry off is semi-private: this fails when it has gone.
+    The switch that turns aiohttp's own retry off and the place for another way to connect are semi-private: this fails
+    when one has gone.
     """
+    assert hasattr(aiohttp.TCPConnector, "_create_connection")
+    assert {"_factory", "_loop"} <= vars(aiohttp.TCPConnector()).keys()
     assert "_retry_connection" in aiohttp.ClientSession.ATTRS
     async with aiohttp.ClientSession() as session:
         assert True is session._retry_connection

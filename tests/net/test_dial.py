@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import socket
 import ssl
-import threading
 from collections.abc import Callable
 from ipaddress import ip_network
 from pathlib import Path
 
 import pytest
 
-from gateway.errors import EgressBlocked, Refusal, UpstreamUnreachable
+from gateway.errors import EgressBlocked, NameNotResolved, Refusal
 from gateway.models import Egress
-from gateway.net.dial import MAX_ADDRESSES, Dialable, Lookups, is_literal, resolve, tls_context
+from gateway.net.dial import MAX_ADDRESSES, is_literal, resolve, tls_context
+from gateway.net.lookups import Dialable, Lookups
 
 LOOPBACK = Egress(allow_private=(ip_network("127.0.0.0/8"), ip_network("::1/128")))
 
@@ -46,7 +46,7 @@ async def hosts(host: str, egress: Egress, lookups: Lookups) -> list[str]:
 
 
 ANSWERS: dict[str, tuple[tuple[str, ...], list[str] | type[Refusal]]] = {
-    "no address": ((), EgressBlocked),
+    "no address": ((), NameNotResolved),
     "only a private address": (("10.0.0.1",), EgressBlocked),
     "only metadata, mapped": (("::ffff:169.254.169.254",), EgressBlocked),
     "a public and a private address": (("10.0.0.1", "8.8.8.8"), ["8.8.8.8"]),
@@ -58,7 +58,7 @@ ANSWERS: dict[str, tuple[tuple[str, ...], list[str] | type[Refusal]]] = {
 @pytest.mark.parametrize(("answer", "expected"), ANSWERS.values(), ids=ANSWERS.keys())
 async def test_keeps_what_may_be_dialled(answer: tuple[str, ...], expected: list[str] | type[Refusal]) -> None:
     """
-    Of the addresses of a name, the allowed ones are returned; a name without any is blocked.
+    Of the addresses of a name, the allowed ones are returned; a name with none of those is blocked.
     """
     if isinstance(expected, list):
         assert expected == await hosts("api.example.com", Egress(), answering(*answer))
@@ -132,15 +132,15 @@ async def test_refuses_what_is_no_name(host: str) -> None:
     What is not an ASCII host name never reaches the system's resolver.
     """
     assert not is_literal(host)
-    with pytest.raises(UpstreamUnreachable):
+    with pytest.raises(NameNotResolved):
         await hosts(host, LOOPBACK, failing(AssertionError("looked up")))
 
 
 async def test_reports_a_name_that_does_not_exist() -> None:
     """
-    A name without an answer is an unreachable upstream, told without the resolver's words.
+    A name without an answer is told as that, without the resolver's words.
     """
-    with pytest.raises(UpstreamUnreachable) as caught:
+    with pytest.raises(NameNotResolved) as caught:
         await hosts("api.example.com", LOOPBACK, failing(socket.gaierror(socket.EAI_NONAME, "not known")))
 
     assert "not known" not in caught.value.detail
@@ -154,37 +154,6 @@ async def test_the_system_knows_localhost() -> None:
 
     assert found
     assert all(address[0] in ("127.0.0.1", "::1") for _family, address in found)
-
-
-class Hanging:
-    """Look-ups that hang until released, and count."""
-
-    def __init__(self) -> None:
-        self.asked: list[str] = []
-        self.release = threading.Event()
-
-    def __call__(self, host: str, port: int) -> list[Dialable]:
-        self.asked.append(host)
-        if host.startswith("slow"):
-            self.release.wait(30)
-        return [(socket.AF_INET, ("8.8.8.8", port))]
-
-
-async def test_a_hanging_name_server_holds_up_its_own_name_only() -> None:
-    """
-    However many wait for one name, it takes one thread, gives up in time, and other names are answered meanwhile.
-    """
-    hanging = Hanging()
-    lookups = Lookups(hanging)
-    try:
-        for _ in range(20):
-            with pytest.raises(UpstreamUnreachable, match="in time"):
-                await resolve("slow.example.com", 443, Egress(), timeout_seconds=0.01, lookups=lookups)
-
-        assert ["8.8.8.8"] == await hosts("quick.example.com", Egress(), lookups)
-        assert ["slow.example.com", "quick.example.com"] == hanging.asked
-    finally:
-        hanging.release.set()
 
 
 async def test_a_name_is_asked_again_for_each_connection() -> None:

@@ -52,7 +52,8 @@ def test_provider_can_be_used_as_it_is(provider_id: str) -> None:
     """
     provider = filled(catalogue()[provider_id])
     urls = [provider.docs_url, provider.authorization_url, provider.token_url, provider.revocation_url,
-            provider.discovery_url, provider.quirks.refresh_url or "", *provider.origins]  # fmt: skip
+            provider.discovery_url, provider.quirks.refresh_url or "", provider.quirks.userinfo_url,
+            *provider.origins]  # fmt: skip
 
     assert [] == [url for url in urls if url and not url.startswith("https://")]
     assert [] == [url for url in urls if names_in(url) or "{" in url]
@@ -97,6 +98,8 @@ FACTS: dict[str, tuple[str, str, object]] = {
     "Slack's scopes are separated by commas": ("slack", "scope_separator", ","),
     "Slack's users have their scopes in another parameter": ("slack", "scopes_param", "user_scope"),
     "Slack's users have their token in another place": ("slack", "token_path", "/authed_user"),
+    "Slack's users are named beside their token": ("slack", "account_path", "/authed_user/id"),
+    "GitHub names a user's account by its API": ("github", "userinfo_url", "https://api.github.com/user"),
     "Slack says errors with 200": ("slack", "token_errors_with_status_200", True),
     "GitHub says errors with 200": ("github", "token_errors_with_status_200", True),
     "Notion takes JSON": ("notion", "token_body", "json"),

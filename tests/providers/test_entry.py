@@ -33,6 +33,9 @@ quirks:
   rejected: [{status: 200, pointer: /error, values: [token_expired]}, {status: 498}]
   grants: [authorization_code, client_credentials]
   issuer: https://shop.example/{tenantid}/v2
+  account_path: /account/id
+  userinfo_url: https://{shop}.shop.example/users/@me
+  userinfo_path: /id
 upstream:
   origins: ["https://*.shop.example"]
   credential_fields: [X-Shop-Token]
@@ -86,6 +89,9 @@ def test_every_key_arrives() -> None:
             rejected=(Rejected(200, "/error", ("token_expired",)), Rejected(498)),
             grants=("authorization_code", "client_credentials"),
             issuer=TENANTS,
+            account_path="/account/id",
+            userinfo_url="https://{shop}.shop.example/users/@me",
+            userinfo_path="/id",
         )
         == found.quirks
     )
@@ -117,6 +123,18 @@ CHANGES: dict[str, tuple[str, str, str]] = {
     "a query": ("/token\n", "/token?x=1\n", "shop.yaml:5: token_url: expected a plain path"),
     "a dot segment": ("/token\n", "/../token\n", "shop.yaml:5: token_url: expected a plain path"),
     "upper case in a host": ("https://api.shop", "https://Api.shop", "shop.yaml:6: origins.1: expected a host"),
+    "a path that is no pointer": (
+        "account_path: /account/id", "account_path: id", "shop.yaml:24: quirks.account_path: expected a JSON pointer"
+    ),
+    "an account at another server": (
+        "{shop}.shop.example/users", "evil.example/users", "shop.yaml:25: quirks.userinfo_url: expected an address at"
+    ),
+    "an account by plain http": (
+        "userinfo_url: https", "userinfo_url: http", "shop.yaml:25: quirks.userinfo_url: expected a URL that begins"
+    ),
+    "an account at no place": (
+        "  userinfo_path: /id\n", "", "shop.yaml:9: quirks: expected userinfo_url and userinfo_path together"
+    ),
     "a default port": ("example:8443", "example:443", "shop.yaml:6: origins.1: expected a port"),
     "an origin with a path": ("example:8443", "example/x", "shop.yaml:6: origins.1: expected https://host"),
     "an origin twice": ("https://api.shop.example:8443", "https://{shop}.shop.example", "shop.yaml:6: origins: "),
@@ -149,13 +167,13 @@ CHANGES: dict[str, tuple[str, str, str]] = {
     "a pointer without values": ("{status: 498}", "{status: 498, pointer: /a}", "shop.yaml:21: quirks.rejected.1: "),
     "a status that is none": ("{status: 498}", "{status: 99}", "shop.yaml:21: quirks.rejected.1.status: "),
     "OAuth without a token URL": ("token_url: https://{shop}.shop.example/token\n", "", "shop.yaml:1: token_url: "),
-    "an API with a variable": ("https://*.shop", "https://{shop}.shop", "shop.yaml:25: upstream.origins.0: "),
-    "an API with a path": ('*.shop.example"', '*.shop.example/x"', "shop.yaml:25: upstream.origins.0: "),
-    "an API below half a label": ("*.shop.example", "a*.shop.example", "shop.yaml:25: upstream.origins.0: expected"),
-    "Authorization as a field of its own": ("X-Shop-Token", "Authorization", "shop.yaml:26: upstream.credential"),
-    "a field name with an underscore": ("X-Shop-Token", "X_Shop", "shop.yaml:26: upstream.credential_fields.0: "),
-    "a parameter that is encoded": ("[key]", '["k%65y"]', "shop.yaml:27: upstream.credential_params.0: "),
-    "a path without a slash": ("[/batch]", "[batch]", "shop.yaml:29: upstream.multiplex_paths.0: "),
+    "an API with a variable": ("https://*.shop", "https://{shop}.shop", "shop.yaml:28: upstream.origins.0: "),
+    "an API with a path": ('*.shop.example"', '*.shop.example/x"', "shop.yaml:28: upstream.origins.0: "),
+    "an API below half a label": ("*.shop.example", "a*.shop.example", "shop.yaml:28: upstream.origins.0: expected"),
+    "Authorization as a field of its own": ("X-Shop-Token", "Authorization", "shop.yaml:29: upstream.credential"),
+    "a field name with an underscore": ("X-Shop-Token", "X_Shop", "shop.yaml:29: upstream.credential_fields.0: "),
+    "a parameter that is encoded": ("[key]", '["k%65y"]', "shop.yaml:30: upstream.credential_params.0: "),
+    "a path without a slash": ("[/batch]", "[batch]", "shop.yaml:32: upstream.multiplex_paths.0: "),
     "an API key with OAuth": ("name: Shop", "name: Shop\nkind: apikey", "shop.yaml:5: authorization_url: "),
 }  # fmt: skip
 

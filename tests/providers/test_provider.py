@@ -19,7 +19,9 @@ SHOP = Provider(
     discovery_url="https://{shop}.shop.example/.well-known/openid-configuration",
     origins=("https://{shop}.shop.example", "https://acme.shop.example"),
     variables=(Variable("shop", "the shop's name", "label", "[a-z]+", "acme"),),
-    quirks=Quirks(refresh_url="https://{shop}.shop.example/refresh", pkce=False),
+    quirks=Quirks(
+        refresh_url="https://{shop}.shop.example/refresh", userinfo_url="https://{shop}.shop.example/me", pkce=False
+    ),
 )
 
 
@@ -34,7 +36,10 @@ def test_variables_are_filled_in_everywhere() -> None:
     assert "https://acme.shop.example/revoke" == filled.revocation_url
     assert "https://acme.shop.example/.well-known/openid-configuration" == filled.discovery_url
     assert ("https://acme.shop.example",) == filled.origins
-    assert Quirks(refresh_url="https://acme.shop.example/refresh", pkce=False) == filled.quirks
+    assert (
+        Quirks(refresh_url="https://acme.shop.example/refresh", userinfo_url="https://acme.shop.example/me", pkce=False)
+        == filled.quirks
+    )
     assert () == filled.variables
 
 

@@ -21,6 +21,7 @@ def test_defaults_are_plain_oauth() -> None:
     assert (None, None, None) == (quirks.token_auth, quirks.refresh_url, quirks.default_expires_seconds)
     assert ((), (), ()) == (quirks.authorization_params, quirks.code_params, quirks.refresh_params)
     assert ("", False, ()) == (quirks.token_path, quirks.token_errors_with_status_200, quirks.rejected)
+    assert ("", "", "") == (quirks.account_path, quirks.userinfo_url, quirks.userinfo_path)
     assert ("authorization_code",) == quirks.grants
 
 

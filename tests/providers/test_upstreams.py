@@ -36,11 +36,11 @@ def test_catalogue_knows_an_api_by_its_origin(case: str) -> None:
     assert is_known == (field in upstream_rules(origin, template).credential_fields)
 
 
-def test_nothing_is_known_of_other_apis() -> None:
+def test_little_is_known_of_other_apis() -> None:
     """
-    An origin of nobody's has the rules of which nothing is known.
+    Of an origin of nobody's it is known what OData calls a batch, and nothing else.
     """
-    assert UpstreamRules() == upstream_rules("https://api.example.com")
+    assert UpstreamRules(multiplex_paths=("/**/$batch",)) == upstream_rules("https://api.example.com")
 
 
 def test_all_that_providers_of_one_origin_know_holds() -> None:
@@ -62,3 +62,25 @@ def test_what_crosses_for_everybody_is_no_ones_credential(provider_id: str) -> N
     needed = {"accept", "content-type", "content-encoding", "user-agent", "range", "if-match", "if-none-match", "date"}
 
     assert not needed & catalogue()[provider_id].upstream.credential_fields
+
+
+SLACK = (Rejected(200, "/error", ("token_expired", "token_revoked", "invalid_auth")),)
+REJECTED: dict[str, tuple[str, str | None, tuple[Rejected, ...]]] = {
+    "an origin of nobody": ("https://api.example.com", None, ()),
+    "an origin of nobody, and no such template": ("https://api.example.com", "nothing", ()),
+    "Slack's": ("https://slack.com", None, SLACK),
+    "Slack's, and its template": ("https://slack.com", "slack-bot", SLACK),
+    "a template's, elsewhere": ("http://127.0.0.1:8080", "slack", SLACK),
+    "one that begins alike": ("https://slack.com.evil.test", None, ()),
+    "another scheme": ("http://slack.com", None, ()),
+}
+
+
+@pytest.mark.parametrize("case", REJECTED)
+def test_origin_and_template_tell_how_tokens_are_rejected(case: str) -> None:
+    """
+    What is known of the provider at an origin, and of the connection's own, holds once.
+    """
+    origin, template, rejected = REJECTED[case]
+
+    assert rejected == upstream_rules(origin, template).rejected

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from gateway.proxy.tokens import ConnectionTokens
+from tests.proxy.ledger import KEY, T1, Clock, Ledger
 from tests.world import Issuer, Provider, Running, Upstream, create_connection, running, settings
 
 
@@ -42,3 +44,23 @@ async def gateway(tmp_path: Path, upstream: Upstream, provider: Provider, issuer
         await create_connection(gateway, provider)
         await gateway.connect("ada", access_token="T1", refresh_token=provider.issue())
         yield gateway
+
+
+@pytest.fixture
+def clock() -> Clock:
+    """The clock of `tokens`."""
+    return Clock()
+
+
+@pytest.fixture
+def ledger() -> Ledger:
+    """A token service with one token."""
+    service = Ledger()
+    service.stored[KEY] = T1
+    return service
+
+
+@pytest.fixture
+def tokens(ledger: Ledger, clock: Clock) -> ConnectionTokens:
+    """The data path's tokens, from `ledger`."""
+    return ConnectionTokens(ledger, clock=clock, monotonic=clock)

@@ -154,3 +154,24 @@ def test_what_cannot_become_a_head_is_told_early(case: str) -> None:
     else:
         with pytest.raises(HeadInvalid):
             check_beginning(data, 0)
+
+
+KEEP_ALIVE: dict[str, tuple[bytes, int | None]] = {
+    "nothing": (b"", None),
+    "a time": (b"Keep-Alive: timeout=5\r\n", 5),
+    "a time among others": (b"keep-alive: max=100, Timeout = 72\r\n", 72),
+    "no time": (b"Keep-Alive: max=100\r\n", None),
+    "no number": (b"Keep-Alive: timeout=soon\r\n", None),
+    "a number too long": (b"Keep-Alive: timeout=1234567\r\n", None),
+}
+
+
+@pytest.mark.parametrize("case", KEEP_ALIVE)
+def test_head_says_for_how_long_its_connection_is_kept(case: str) -> None:
+    """
+    Servers that say when they end an idle connection are believed; others say nothing.
+    """
+    data, seconds = KEEP_ALIVE[case]
+    data = OK + data + b"\r\n"
+
+    assert seconds == read_head(data, len(data)).keep_alive_seconds

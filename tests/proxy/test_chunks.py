@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gateway.proxy.chunks import MAX_SIZE_LINE_BYTES, MAX_TRAILER_BYTES, Chunks, ChunksInvalid
@@ -91,6 +91,7 @@ def test_body_that_could_be_read_in_two_ways_is_refused(case: str) -> None:
         read(*(bytes([byte]) for byte in BROKEN[case]))
 
 
+@settings(deadline=None)
 @given(st.data())
 def test_packets_do_not_matter(data: st.DataObject) -> None:
     """

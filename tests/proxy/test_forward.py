@@ -39,6 +39,17 @@ async def test_head_is_written_anew(gateway: Running, upstream: Upstream, issuer
     assert trace in got.values("traceparent")[0]
 
 
+async def test_via_names_the_version_that_was_received(gateway: Running, upstream: Upstream, issuer: Issuer) -> None:
+    """
+    A request of HTTP/1.0 leaves as HTTP/1.1, and Via tells what it was.
+    """
+    await call(gateway, request("GET", "/api/x", credential=issuer.token("ada"), version="1.0"))
+
+    (received,) = upstream.received
+    assert received.request_line.endswith("HTTP/1.1")
+    assert received.values("Via")[0].startswith("1.0 connection-gateway-")
+
+
 async def test_empty_post_says_that_it_is_empty(gateway: Running, upstream: Upstream, issuer: Issuer) -> None:
     """
     A caller's Content-Length of 0 is told to the upstream; a GET without one gets none.

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.errors import InvalidRequest
+from gateway.errors import FieldsTooLarge, InvalidRequest
 from gateway.proxy.forwarded import TrustedProxies
 from gateway.proxy.request_fields import RequestRules
 
@@ -60,6 +60,14 @@ def test_caller_is_the_right_most_address_that_is_not_trusted(case: str) -> None
     peer, fields, address = ADDRESSES[case]
 
     assert address == settled(peer, *fields)[0]
+
+
+def test_forwarded_fields_count_as_fields() -> None:
+    """
+    What a proxy says is bounded together with everything else that is sent on.
+    """
+    with pytest.raises(FieldsTooLarge):
+        settled("10.0.0.1", *((XFF, b"198.51.100.1," * 800),) * 4)
 
 
 def test_fields_that_name_two_callers_are_refused() -> None:

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import socket
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from gateway.errors import UpstreamTimeout, UpstreamUnreachable
+from gateway.errors import UpstreamProtocolError
 from gateway.models import Origin, Route, Timeouts
 from gateway.proxy.connection import UpstreamConnection
-from gateway.proxy.pool import Addresses, UpstreamPool, direct_opener
+from gateway.proxy.opener import Addresses, direct_opener
+from gateway.proxy.pool import MAX_IDLE_CONNECTIONS, UpstreamPool
 from tests.proxy.wire import call, calling, eventually, gateway_with, request
 from tests.world import Issuer, Provider, Received, Running, Upstream, answer
 
@@ -71,42 +73,135 @@ async def test_connection_of_an_abandoned_call_is_not_reused(
 ROUTE = Route("api", "/api", Origin("http", "api.test", 80), "c", timeouts=Timeouts(connect_seconds=0.2))
 
 
-async def test_new_connection_goes_to_the_first_address_that_accepts(upstream: Upstream) -> None:
-    """
-    The addresses are asked for at each connection and tried in their order; where none accepts, that is told.
-    """
-    loop = asyncio.get_running_loop()
-    with socket.socket() as closed:  # bound and not listening: it refuses
-        closed.bind(("127.0.0.1", 0))
-        refusing = (int(socket.AF_INET), tuple(closed.getsockname()))
-        accepting = (int(socket.AF_INET), ("127.0.0.1", upstream.port))
-        rounds: list[Addresses] = [[refusing, accepting], [refusing], []]
+class Peer:
+    """An upstream on a blocking socket: what it sends is there at once, whether the loop has looked or not."""
+
+    def __init__(self) -> None:
+        self.listener = socket.create_server(("127.0.0.1", 0))
+        self.sockets: list[socket.socket] = []
+
+    def pool(self) -> UpstreamPool:
+        """Return a pool of connections to this peer."""
+        loop = asyncio.get_running_loop()
 
         async def resolve() -> Addresses:
-            return rounds.pop(0)
+            return [(int(socket.AF_INET), self.listener.getsockname())]
 
-        pool = UpstreamPool(
+        return UpstreamPool(
             ROUTE, open_connection=direct_opener(ROUTE, resolve=resolve, tls=None, loop=loop), loop=loop
         )
+
+    async def exchange(self, pool: UpstreamPool, fields: str = "") -> UpstreamConnection:
+        """Open a connection of *pool*, and return it after one whole exchange, not yet given back."""
         connection = await pool.connect()
-        for _ in range(2):
-            with pytest.raises(UpstreamUnreachable):
-                await pool.connect()
-        await pool.close()
+        accepted, _ = self.listener.accept()
+        self.sockets.append(accepted)
+        connection.begin(method="GET", timeouts=Timeouts())
+        accepted.sendall(answer(200, b"{}", fields))
+        got = await connection.answer()
+        assert b"{}" == got.body.read_nowait(-1)
+        return connection
 
-    assert f"127.0.0.1:{upstream.port}" == connection.address
-    assert [] == rounds
+    def close(self) -> None:
+        """End everything."""
+        for each in (*self.sockets, self.listener):
+            each.close()
 
 
-async def test_opening_ends_with_the_time_limit() -> None:
+@pytest.fixture
+def peer() -> Iterator[Peer]:
+    """An upstream that the test speaks for."""
+    peer = Peer()
+    yield peer
+    peer.close()
+
+
+@pytest.mark.parametrize("sent", [b"", b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nevil", b"x", None])
+async def test_connection_with_something_unread_is_not_used(peer: Peer, sent: bytes | None) -> None:
     """
-    Whatever opens connections has connect_seconds for it.
+    Bytes or an end that came to an idle connection are seen before it is used, also before the loop has read them.
     """
+    pool = peer.pool()
+    connection = await peer.exchange(pool)
+    pool.release(connection)
+    if sent is None:
+        peer.sockets[0].shutdown(socket.SHUT_WR)
+    else:
+        peer.sockets[0].sendall(sent)
 
-    async def never() -> UpstreamConnection:
-        await asyncio.Event().wait()
-        raise AssertionError
+    assert (connection if sent == b"" else None) is pool.take_idle()
+    await pool.close()
 
-    pool = UpstreamPool(ROUTE, open_connection=never, loop=asyncio.get_running_loop())
-    with pytest.raises(UpstreamTimeout):
-        await pool.connect()
+
+AGES: dict[str, tuple[str, float, bool]] = {
+    # case: (fields, idle seconds, whether it is used)
+    "young": ("", 0.0, True),
+    "not so young": ("", 14.0, True),
+    "old": ("", 15.1, False),
+    "younger than its upstream says": ("Keep-Alive: timeout=5\r\n", 3.5, True),
+    "almost as old as its upstream says": ("Keep-Alive: timeout=5\r\n", 4.1, False),
+    "younger than its upstream says, and old": ("Keep-Alive: timeout=60\r\n", 15.1, False),
+    "of an upstream that keeps none": ("Keep-Alive: timeout=1\r\n", 0.0, False),
+}
+
+
+@pytest.mark.parametrize("case", AGES)
+async def test_connection_is_used_while_its_upstream_keeps_it(peer: Peer, case: str) -> None:
+    """
+    An idle connection is used for 15 seconds, or up to a second before the time that its upstream has named.
+    """
+    fields, idle_seconds, is_used = AGES[case]
+    pool = peer.pool()
+    connection = await peer.exchange(pool, fields)
+    pool.release(connection)
+    connection.idle_since -= idle_seconds
+
+    assert (connection if is_used else None) is pool.take_idle()
+    await pool.close()
+
+
+async def test_sweep_ends_what_is_too_old(peer: Peer) -> None:
+    """
+    Once a second idle connections that will not be used again are closed.
+    """
+    pool = peer.pool()
+    old, young = [await peer.exchange(pool) for _ in range(2)]
+    pool.release(old)
+    pool.release(young)
+    old.idle_since -= 60
+    pool.sweep()
+
+    assert "<UpstreamPool api busy=0 idle=1>" == repr(pool)
+    assert (False, True) == (old.can_be_used, young.can_be_used)
+    await pool.close()
+
+
+async def test_idle_connections_are_bounded(peer: Peer) -> None:
+    """
+    No more than MAX_IDLE_CONNECTIONS are kept, however many were needed at once.
+    """
+    pool = peer.pool()
+    connections = [await peer.exchange(pool) for _ in range(MAX_IDLE_CONNECTIONS + 3)]
+    for connection in connections:
+        pool.release(connection)
+
+    assert f"<UpstreamPool api busy=0 idle={MAX_IDLE_CONNECTIONS}>" == repr(pool)
+    assert 3 == sum(not connection.can_be_used for connection in connections)
+    await pool.close()
+
+
+async def test_upstream_that_speaks_first_is_not_asked(peer: Peer) -> None:
+    """
+    An answer that came before there was a request is nobody's.
+    """
+    pool = peer.pool()
+    connection = await pool.connect()
+    accepted, _ = peer.listener.accept()
+    peer.sockets.append(accepted)
+    accepted.sendall(answer(200, b"evil"))
+    assert await eventually(lambda: not connection.can_be_used)
+    connection.begin(method="GET", timeouts=Timeouts())
+
+    with pytest.raises(UpstreamProtocolError):
+        await connection.answer()
+    await pool.close()

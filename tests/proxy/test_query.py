@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from gateway.errors import CredentialNotPassed, FieldNotPassed, Refusal
 from gateway.models import Injection, Origin, Route, UpstreamRules
-from gateway.proxy.query import MEMO_NAMES, QueryRules, folded, with_param, without_param
+from gateway.proxy.query import MEMO_CHARS, MEMO_NAMES, QueryRules, folded, with_param, without_param
 
 KNOWN = UpstreamRules(credential_params=frozenset({"key", "$httpHeaders", "private_token"}))
 
@@ -117,6 +117,7 @@ def test_judged_override_is_named_and_crosses(case: str) -> None:
 UNCLEAR = (
     "_method=delete",
     "_method=TRACE",
+    "_method=HEAD",
     "_method=PURGE",
     "_method=",
     "_method",
@@ -173,10 +174,12 @@ def test_memo_of_names_is_bounded() -> None:
     A caller who invents names does not make the gateway remember them all.
     """
     found = rules()
+    found.read("y" * (MEMO_CHARS + 1))
     for number in range(2000):
         found.read(f"x{number}=1")
 
     assert MEMO_NAMES == len(found._memo)
+    assert [] == [name for name in found._memo if len(name) > MEMO_CHARS]
     with pytest.raises(CredentialNotPassed):
         found.read("access_token=1")
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from urllib.parse import urljoin, urlsplit
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from yarl import URL
 
@@ -101,6 +101,7 @@ def test_reference_leads_through_the_gateway_elsewhere_or_nowhere(case: str) -> 
 PIECES = r"/ // .. . %2e %2E%2e x api other ? # \ : @ https: http: ; gateway.test api.example.com :443"
 
 
+@settings(deadline=None, max_examples=500)
 @given(st.lists(st.sampled_from(("\t", *PIECES.split())), max_size=9).map("".join))
 def test_no_reference_leads_to_another_route(reference: str) -> None:
     """

@@ -10,7 +10,6 @@ from aiohttp.base_protocol import BaseProtocol
 from aiohttp.http_parser import HttpRequestParser
 from aiohttp.streams import StreamReader
 
-from gateway.errors import InvalidRequest
 from gateway.proxy.record import Call
 from gateway.proxy.request import Before, ProxyRequest
 from gateway.proxy.request_fields import RequestRules
@@ -61,40 +60,14 @@ async def test_host_is_read(host: str) -> None:
     The Host is lower case, with its port.
     """
     request = await parse(f"GET / HTTP/1.1\r\nHost: {host}\r\n\r\n".encode())
-    request.check_version()
 
     assert HOSTS[host] == request.host
 
 
-BAD_HOSTS = ['x"y', "x/y", "user@x", "x y", "", "x:y", "x:", "[::1", "<x>", "x\\y", "x,y", "\u00e9"]
-
-
-@pytest.mark.parametrize("host", BAD_HOSTS)
-async def test_host_that_is_none_is_refused(host: str) -> None:
-    """
-    A Host that could break out of a URL of ours is refused, and nowhere repeated.
-    """
-    request = await parse(f"GET / HTTP/1.1\r\nHost: {host}\r\n\r\n".encode())
-
-    assert "" == request.host
-    with pytest.raises(InvalidRequest):
-        request.check_version()
-
-
-async def test_http_1_0_needs_no_host() -> None:
-    """
-    A caller of HTTP/1.0 may leave the Host out, and its connection ends unless it asks.
-    """
-    request = await parse(b"GET / HTTP/1.0\r\n\r\n")
-    request.check_version()
-
-    assert (True, False) == (request.is_http_1_0, request.keep_alive)
-
-
-@pytest.mark.parametrize("line", ["Connection: close", "Connection: upgrade\r\nUpgrade: h2c"])
+@pytest.mark.parametrize("line", ["Connection: close", "Connection: x, close"])
 async def test_connection_ends_where_the_caller_says_so(line: str) -> None:
     """
-    Connection: close and an upgrade end the connection; so does one that is closing already.
+    Connection: close ends the connection; so does one that is closing already.
     """
     ending = await parse(f"GET / HTTP/1.1\r\nHost: x\r\n{line}\r\n\r\n".encode())
     closing = await parse(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n", Wire(is_closing=True))

@@ -199,6 +199,7 @@ UNCLEAR: dict[str, Fields] = {
     "in lower case": ((b"X-HTTP-Method-Override", b"delete"),),
     "a method that never passes": ((b"X-HTTP-Method-Override", b"TRACE"),),
     "a method that no list names": ((b"X-HTTP-Method-Override", b"PURGE"),),
+    "HEAD, whose answer has no body": ((b"X-HTTP-Method-Override", b"HEAD"),),
     "nothing": ((b"X-HTTP-Method-Override", b""),),
     "a list": ((b"X-HTTP-Method-Override", b"GET, DELETE"),),
     "twice": ((b"X-HTTP-Method-Override", b"GET"), (b"X-HTTP-Method-Override", b"GET")),

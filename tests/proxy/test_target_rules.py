@@ -19,7 +19,7 @@ from gateway.proxy.target_rules import TargetRules
 KNOWN = UpstreamRules(
     credential_params=frozenset({"key"}),
     minting_paths=("/**/serviceAccounts/*:signJwt", "/api/oauth.*"),
-    multiplex_paths=("/batch", "/batch/**"),
+    multiplex_paths=("/batch", "/batch/**", "/**/$batch"),
 )
 ALLOW = (AllowPattern("*", "/**"),)
 

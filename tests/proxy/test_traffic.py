@@ -18,7 +18,7 @@ async def test_each_connection_is_served_and_ended() -> None:
     Requests of each connection are served, malformed ones are counted instead, and a drain ends what is idle.
     """
     served: list[str] = []
-    malformed: list[None] = []
+    malformed: list[str] = []
 
     async def serve(message: RawRequestMessage, _: StreamReader, client: CallerConnection) -> bool:
         served.append(message.path)
@@ -26,7 +26,7 @@ async def test_each_connection_is_served_and_ended() -> None:
         return True
 
     loop = asyncio.get_running_loop()
-    traffic = TrafficServer(serve, on_malformed=lambda: malformed.append(None), loop=loop)
+    traffic = TrafficServer(serve, on_refused=lambda refusal: malformed.append(refusal.code), loop=loop)
     listening = await loop.create_server(traffic, "127.0.0.1", 0)
     port = listening.sockets[0].getsockname()[1]
     callers = [await asyncio.open_connection("127.0.0.1", port) for _ in range(3)]
@@ -43,5 +43,5 @@ async def test_each_connection_is_served_and_ended() -> None:
 
     for _, writer in callers:
         writer.close()
-    assert (["/0", "/1"], 1, [b"", b""]) == (served, len(malformed), rests)
+    assert (["/0", "/1"], ["invalid_request"], [b"", b""]) == (served, malformed, rests)
     assert (0, 0) == drained

@@ -108,9 +108,11 @@ class RawCaller:
 
 
 @asynccontextmanager
-async def calling(gateway: Running, *, wait_seconds: float = WAIT_SECONDS) -> AsyncIterator[RawCaller]:
-    """Open a connection to *gateway*, on which an answer is waited for *wait_seconds*."""
-    parts = urlsplit(gateway.url)
+async def calling(
+    gateway: Running, url: str | None = None, *, wait_seconds: float = WAIT_SECONDS
+) -> AsyncIterator[RawCaller]:
+    """Open a connection to *gateway*'s traffic listener, or to the one at *url*; wait for answers *wait_seconds*."""
+    parts = urlsplit(url or gateway.url)
     reader, writer = await asyncio.open_connection(parts.hostname, parts.port, limit=1 << 20)
     try:
         yield RawCaller(reader, writer, wait_seconds=wait_seconds)

@@ -161,10 +161,10 @@ async def test_expectations_and_encodings_are_answered_flat(api: Api) -> None:
     """An expectation nobody meets, and a body that is not what it says, get flat errors too."""
     authorization = {"Authorization": f"Bearer {PROJECT}:{api.management_key}"}
     for headers, data, expected in (
-        ({"Expect": "magic"}, b"{}", 417),
+        ({"Expect": "magic"}, b"{}", 400),
         ({"Content-Encoding": "gzip"}, b"not gzip", 400),
         ({}, b"{", 400),
-        ({"Content-Encoding": "gzip"}, gzip.compress(b" " * (MAX_BODY_BYTES + 1)), 413),
+        ({"Content-Encoding": "gzip"}, gzip.compress(b"{}"), 400),
     ):
         async with api.session.post(api.url + CREATE, headers=authorization | headers, data=BytesIO(data)) as response:
             answer = await response.json()

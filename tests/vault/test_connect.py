@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from pathlib import Path
 from urllib.parse import parse_qsl, urlencode
 
@@ -11,6 +12,7 @@ import pytest
 import structlog
 
 from gateway.demo.provider import CONTACTS_SCOPE, DemoProvider
+from gateway.vault.connection import MAX_DOMAIN_LENGTH, ConnectionInvalid
 from gateway.vault.links import CALLBACK_PATH
 from tests.vault.connecting import ADA, Browser, Town, contacts, demo_provider, query_of, town
 
@@ -370,3 +372,22 @@ async def test_secrets_stay_out_of_logs_and_the_database(
         assert secret not in told.out + told.err + repr(link)
         assert secret.encode() not in content
     assert link.id in told.out + told.err
+
+
+async def test_longest_callback_domain_can_be_stored(place: Town, provider: DemoProvider) -> None:
+    """A callback URL of the longest domain that a connection may have fits into its column, on either engine."""
+    domain = ("gateway." * MAX_DOMAIN_LENGTH)[:MAX_DOMAIN_LENGTH]
+    await place.connections.update("contacts", lambda now: replace(now, extra={"callbackDomain": domain}))
+    secret = (await place.link()).url.rpartition("/")[2]
+    url = await place.connecting.consent(secret, browser="browser")
+
+    assert f"https://{domain}{CALLBACK_PATH}" == dict(parse_qsl(query_of(url)))["redirect_uri"]
+
+
+async def test_callback_domain_that_is_too_long_is_refused(place: Town, provider: DemoProvider) -> None:
+    """A longer one is refused with its name, and changes nothing."""
+    stored = await place.connections.load("contacts")
+    with pytest.raises(ConnectionInvalid, match="callbackDomain"):
+        await place.connections.update("contacts", lambda now: replace(now, extra={"callbackDomain": "a" * 2040}))
+
+    assert stored == await place.connections.load("contacts")

@@ -42,6 +42,10 @@ INVALID: dict[str, tuple[dict[str, Any], str]] = {
     "a description that PostgreSQL cannot hold": ({"description": "CANARY\0"}, "description"),
     "a description that is no text": ({"description": "CANARY\ud800"}, "description"),
     "another field that PostgreSQL cannot hold": ({"extra": {"logo": "CANARY\0"}}, "logo"),
+    "a callback domain that its column may not hold": (
+        {"extra": {"callbackDomain": "CANARY." * 143}},
+        "callbackDomain",
+    ),
     "such a value in a list": ({"extra": {"prompt": ["login", "CANARY\0"]}}, "prompt"),
     "a discovery URL that is none": ({"extra": {"discoveryUrl": "p.example"}}, "discoveryUrl"),
     "a registration URL with a fragment": ({"extra": {"dcrUrl": "https://p.example/#CANARY"}}, "dcrUrl"),

@@ -128,6 +128,20 @@ async def test_document_is_fetched_once_an_hour_and_survives_an_outage(database_
             await place.discovery.resolve(connection)
 
 
+async def test_nothing_is_asked_where_the_urls_are_there(database_url: str) -> None:
+    """A refresh or a revocation that has its URLs does not fail for want of metadata; one that lacks them asks."""
+    async with authority() as provider, town(database_url) as place:
+        extra = {"discoveryUrl": provider.url}
+        own = Connection("c", "C", token_url=f"{provider.url}/own", extra=extra)
+        assert own is await place.discovery.with_urls(own, "token_url")
+        assert 0 == provider.fetched
+
+        filled = await place.discovery.with_urls(own, "token_url", "revocation_url")
+
+        assert (f"{provider.url}/own", f"{provider.url}/revoke") == (filled.token_url, filled.revocation_url)
+        assert 1 == provider.fetched
+
+
 async def test_provider_without_metadata_is_told(database_url: str) -> None:
     """Where there is no document, that is said."""
     async with town(database_url) as place, authority(well_known="/nowhere") as provider:

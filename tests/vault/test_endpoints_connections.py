@@ -178,3 +178,29 @@ async def test_second_connection_of_a_template_is_named_like_its_id(api: Api) ->
     assert [200, 200, 200, 409, 409] == [status for status, _, _ in answers]
     apps = [answer["app"] for _, answer, _ in answers[:3]]
     assert ["GitHub", "gh-2", apps[2]["id"]] == [app["name"] for app in apps]
+
+
+@pytest.mark.parametrize(
+    ("overrides", "found"),
+    [
+        ({}, "https://accounts.google.com/.well-known/openid-configuration"),
+        ({"discoveryUrl": "https://own.example"}, "https://own.example"),
+        ({"tokenUrl": "https://own.example/t"}, None),
+    ],
+)
+async def test_template_brings_its_metadata(api: Api, overrides: dict[str, str], found: str | None) -> None:
+    """Where the provider's metadata lies comes from the template, unless an endpoint is overridden."""
+    body = {"templateId": "google", "clientId": "me", "clientSecret": "x", "overrides": overrides}
+    status, answer, _ = await api.call("POST", f"{APP}/create/bytemplate", body)
+
+    assert (200, found) == (status, answer["app"].get("discoveryUrl")), answer
+
+
+async def test_grant_that_the_provider_does_not_offer_is_refused(api: Api) -> None:
+    """A template's provider offers its own grants only; another one is 400 and names them."""
+    google = {"templateId": "google", "clientId": "me", "clientSecret": "x"}
+    bodies = [google | {"overrides": {"grantType": grant}} for grant in ("client_credentials", "magic", "jwt_bearer")]
+    answers = [await api.call("POST", f"{APP}/create/bytemplate", body) for body in bodies]
+
+    assert [400, 400, 200] == [status for status, _, _ in answers], answers
+    assert "authorization_code, jwt_bearer" in answers[0][1]["errorMessage"]

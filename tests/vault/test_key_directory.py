@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from gateway.vault.key_directory import KeyDirectory, RotationRunning, plain_entry
+from gateway.vault.key_source import Entry
 from gateway.vault.sealing import SealingKey, SealingKeyError
 
 
@@ -17,6 +19,19 @@ def add(directory: KeyDirectory) -> bytes:
     key_id = SealingKey.from_bytes(secret).key_id
     directory.publish(key_id, plain_entry(secret))
     return key_id
+
+
+class Raced(KeyDirectory):
+    """A directory where others do something between the listing of the files and the reading of each."""
+
+    def __init__(self, path: Path, *meanwhile: Callable[[], object]) -> None:
+        super().__init__(path)
+        self._meanwhile = list(meanwhile)
+
+    def _entry(self, path: Path) -> Entry:
+        if self._meanwhile:
+            self._meanwhile.pop(0)()
+        return super()._entry(path)
 
 
 def ids(directory: KeyDirectory) -> list[bytes]:
@@ -63,6 +78,42 @@ def test_retired_key_is_kept_aside(directory: KeyDirectory) -> None:
     assert directory.pending() is None
     assert [new, first] == ids(KeyDirectory(directory.path, with_retired=True))
     assert 0o600 == kept.stat().st_mode & 0o777
+
+
+def test_key_that_is_retired_while_others_read(directory: KeyDirectory) -> None:
+    """Who has listed a key file that is renamed before it is read, reads again, and has the keys that are left."""
+    (first,), new = ids(directory), add(directory)
+    directory.activate(new)
+
+    assert [new] == ids(Raced(directory.path, lambda: directory.retire(first)))
+
+
+def test_rotation_while_others_read(directory: KeyDirectory) -> None:
+    """Who has listed the files before a key is published and activated has that key, though the order came later."""
+    (first,) = ids(directory)
+
+    def rotate() -> None:
+        directory.activate(add(directory))
+
+    new, *others = ids(Raced(directory.path, rotate))
+    assert ([first], [new, first]) == (others, ids(directory))
+    assert 4 == len(ids(Raced(directory.path, rotate, rotate)))
+
+
+def test_directory_that_never_settles_is_told(directory: KeyDirectory) -> None:
+    """Reading anew has an end."""
+    steps = [lambda: directory.activate(add(directory))] * 100
+    with pytest.raises(SealingKeyError, match="its file is missing"):
+        ids(Raced(directory.path, *steps))
+
+
+def test_published_key_that_is_retired_while_it_is_looked_for(directory: KeyDirectory) -> None:
+    """A key whose file goes between the look and the reading is not there."""
+    old = add(directory)
+    directory.activate(old)
+    directory.activate(add(directory))
+
+    assert Raced(directory.path, lambda: directory.retire(old)).find(old) is None
 
 
 def test_files_are_private_and_whole(directory: KeyDirectory) -> None:

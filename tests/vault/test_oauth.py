@@ -191,6 +191,30 @@ QUIRKY: dict[str, tuple[Quirks, dict[str, object], object]] = {
 }  # fmt: skip
 
 
+ACCOUNTS: dict[str, tuple[str, dict[str, object], str]] = {
+    "nowhere": ("", {"id": "me"}, ""),
+    "at the top": ("/account_id", {"account_id": "dbid:1"}, "dbid:1"),
+    "deeper": ("/authed_user/id", {"authed_user": {"id": "U1"}}, "U1"),
+    "by a number": ("/hub_id", {"hub_id": 62515}, "62515"),
+    "where nothing lies": ("/authed_user/id", {"authed_user": "U1"}, ""),
+    "by a truth": ("/id", {"id": True}, ""),
+    "by an object": ("/owner", {"owner": {"id": "U1"}}, ""),
+    "with odd bytes": ("/id", {"id": "a\u0000b"}, ""),
+    "at great length": ("/id", {"id": "a" * 441}, ""),
+}
+
+
+@pytest.mark.parametrize(("pointer", "body", "account"), ACCOUNTS.values(), ids=ACCOUNTS.keys())
+def test_token_answer_may_name_the_account(pointer: str, body: dict[str, object], account: str) -> None:
+    """Whose account it is, a provider may say beside the tokens: as text, or as a whole number."""
+    content = json.dumps({"access_token": "AT", **body}).encode()
+    answer = read_token_answer(200, content, now=NOW, quirks=Quirks(account_path=pointer))
+
+    assert isinstance(answer, Granted)
+    assert account == answer.account
+    assert "U1" not in repr(answer)
+
+
 @pytest.mark.parametrize(("quirks", "body", "expected"), QUIRKY.values(), ids=QUIRKY.keys())
 def test_quirks_say_where_things_stand(quirks: Quirks, body: dict[str, object], expected: object) -> None:
     """A provider that answers in its own way is read in that way."""

@@ -15,7 +15,7 @@ from gateway.vault.record import EVENTS, conclude, to_log, who, whose
 
 DOCS = Path(__file__).parents[2] / "docs" / "record.md"
 SOURCES = Path(gateway.__file__).parent
-CALLS = re.compile(r'(?:\brecord|_record|\bnote|\bnote_done|\bconclude)\(\s*(?:[\w.]+record, )?"(\w+)"')
+CALLS = re.compile(r'(?:\brecord|_record|\bnote|\bnote_done|\bconclude)\(\s*(?:(?:[\w.]+\.)?_?record, )?"(\w+)"')
 
 
 def full_disk(event: str, /, **fields: object) -> None:

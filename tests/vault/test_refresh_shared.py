@@ -25,7 +25,7 @@ async def gateway(house: House) -> AsyncIterator[tuple[Vault, ConnectionTokens]]
     async with house.vault() as vault:
         store = await Store.open(house.database_url)
         feed = ChangeFeed(store, clock=time.time, monotonic=time.monotonic)
-        cache = ConnectionTokens(vault, clock=house.clock)
+        cache = ConnectionTokens(vault, clock=house.clock, monotonic=house.clock)
         feed.subscribe("tokens", cache.forget_owner)
         await feed.start()
         try:

@@ -213,3 +213,45 @@ async def test_unconfirmed_grant_is_left_when_its_account_was_connected_since(pl
         await place.connecting.close()
 
     assert ["RT-1"] == revoked(provider)
+
+
+async def test_page_tells_what_is_so_when_the_database_is_away(place: Town, provider: Authority) -> None:
+    """
+    Without its table nothing can be read either: the grant is revoked, the page says that it cannot tell, and the same
+    page tells the failure when the database is back.
+    """
+    provider.gate = asyncio.Event()
+    async with Browser() as browser:
+        link = await place.link()
+        asked = await browser.get(link.url)
+        answering = asyncio.create_task(browser.answer(asked))
+        await provider.entered.wait()
+        await execute(place, "ALTER TABLE connect_attempts RENAME TO elsewhere")
+        provider.gate.set()
+        page = await answering
+        await execute(place, "ALTER TABLE elsewhere RENAME TO connect_attempts")
+        await browser.get(link.wait_url)
+        later = await browser.get(page.url)
+
+    assert (503, "5") == (page.status, page.headers.get("Retry-After"))
+    assert "The gateway cannot tell at the moment" in page.text
+    assert "The gateway could not keep the access" in later.text
+    assert ["RT-1"] == revoked(provider)
+    assert await place.token() is None
+
+
+async def test_unconfirmed_grant_is_revoked_with_its_connection(place: Town, provider: Authority) -> None:
+    """Tokens that wait for a confirmation are revoked when their connection is deleted, before their time is over."""
+    removal = Removal(place.store, place.tokens, place.connections, clock=place.clock)
+    removal.revoke, removal.forget = place.revocation.revoke_stored, place.connecting.forget
+    async with Browser() as browser:
+        await connect(place, browser)
+        provider.sub = "account-2"
+        asked = await connect(place, browser)
+        removed = await removal.connection("contacts")
+        answered = await browser.answer(asked)
+        await place.connecting.close()
+
+    assert (1, 1) == (removed.deleted, removed.revoked)
+    assert {"RT-1", "RT-2"} == set(revoked(provider))
+    assert 404 == answered.status

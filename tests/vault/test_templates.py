@@ -48,6 +48,28 @@ def test_overrides_win() -> None:
     assert ("client_secret_basic", resolve("google").token_url) == (made.client_authentication, made.token_url)
 
 
+METADATA = "https://accounts.google.com/.well-known/openid-configuration"
+
+
+@pytest.mark.parametrize(
+    ("overrides", "found"),
+    [
+        ({}, {"discoveryUrl": METADATA}),
+        ({"extra": {"prompt": ["login"]}}, {"discoveryUrl": METADATA, "prompt": ["login"]}),
+        ({"extra": {"discoveryUrl": "https://own.example"}}, {"discoveryUrl": "https://own.example"}),
+        ({"token_url": "https://own.example/t"}, {}),
+        ({"authorization_url": "https://own.example/a", "extra": {"keyId": "k"}}, {"keyId": "k"}),
+    ],
+)
+def test_metadata_comes_along_where_no_endpoint_is_said(overrides: dict[str, object], found: dict[str, object]) -> None:
+    """
+    Where the provider's metadata lies is the template's, unless the caller names an endpoint.
+    """
+    made = from_template("google", id="c", client_id="x", client_secret="s", overrides=overrides)
+
+    assert found == made.extra
+
+
 def test_only_fields_of_its_own_are_overridden() -> None:
     """
     Neither id nor owner, template or an unknown field comes in by the side door.

@@ -6,6 +6,8 @@ import asyncio
 from dataclasses import asdict, replace
 
 import pytest
+from sqlalchemy import text
+from sqlalchemy.dialects import sqlite
 from sqlalchemy.exc import IntegrityError
 
 from gateway.models import token_owner
@@ -14,7 +16,7 @@ from gateway.vault.oauth import Granted
 from gateway.vault.refresh import RefreshFailed
 from gateway.vault.service import Vault
 from gateway.vault.stored_token import StoredToken, TokenDraft
-from gateway.vault.uploads import RefreshTokenRepeated, _Batch, _rows_of
+from gateway.vault.uploads import RefreshTokenRepeated, _Batch, _of_subjects, _rows_of
 from tests.vault.conftest import ANYBODY, KEY, House
 
 GRANT = TokenDraft("contacts", "alice", scopes=("read",), access_token="AT", refresh_token="RT-alice-0")
@@ -218,3 +220,22 @@ async def test_lease_between_the_read_and_the_write_counts(house: House, vault: 
         await vault.uploads._write(db, batch, rows)
 
     assert await vault.tokens.rows.store_granted(token, Granted("AT-1", "RT-1", "Bearer", None, None), owner="me")
+
+
+MANY_SUBJECTS = {
+    "users": [TokenDraft("contacts", f"user-{number}") for number in range(500)],
+    "tenants": [TokenDraft("contacts", tenant=f"tenant-{number}") for number in range(500)],
+    "users of as many connections": [TokenDraft(f"c{number}", f"user-{number}") for number in range(500)],
+}
+
+
+@pytest.mark.parametrize("engine", ["sqlite"])
+@pytest.mark.parametrize("drafts", MANY_SUBJECTS.values(), ids=MANY_SUBJECTS.keys())
+async def test_largest_batch_reads_by_the_index(vault: Vault, drafts: list[TokenDraft]) -> None:
+    """What a batch costs while it has the lock does not grow with the number of stored tokens."""
+    query = _of_subjects(drafts).compile(dialect=sqlite.dialect(), compile_kwargs={"literal_binds": True})
+    async with vault.uploads._store.read() as db:
+        plan = [row[3] for row in await db.execute(text(f"EXPLAIN QUERY PLAN {query}"))]
+        await _rows_of(db, drafts)
+
+    assert [] == [step for step in plan if step.startswith("SCAN tokens")]

@@ -1,0 +1,199 @@
+"""
+One connection of a listener, and the server that knows all of them: what every door does alike.
+
+Rules:
+1. Requests are read by `parser.py`. A refusal of it is the last answer: constant, `Connection: close`.
+2. A refusal arrives: the connection is ended by halves, and what the other side still sends is thrown away for a short
+   while. Closed earlier, the reset would destroy the answer on its way (RFC 9112 section 9.6).
+3. A head has HEAD_SECONDS from its first byte on, then 408. One sweep a second looks; no timer per request.
+4. Refusals are counted; one line a second and kind at most is logged, without a byte of what was sent (threats G13).
+5. More connections than the limits allow, in all or from one address, are told so (503) and closed (threats G1).
+
+The names of aiohttp that this leans on are listed in `proxy/aiohttp_names.py`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import Callable
+from typing import Any, cast
+
+import structlog
+from aiohttp import web
+from aiohttp.web_protocol import RequestHandler
+
+from gateway.errors import Refusal, RequestTimeout, TooManyConnections
+from gateway.listen.parser import StrictParser
+from gateway.models import TrafficLimits
+
+KEEPALIVE_SECONDS = 75.0  # idle connections, and the time for a first request (threats R3, G1)
+HEAD_SECONDS = 15.0  # from a head's first byte to its last (threats G1, G2)
+LINGER_SECONDS = 2.0
+LINGER_BYTES = 65_536  # read and thrown away behind the last answer
+MAX_TURNED_AWAY = 256  # connections over the limit that are told so at once; further ones are reset
+RETRY_SECONDS = 5  # for those
+
+log = structlog.get_logger()
+
+
+class StrictConnection(RequestHandler):
+    """One connection. Made by a `StrictServer`."""
+
+    __slots__ = ("_head_since", "_linger_left", "_linger_until", "_strict")
+
+    def __init__(
+        self, manager: StrictServer, *, loop: asyncio.AbstractEventLoop, needs_url: bool = True, **kwargs: Any
+    ) -> None:
+        kwargs.setdefault("keepalive_timeout", KEEPALIVE_SECONDS)
+        super().__init__(manager, loop=loop, **kwargs)
+        self._strict = StrictParser(self, loop, needs_url=needs_url)
+        self._parser = self._strict  # type: ignore[assignment]  # it has the methods that aiohttp calls
+        self._head_since: float | None = None
+        self._linger_until: float | None = None
+        self._linger_left = 0
+
+    def refusal_answer(self, refusal: Refusal) -> bytes:
+        """Return the whole answer to what could not be read: constant, and the last on its connection."""
+        raise NotImplementedError
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Serve the connection, or say that there are too many."""
+        server = self._manager
+        assert isinstance(server, StrictServer)
+        if server.admit(self, transport):
+            super().connection_made(transport)
+            return
+        self.transport = cast(asyncio.Transport, transport)  # uvloop's are none by their class
+        refusal = TooManyConnections(retry_after=RETRY_SECONDS)
+        if server.turn_away(self, refusal):
+            self.transport.write(self.refusal_answer(refusal))
+            self.linger()
+        else:
+            self._force_close = True
+            self.transport.abort()
+
+    def connection_lost(self, exc: BaseException | None) -> None:
+        """Forget the connection."""
+        if isinstance(self._manager, StrictServer):
+            self._manager.dismiss(self)
+        super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        """Parse what came, or throw it away behind the last answer."""
+        if self._linger_until is not None:
+            self._linger_left -= len(data)
+            if self._linger_left < 0 and self.transport is not None:
+                self.transport.close()
+            return
+        super().data_received(data)
+        if self._strict.has_begun:
+            if self._head_since is None:
+                self._head_since = self._loop.time()
+                # Idle no longer: the time for a head counts from here on.
+                self._next_keepalive_close_time = self._head_since + KEEPALIVE_SECONDS
+        elif self._head_since is not None:
+            self._head_since = None
+
+    def sweep(self, now: float) -> None:
+        """Enforce the deadlines at *now*, the loop's time."""
+        if self._linger_until is not None and self.transport is not None:
+            if now >= self._linger_until + KEEPALIVE_SECONDS:
+                self.transport.abort()  # what the caller does not read is not kept for ever
+            elif now >= self._linger_until:
+                self.transport.close()
+        elif self._head_since is not None and now - self._head_since >= HEAD_SECONDS:
+            self._head_since = None
+            self._messages.append(self._strict.refuse(RequestTimeout()))
+            waiter = self._waiter
+            if waiter is not None and not waiter.done():
+                waiter.set_result(None)
+
+    def linger(self) -> None:
+        """End the connection by halves: what was written arrives, what still comes is thrown away for a while."""
+        self._force_close = True
+        if self.transport is None or self._linger_until is not None:
+            return
+        self._linger_until = self._loop.time() + LINGER_SECONDS
+        self._linger_left = LINGER_BYTES
+        if self.transport.can_write_eof():
+            self.transport.write_eof()
+        self._reading_paused = self._buffer_paused = False
+        self._resume_transport_reading()
+
+
+class StrictServer(web.Server):
+    """
+    Makes the connections of one listener, called *name* in logs and metrics, and ends them with `shutdown`.
+
+    *on_refused* is told each request that could not be read.
+    """
+
+    def __init__(
+        self,
+        handler: Callable[[Any], Any],
+        *,
+        name: str,
+        on_refused: Callable[[Refusal], None] | None = None,
+        limits: TrafficLimits | None = None,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(handler, **kwargs)
+        self.name = name
+        self._on_refused = on_refused
+        self._limits = limits
+        self._open: dict[StrictConnection, str] = {}
+        self._turned_away: set[StrictConnection] = set()
+        self._per_address: Counter[str] = Counter()
+        self._refused: Counter[str] = Counter()
+
+    def admit(self, connection: StrictConnection, transport: asyncio.BaseTransport) -> bool:
+        """Count *connection*, and return true, if the limits allow one more."""
+        name = transport.get_extra_info("peername")
+        address = str(name[0]) if isinstance(name, tuple) else ""
+        limits = self._limits
+        if limits is not None and (
+            len(self._open) >= limits.connections or self._per_address[address] >= limits.connections_per_address
+        ):
+            return False
+        self._open[connection] = address
+        self._per_address[address] += 1
+        return True
+
+    def turn_away(self, connection: StrictConnection, refusal: Refusal) -> bool:
+        """Count *connection* as one too many; return whether there is room to tell it so."""
+        self.count(refusal)
+        if len(self._turned_away) >= MAX_TURNED_AWAY:
+            return False
+        self._turned_away.add(connection)
+        return True
+
+    def dismiss(self, connection: StrictConnection) -> None:
+        """Forget *connection*."""
+        self._turned_away.discard(connection)
+        address = self._open.pop(connection, None)
+        if address is not None:
+            self._per_address[address] -= 1
+            if not self._per_address[address]:
+                del self._per_address[address]
+
+    def count(self, refusal: Refusal) -> None:
+        """Count a request that was not read, or a connection that was not taken."""
+        self._refused[refusal.code] += 1
+        if self._on_refused is not None:
+            self._on_refused(refusal)
+
+    def sweep(self, now: float) -> None:
+        """Enforce the deadlines of every connection at *now*, the loop's time, and log what was refused since."""
+        for connection in (*self._open, *self._turned_away):
+            connection.sweep(now)
+        if self._refused:
+            refused, self._refused = self._refused, Counter()
+            for code, count in refused.items():
+                log.warning("requests_refused", listener=self.name, code=code, count=count)
+
+    async def shutdown(self, timeout: float | None = None) -> None:
+        """End every connection, those that were turned away as well."""
+        for connection in tuple(self._turned_away):
+            connection.force_close()
+        await super().shutdown(timeout)

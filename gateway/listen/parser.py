@@ -1,0 +1,300 @@
+"""
+The bytes of one connection into requests, in order. Takes the place of aiohttp's parser (`RequestHandler._parser`).
+
+Rules:
+1. A head is judged as a whole, and then given to aiohttp's C parser, alone: it makes the message, and its refusal
+   counts like ours. The body never reaches it: what follows a head is read here, as `read_framing` said.
+2. What stands before an error is answered first; the error is the last message of its connection.
+3. Nothing is read behind a request that says it is the last one (Connection: close), behind an upgrade that somebody
+   may have begun, or behind a broken body.
+4. At most MAX_QUEUED requests wait; what else has come is kept as bytes, and reading pauses.
+5. A head whose fields are, byte for byte, those of the head before it on this connection is not read a second time
+   (2 microseconds, where reading them costs 7): most clients send nothing else.
+
+The split into packets changes nothing: a head waits until it is whole, unless a fault shows before.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Any
+
+from aiohttp.http import HttpVersion11
+from aiohttp.http_exceptions import HttpProcessingError
+from aiohttp.http_parser import HttpRequestParser, RawRequestMessage
+from aiohttp.streams import EMPTY_PAYLOAD, StreamReader
+from aiohttp.web_protocol import RequestPayloadError, _ErrInfo
+from yarl import URL
+
+from gateway.errors import FieldsTooLarge, InvalidRequest, Refusal
+from gateway.listen.body import ChunkedBody
+from gateway.listen.head import (
+    FIELDS,
+    LINE,
+    MAX_FIELD_BYTES,
+    MAX_FIELDS,
+    MAX_FIELDS_BYTES,
+    MAX_LINE_BYTES,
+    MAX_TARGET_BYTES,
+    NEVER_TAKEN,
+    NO_BODY,
+    first_fault,
+    read_framing,
+)
+
+if TYPE_CHECKING:
+    from aiohttp.base_protocol import BaseProtocol
+
+MAX_QUEUED = 32  # as many as aiohttp itself lets wait; it pauses reading at the same number
+READ_BUFFER_BYTES = 65_536  # of a body that its reader has not taken yet; reading pauses at twice as much
+
+Messages = list[tuple[RawRequestMessage | _ErrInfo, StreamReader]]
+# The methods that are taken without asking the C parser; it knows some more, and refuses all others.
+_METHODS = {name.encode("ascii"): name for name in ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")}
+_NO_URL = URL("/")
+_NOTHING: tuple[Any, bool, bytes] = ((), False, b"")
+
+
+class StrictParser:
+    """
+    Reads requests as `head.py` and `body.py` say. Has the methods that aiohttp calls on its own parser.
+
+    *needs_url*: whether somebody will look at the `url` of messages; an application of aiohttp does.
+    """
+
+    __slots__ = (
+        "_body",
+        "_c_parser",
+        "_framing",
+        "_has_ended",
+        "_in_flight",
+        "_is_last",
+        "_is_paused",
+        "_known",
+        "_known_fields",
+        "_left",
+        "_loop",
+        "_needs_url",
+        "_payload",
+        "_protocol",
+        "_skipped_line",
+        "_tail",
+    )
+
+    def __init__(self, protocol: BaseProtocol, loop: asyncio.AbstractEventLoop, *, needs_url: bool) -> None:
+        self._protocol = protocol
+        self._loop = loop
+        self._needs_url = needs_url
+        self._c_parser = HttpRequestParser(
+            protocol,
+            loop,
+            READ_BUFFER_BYTES,
+            max_line_size=MAX_LINE_BYTES,
+            max_field_size=MAX_FIELD_BYTES,
+            max_headers=MAX_FIELDS_BYTES,  # `_read` counts them, and has a better word for too many
+            payload_exception=RequestPayloadError,
+            response_with_body=False,  # it reads heads alone
+            auto_decompress=False,  # a body passes as it came (threats.md section 0, row 4)
+        )
+        self._tail = b""
+        self._skipped_line = False
+        self._has_ended = False
+        self._is_last = False
+        self._is_paused = False
+        self._in_flight = 0
+        self._payload: StreamReader | None = None
+        self._left = 0
+        self._body: ChunkedBody | None = None
+        self._known_fields: bytes | None = None
+        self._known: RawRequestMessage | None = None
+        self._framing = NO_BODY
+
+    @property
+    def has_begun(self) -> bool:
+        """Whether the first bytes of a request are here, and not all of its head."""
+        return self._payload is None and bool(self._tail) and self._in_flight < MAX_QUEUED
+
+    def message_consumed(self) -> None:
+        """Count a message that was taken from the queue."""
+        if self._in_flight:
+            self._in_flight -= 1
+
+    def pause_reading(self) -> None:
+        """Keep what comes from here on: the reader of a body has enough."""
+        self._is_paused = True
+
+    def set_upgraded(self, _: bool) -> None:
+        """Do nothing: no connection of ours ever speaks another protocol."""
+
+    def feed_eof(self) -> None:
+        """Do nothing: what ends early ends with its connection."""
+
+    def refuse(self, refusal: Refusal) -> tuple[_ErrInfo, StreamReader]:
+        """End reading here, and return the last message: why."""
+        self._has_ended = True
+        self._tail = b""
+        self._in_flight += 1
+        return _ErrInfo(status=refusal.status, exc=refusal, message=""), EMPTY_PAYLOAD
+
+    def feed_data(self, data: bytes) -> tuple[Messages | tuple[()], bool, bytes]:
+        """Return the messages that *data* completes, in order; the rest is aiohttp's form, and always the same."""
+        if self._has_ended:
+            return _NOTHING
+        if self._tail:
+            data, self._tail = self._tail + data, b""
+        messages: Messages = []
+        at, size = 0, len(data)
+        try:
+            while at < size and not self._has_ended:
+                if self._payload is not None:
+                    at = self._feed_body(data, at)
+                    if self._must_wait():
+                        break
+                    continue
+                if self._in_flight >= MAX_QUEUED:
+                    break
+                end = data.find(b"\r\n\r\n", at)
+                if end < 0 or data[at] == 13:
+                    after = self._begin(data, at)
+                    if after == at:
+                        break
+                    at = after
+                    continue
+                message = self._read(data, at, end)
+                messages.append((message, self._open_body(message)))
+                self._in_flight += 1
+                self._skipped_line = False
+                at = end + 4
+        except Refusal as refusal:
+            if self._payload is not None:
+                self._break(self._payload)
+            else:
+                messages.append(self.refuse(refusal))
+        if at < size and not self._has_ended:
+            self._tail = data[at:] if at else data
+        return (messages, False, b"") if messages else _NOTHING
+
+    # --- heads ---------------------------------------------------------------------------------------------------
+
+    def _begin(self, data: bytes, at: int) -> int:
+        """
+        Return where a head begins that is not whole yet: behind an empty line, of which one is ignored.
+
+        Raises:
+            Refusal: it will never be a request.
+        """
+        if data[at] == 13 and not self._skipped_line:  # RFC 9112 2.2: CRLF before a request line
+            if len(data) - at == 1:
+                return at
+            if data[at + 1] != 10:
+                raise InvalidRequest
+            self._skipped_line = True
+            return at + 2
+        fault = first_fault(data[at:] if at else data)
+        if fault is not None:
+            raise fault
+        return at
+
+    def _read(self, data: bytes, at: int, end: int) -> RawRequestMessage:
+        """Return the message whose head is *data* from *at* to the empty line at *end*."""
+        stop = data.find(b"\r\n", at)
+        line = LINE.fullmatch(data, at, stop)
+        if line is None:
+            self._refuse_fault(data[at : end + 4])
+            return self._read_anew(data[at : end + 4], data[at:stop].split(b" ")[1], is_http_1_0=False)
+        method, target, minor = line.groups()
+        if len(target) > MAX_TARGET_BYTES or stop - at > MAX_LINE_BYTES or method in NEVER_TAKEN:
+            self._refuse_fault(data[at : end + 4])
+        fields = data[stop:end]
+        known = self._known
+        if known is not None and fields == self._known_fields and minor == b"1" and method in _METHODS:
+            return RawRequestMessage(
+                _METHODS[method],
+                target.decode("ascii"),
+                HttpVersion11,
+                known.headers,
+                known.raw_headers,
+                known.should_close,
+                known.compression,
+                known.upgrade,
+                known.chunked,
+                _NO_URL,
+            )
+        if len(fields) > MAX_FIELD_BYTES or FIELDS.fullmatch(fields) is None:
+            self._refuse_fault(data[at : end + 4])
+        message = self._read_anew(data[at : end + 4], target, is_http_1_0=minor == b"0")
+        if not self._needs_url and minor == b"1":
+            self._known_fields, self._known = fields, message
+        return message
+
+    def _read_anew(self, head: bytes, target: bytes, *, is_http_1_0: bool) -> RawRequestMessage:
+        """Have the C parser read *head*, judge what its fields say together, and return the message."""
+        try:
+            messages, _, _ = self._c_parser.feed_data(head)
+        except HttpProcessingError as exc:
+            raise InvalidRequest from exc
+        if len(messages) != 1:
+            raise InvalidRequest
+        message = messages[0][0]
+        assert isinstance(message, RawRequestMessage)
+        if len(message.raw_headers) > MAX_FIELDS:
+            raise FieldsTooLarge
+        self._framing = read_framing(message.raw_headers, target=target, is_http_1_0=is_http_1_0)
+        # What follows an upgrade is perhaps in another protocol: the connection ends with the answer (threats A9).
+        return message._replace(should_close=True) if message.upgrade else message
+
+    def _refuse_fault(self, head: bytes) -> None:
+        """Raise what is wrong with *head*, if anything is."""
+        fault = first_fault(head)
+        if fault is not None:
+            raise fault
+
+    def _must_wait(self) -> bool:
+        """Whether a body goes on, or its reader has enough for now (it asks again)."""
+        paused, self._is_paused = self._is_paused, False
+        return paused or self._payload is not None
+
+    # --- bodies --------------------------------------------------------------------------------------------------
+
+    def _open_body(self, message: RawRequestMessage) -> StreamReader:
+        """Return the reader of the body that follows *message*."""
+        self._is_last = message.should_close
+        framing = self._framing
+        if framing.is_chunked:
+            self._body = ChunkedBody()
+        elif framing.length:
+            self._left = framing.length
+        else:
+            self._has_ended = self._is_last
+            return EMPTY_PAYLOAD
+        self._payload = StreamReader(self._protocol, READ_BUFFER_BYTES, loop=self._loop)
+        return self._payload
+
+    def _feed_body(self, data: bytes, at: int) -> int:
+        """Give the reader of the body what *data* holds of it from *at* on; return where the rest begins."""
+        payload, body = self._payload, self._body
+        assert payload is not None
+        if body is None:
+            after = at + self._left
+            piece = data if at == 0 and after >= len(data) else data[at:after]
+            at += len(piece)
+            self._left -= len(piece)
+            is_done = self._left == 0
+        else:
+            piece, at = body.feed(data, at)
+            is_done = body.is_done
+        if piece:
+            payload.feed_data(piece)
+        if is_done:
+            self._payload = self._body = None
+            self._has_ended = self._is_last
+            payload.feed_eof()
+        return at
+
+    def _break(self, payload: StreamReader) -> None:
+        """End reading: the coding of a body is broken. Who reads it is told."""
+        self._has_ended = True
+        self._payload = self._body = None
+        payload.set_exception(RequestPayloadError())
+        # Twice: a reader that the end of a piece has woken looks for data, not for an exception, and waits on.
+        self._loop.call_soon(payload.set_exception, RequestPayloadError())

@@ -1,0 +1,109 @@
+"""
+A new connection to a route's upstream: to an address that the egress guard has let through, TLS included.
+
+Rules:
+1. The checked address is the one that is dialled; each connection asks for the addresses anew.
+2. The look-up has its own time-out. The route's connect_seconds begin behind it and bound the rest: a slow name server
+   costs no upstream its time, and is told as what it is.
+3. An address that swallows everything does not cost the others their turn: each but the last has half of the rest.
+4. What TLS does not accept is not tried at another address: a certificate that is wrong is wrong there, too.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from socket import socket
+from ssl import SSLCertVerificationError, SSLContext, SSLError
+
+from gateway.errors import ConnectTimeout, UpstreamNotTrusted, UpstreamTlsFailed, UpstreamUnreachable
+from gateway.models import Route
+from gateway.proxy.connection import UpstreamConnection
+
+Addresses = list[tuple[int, tuple[object, ...]]]  # family and socket address, as `create_connection` takes them
+Opener = Callable[[], Awaitable[UpstreamConnection]]  # raises Refusal; bounds its own time
+
+
+def direct_opener(
+    route: Route,
+    *,
+    resolve: Callable[[], Awaitable[Addresses]],
+    tls: SSLContext | None,
+    loop: asyncio.AbstractEventLoop,
+) -> Opener:
+    """
+    Return what opens a connection to the first address of *route*'s upstream that accepts.
+
+    *resolve* gives the checked addresses, anew for each connection; *tls* is None for plain http.
+    """
+    server_hostname = route.origin.host if tls is not None else None
+
+    async def open_connection() -> UpstreamConnection:
+        addresses = await resolve()
+        deadline = loop.time() + route.timeouts.connect_seconds
+        failure: Exception | None = None
+        for left, (family, sockaddr) in zip(range(len(addresses), 0, -1), addresses, strict=True):
+            now = loop.time()
+            try:
+                async with asyncio.timeout_at(deadline if left == 1 else now + (deadline - now) / 2):
+                    _, connection = await loop.create_connection(
+                        lambda: UpstreamConnection(loop),
+                        str(sockaddr[0]),
+                        int(str(sockaddr[1])),
+                        family=family,
+                        ssl=tls,
+                        server_hostname=server_hostname,
+                    )
+            except SSLError as exc:
+                raise tls_refusal(exc) from exc
+            except OSError as exc:  # TimeoutError is one
+                failure = exc
+                continue
+            connection.address = f"{sockaddr[0]}:{sockaddr[1]}"
+            return connection
+        if isinstance(failure, TimeoutError):
+            raise ConnectTimeout from failure
+        raise UpstreamUnreachable from failure
+
+    return open_connection
+
+
+def tunnel_opener(
+    route: Route,
+    *,
+    tunnel: Callable[[], Awaitable[socket]],
+    tls: SSLContext | None,
+    loop: asyncio.AbstractEventLoop,
+) -> Opener:
+    """Return what opens a connection to *route*'s upstream through *tunnel*, which gives one to it, anew each time."""
+    origin = route.origin
+
+    async def open_connection() -> UpstreamConnection:
+        try:
+            async with asyncio.timeout(route.timeouts.connect_seconds):
+                opened = await tunnel()
+                try:
+                    _, connection = await loop.create_connection(
+                        lambda: UpstreamConnection(loop),
+                        sock=opened,
+                        ssl=tls,
+                        server_hostname=origin.host if tls is not None else None,
+                    )
+                except BaseException:
+                    opened.close()
+                    raise
+        except TimeoutError as exc:
+            raise ConnectTimeout from exc
+        except SSLError as exc:
+            raise tls_refusal(exc) from exc
+        except OSError as exc:
+            raise UpstreamUnreachable from exc
+        connection.address = f"{origin.host}:{origin.port}"
+        return connection
+
+    return open_connection
+
+
+def tls_refusal(error: SSLError) -> UpstreamUnreachable:
+    """Return what a failed handshake is to the caller: the certificate's fault, or the protocol's."""
+    return UpstreamNotTrusted() if isinstance(error, SSLCertVerificationError) else UpstreamTlsFailed()

@@ -1,0 +1,212 @@
+"""One connection: time for a head, refusals that arrive, limits, and what is logged of it all."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable
+
+import pytest
+from aiohttp.http_parser import RawRequestMessage
+from aiohttp.streams import StreamReader
+from structlog.testing import capture_logs
+
+from gateway.errors import Refusal
+from gateway.listen.connection import HEAD_SECONDS, KEEPALIVE_SECONDS, LINGER_BYTES, LINGER_SECONDS, MAX_TURNED_AWAY
+from gateway.models import TrafficLimits
+from gateway.proxy.listener import CallerConnection
+from gateway.proxy.traffic import TrafficServer
+
+DONE = b"HTTP/1.1 204 No Content\r\n\r\n"
+WAIT_SECONDS = 5.0
+
+
+class Listener:
+    """A traffic listener whose every request is answered with DONE, and whose sweeps come by hand."""
+
+    def __init__(self, limits: TrafficLimits | None = None) -> None:
+        self.loop = asyncio.get_running_loop()
+        self.refused: list[str] = []
+        self.server = TrafficServer(self._serve, on_refused=self._refuse, loop=self.loop, limits=limits)
+        self.port = 0
+        self._listening: asyncio.Server | None = None
+
+    async def _serve(self, _: RawRequestMessage, __: StreamReader, client: CallerConnection) -> bool:
+        client.send(DONE)
+        return True
+
+    def _refuse(self, refusal: Refusal) -> None:
+        self.refused.append(refusal.code)
+
+    async def start(self) -> Listener:
+        self._listening = await self.loop.create_server(self.server, "127.0.0.1", 0)
+        self.port = self._listening.sockets[0].getsockname()[1]
+        return self
+
+    async def stop(self) -> None:
+        assert self._listening is not None
+        self._listening.close()
+        self.server.pre_shutdown()
+        await self.server.shutdown(1.0)
+
+    async def connect(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        return await asyncio.open_connection("127.0.0.1", self.port)
+
+    def sweep(self, seconds: float) -> None:
+        """Sweep as it would be done in *seconds*."""
+        self.server.sweep(self.loop.time() + seconds)
+
+
+@pytest.fixture
+async def listener() -> AsyncIterator[Listener]:
+    """A listener without limits."""
+    listener = await Listener().start()
+    yield listener
+    await listener.stop()
+
+
+async def within(awaited: Awaitable[bytes]) -> bytes:
+    """Return what is awaited, soon."""
+    async with asyncio.timeout(WAIT_SECONDS):
+        return await awaited
+
+
+async def test_half_a_head_is_told_408(listener: Listener) -> None:
+    """A head that is not whole in time is told so, and counted; until then nothing happens."""
+    reader, writer = await listener.connect()
+    writer.write(b"GET / HTTP/1.1\r\nHost:")
+    await asyncio.sleep(0.05)
+    listener.sweep(HEAD_SECONDS - 1)
+    assert [] == listener.refused
+    listener.sweep(HEAD_SECONDS)
+    got = await within(reader.read())
+    writer.close()
+
+    assert got.startswith(b"HTTP/1.1 408 ")
+    assert b'"code":"request_timeout"' in got
+    assert ["request_timeout"] == listener.refused
+
+
+async def test_head_in_time_is_served(listener: Listener) -> None:
+    """A slow head that becomes whole is served, and its clock is stopped; so is one that waits for nothing."""
+    reader, writer = await listener.connect()
+    for packet in (b"GET / HTTP/1.1\r\nHo", b"st: x\r\n\r\n"):
+        writer.write(packet)
+        await asyncio.sleep(0.05)
+    listener.sweep(10 * HEAD_SECONDS)
+
+    assert DONE == await within(reader.readexactly(len(DONE)))
+    writer.write(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n\r\n")  # an empty line behind is nothing that has begun
+    assert DONE == await within(reader.readexactly(len(DONE)))
+    listener.sweep(10 * HEAD_SECONDS)
+    writer.write(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+    assert DONE == await within(reader.readexactly(len(DONE)))
+    writer.close()
+
+
+async def test_refusal_is_not_reset_by_what_follows_it(listener: Listener) -> None:
+    """A caller that goes on sending behind its refused request can read the refusal."""
+    reader, writer = await listener.connect()
+    writer.write(b"GET  / HTTP/1.1\r\n\r\n")
+    for _ in range(5):
+        await asyncio.sleep(0.01)
+        writer.write(b"x" * 10_000)
+    got = await within(reader.read())
+    writer.close()
+
+    assert got.startswith(b"HTTP/1.1 400 ")
+    assert b"Connection: close" in got
+
+
+async def test_who_sends_on_for_ever_is_cut(listener: Listener) -> None:
+    """Behind a refusal so many bytes are thrown away, and for so long."""
+    reader, writer = await listener.connect()
+    writer.write(b"GET  / HTTP/1.1\r\n\r\n")
+    await within(reader.read())
+    with pytest.raises(ConnectionError):
+        for _ in range(1000):
+            writer.write(b"x" * LINGER_BYTES)
+            await writer.drain()
+            await asyncio.sleep(0.005)
+    silent_reader, silent_writer = await listener.connect()
+    silent_writer.write(b"GET  / HTTP/1.1\r\n\r\n")
+    await within(silent_reader.read())
+    listener.sweep(LINGER_SECONDS + 1)
+    await asyncio.sleep(0.05)
+
+    assert [] == listener.server.connections
+    for each in (writer, silent_writer):
+        each.close()
+
+
+async def test_connections_are_limited() -> None:
+    """One connection too many, in all or from its address, is told 503 and closed; a closed one makes room."""
+    for limits in (TrafficLimits(2, 9), TrafficLimits(9, 2)):
+        listener = await Listener(limits).start()
+        first, second = [await listener.connect() for _ in range(2)]
+        await asyncio.sleep(0.05)
+        reader, writer = await listener.connect()
+        writer.write(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+        got = await within(reader.read())
+        writer.close()
+        first[1].close()
+        await asyncio.sleep(0.05)
+        reader, writer = await listener.connect()
+        writer.write(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+        after = await within(reader.readexactly(len(DONE)))
+        for each in (second[1], writer):
+            each.close()
+        await listener.stop()
+
+        assert got.startswith(b"HTTP/1.1 503 ")
+        assert b'"code":"too_many_connections"' in got
+        assert b"Retry-After: 5\r\n" in got
+        assert (["too_many_connections"], DONE) == (listener.refused, after)
+
+
+async def test_flood_beyond_the_limit_holds_nothing() -> None:
+    """Of connections over the limit so many are told so at once; the rest is reset, and none is left behind."""
+    listener = await Listener(TrafficLimits(1, 1)).start()
+    held = await listener.connect()
+    await asyncio.sleep(0.05)
+    callers = [await listener.connect() for _ in range(MAX_TURNED_AWAY + 20)]
+    await asyncio.sleep(0.1)
+    before = len(listener.server._turned_away)
+    for _, writer in (*callers, held):
+        writer.close()
+    listener.sweep(LINGER_SECONDS + 1)
+    await asyncio.sleep(0.1)
+
+    assert MAX_TURNED_AWAY == before
+    assert len(callers) == len(listener.refused)
+    assert (0, 0) == (len(listener.server._turned_away), len(listener.server._open))
+    await listener.stop()
+
+
+async def test_refusals_are_one_line_a_sweep(listener: Listener) -> None:
+    """However many requests were refused: a line per kind with their number, and none of their bytes."""
+    for data in [b"CANARY /\r\n\r\n"] * 3 + [b"GET /CANARY HTTP/3.0\r\n\r\n"]:
+        reader, writer = await listener.connect()
+        writer.write(data)
+        await within(reader.read())
+        writer.close()
+    with capture_logs() as lines:
+        listener.sweep(0)
+        listener.sweep(0)
+
+    assert [
+        {"event": "requests_refused", "log_level": "warning", "listener": "traffic", "code": code, "count": count}
+        for code, count in (("invalid_request", 3), ("http_version_not_supported", 1))
+    ] == lines
+
+
+async def test_who_does_not_read_its_refusal_is_let_go(listener: Listener) -> None:
+    """A connection whose last answer is not read is reset in the end."""
+    _, writer = await listener.connect()
+    writer.transport.pause_reading()  # type: ignore[attr-defined]  # a socket's transport can
+    writer.write(b"GET  / HTTP/1.1\r\n\r\n")
+    await asyncio.sleep(0.05)
+    listener.sweep(LINGER_SECONDS + KEEPALIVE_SECONDS + 1)
+    await asyncio.sleep(0.05)
+
+    assert [] == listener.server.connections
+    writer.close()

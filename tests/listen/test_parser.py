@@ -1,0 +1,205 @@
+"""The bytes of a connection become requests in order, in one way."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+from aiohttp.base_protocol import BaseProtocol
+from aiohttp.http_parser import RawRequestMessage
+from aiohttp.streams import EMPTY_PAYLOAD, StreamReader
+from aiohttp.web_protocol import RequestPayloadError, _ErrInfo
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gateway.errors import Refusal, RequestTimeout
+from gateway.listen.parser import MAX_QUEUED, READ_BUFFER_BYTES, StrictParser
+
+GET = b"GET /%d HTTP/1.1\r\nHost: x\r\n\r\n"
+POST = b"POST /p HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\n\r\nhello"
+CHUNKED = b"POST /c HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n3;a\r\nabc\r\n2\r\nde\r\n0\r\nT: t\r\n\r\n"
+
+STREAMS = {
+    "one": (GET % 1, ["/1"]),
+    "an empty line before it": (b"\r\n" + GET % 1, ["/1"]),
+    "an empty line between": (GET % 1 + b"\r\n" + GET % 2, ["/1", "/2"]),
+    "two empty lines": (b"\r\n\r\n" + GET % 1, ["invalid_request"]),
+    "an LF before it": (b"\n" + GET % 1, ["invalid_request"]),
+    "bodies between": (POST + GET % 1 + CHUNKED + GET % 2, ["/p hello", "/1", "/c abcde", "/2"]),
+    "a good one before a bad one": (GET % 1 + b"\x00\r\n\r\n" + GET % 2, ["/1", "invalid_request"]),
+    "a body before a bad one": (POST + b"x\r\n\r\n", ["/p hello", "invalid_request"]),
+    "another version": (GET % 1 + b"GET / HTTP/2.0\r\n", ["/1", "http_version_not_supported"]),
+    "nothing after close": (b"GET /l HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n" + GET % 1, ["/l"]),
+    "nothing after a last body": (
+        b"POST /l HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: 2\r\n\r\nab" + GET % 1,
+        ["/l ab"],
+    ),
+    "nothing after HTTP/1.0": (b"GET /l HTTP/1.0\r\n\r\n" + GET % 1, ["/l"]),
+    "HTTP/1.0 that stays": (b"GET /l HTTP/1.0\r\nConnection: keep-alive\r\n\r\n" + GET % 1, ["/l", "/1"]),
+    "nothing after an upgrade": (
+        b"GET /u HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n" + GET % 1,
+        ["/u"],
+    ),
+    "a broken body": (CHUNKED[:-20] + b"zz\r\n" + GET % 1, ["/c broken"]),
+    "the same fields, a strange method": (GET % 1 + b"FOO / HTTP/1.1\r\nHost: x\r\n\r\n", ["/1", "invalid_request"]),
+    "the same fields, HTTP/1.0": (GET % 1 + b"GET /2 HTTP/1.0\r\nHost: x\r\n\r\n" + GET % 3, ["/1", "/2"]),
+    "the same fields, a bad target": (GET % 1 + b"GET /# HTTP/1.1\r\nHost: x\r\n\r\n", ["/1", "ambiguous_target"]),
+    "the same fields twice, with a body": (POST + POST, ["/p hello", "/p hello"]),
+    "absolute form": (b"GET http://y/ HTTP/1.1\r\nHost: x\r\n\r\n", ["misdirected"]),
+}
+
+
+class Reader:
+    """A connection without a socket: what a parser makes of the bytes that it is fed."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self.protocol = BaseProtocol(loop)
+        self.protocol.transport = asyncio.Transport()
+        self.parser = StrictParser(self.protocol, loop, needs_url=False)
+        self.protocol._parser = self.parser  # type: ignore[assignment]  # as a connection does
+        self.read: list[tuple[RawRequestMessage | _ErrInfo, StreamReader]] = []
+
+    def feed(self, data: bytes) -> None:
+        messages, upgraded, tail = self.parser.feed_data(data)
+        assert (False, b"") == (upgraded, tail)
+        self.read += messages
+        for _ in messages:
+            self.parser.message_consumed()
+
+    def told(self) -> list[str]:
+        """Return each message as its target and body, or as the code of its refusal."""
+        return [_told(message, payload) for message, payload in self.read]
+
+
+def _told(message: RawRequestMessage | _ErrInfo, payload: StreamReader) -> str:
+    if isinstance(message, _ErrInfo):
+        assert isinstance(message.exc, Refusal)
+        return message.exc.code
+    if payload is EMPTY_PAYLOAD:
+        return message.path
+    if payload.exception() is not None:
+        return f"{message.path} broken"
+    return f"{message.path} {payload.read_nowait().decode()}" if payload.is_eof() else f"{message.path} open"
+
+
+@pytest.mark.parametrize("case", STREAMS)
+async def test_bytes_become_requests_in_order(case: str) -> None:
+    """Requests are read one after another up to the last one, or the first that cannot be read."""
+    data, expected = STREAMS[case]
+    reader = Reader(asyncio.get_running_loop())
+
+    reader.feed(data)
+
+    assert expected == reader.told()
+
+
+@given(case=st.sampled_from(sorted(STREAMS)), cuts=st.lists(st.integers(0, 250), max_size=40))
+def test_packets_change_nothing(case: str, cuts: list[int]) -> None:
+    """However the bytes are cut, the requests are the same."""
+    data, expected = STREAMS[case]
+
+    async def read() -> list[str]:
+        reader = Reader(asyncio.get_running_loop())
+        at = 0
+        for cut in sorted(cuts):
+            if at < cut < len(data):
+                reader.feed(data[at:cut])
+                at = cut
+        reader.feed(data[at:])
+        return reader.told()
+
+    assert expected == asyncio.run(read())
+
+
+async def test_same_fields_are_read_once() -> None:
+    """A head with the fields of the one before it, to the letter, shares what was read of them."""
+    reader = Reader(asyncio.get_running_loop())
+    reader.feed(GET % 1 + GET % 2 + b"GET /3 HTTP/1.1\r\nHost: y\r\n\r\n")
+
+    first, second, third = (message for message, _ in reader.read if isinstance(message, RawRequestMessage))
+
+    assert first.raw_headers is second.raw_headers
+    assert first.raw_headers is not third.raw_headers
+    assert ["x", "x", "y"] == [message.headers["Host"] for message in (first, second, third)]
+
+
+async def test_url_is_there_for_who_needs_it() -> None:
+    """Where somebody looks at it, each message has the URL that aiohttp makes, also where fields repeat."""
+    loop = asyncio.get_running_loop()
+    parser = StrictParser(BaseProtocol(loop), loop, needs_url=True)
+
+    messages, _, _ = parser.feed_data(GET % 1 + b"GET //a?b=c HTTP/1.1\r\nHost: x\r\n\r\n")
+
+    assert ["/1", "//a"] == [m.url.raw_path for m, _ in messages if isinstance(m, RawRequestMessage)]
+
+
+async def test_queue_is_bounded() -> None:
+    """Of many requests at once so many are read, and the rest as they are taken."""
+    parser = Reader(asyncio.get_running_loop()).parser
+    messages, _, _ = parser.feed_data(b"".join(GET % number for number in range(100)))
+    seen = [len(messages)]
+    while messages:
+        for _ in messages:
+            parser.message_consumed()
+        messages, _, _ = parser.feed_data(b"")
+        seen.append(len(messages))
+
+    assert [MAX_QUEUED, MAX_QUEUED, MAX_QUEUED, 4, 0] == seen
+
+
+async def test_reading_pauses_where_a_body_is_not_read() -> None:
+    """A body that is not read stops the connection until its reader asks."""
+    reader = Reader(asyncio.get_running_loop())
+    big = b"b" * (2 * READ_BUFFER_BYTES + 1)
+    reader.feed(b"POST /p HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n%x\r\n%b\r\n" % (len(big), big))
+    payload = reader.read[0][1]
+    is_paused = reader.protocol._reading_paused
+    got = await payload.readany()
+    is_resumed = not reader.protocol._reading_paused
+    reader.feed(b"0\r\n\r\n" + GET % 1)
+
+    assert (True, big, True) == (is_paused, got, is_resumed)
+    assert ["/p ", "/1"] == reader.told()
+
+
+async def test_who_waits_for_a_broken_body_is_told() -> None:
+    """A reader that waits, also one that a piece has just woken, gets the error."""
+    reader = Reader(asyncio.get_running_loop())
+    reader.feed(b"POST /p HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n")
+    payload = reader.read[0][1]
+
+    async def read_all() -> bytes:
+        data = b""
+        while piece := await payload.readany():
+            data += piece
+        return data
+
+    waiting = asyncio.create_task(read_all())
+    await asyncio.sleep(0)
+    reader.feed(b"1\r\nx\r\n")
+    reader.feed(b"zz\r\n")
+
+    async with asyncio.timeout(5):
+        with pytest.raises(RequestPayloadError):
+            await waiting
+
+
+async def test_half_a_head_is_known() -> None:
+    """A head that has begun and is not whole is seen; an empty line, a body and nothing are not."""
+    reader = Reader(asyncio.get_running_loop())
+    seen = []
+    for data in (b"", b"\r\n", b"GE", b"T / HTTP/1.1\r\nHost: x\r\n", b"Content-Length: 2\r\n\r\n", b"a", b"b", b"G"):
+        reader.feed(data)
+        seen.append(reader.parser.has_begun)
+
+    assert [False, False, True, True, False, False, False, True] == seen
+
+
+async def test_nothing_is_read_behind_a_refusal() -> None:
+    """A connection that was refused from outside, for its time, reads nothing more."""
+    reader = Reader(asyncio.get_running_loop())
+    reader.feed(b"GET / HT")
+    reader.read.append(reader.parser.refuse(RequestTimeout()))
+    reader.feed(b"TP/1.1\r\nHost: x\r\n\r\n")
+
+    assert ["request_timeout"] == reader.told()
