@@ -103,7 +103,7 @@ class ConnectionTokens:
 
     def cached(self, key: TokenKey, credential: str) -> ConnectionToken | None:
         """Return the cached token of *key* if it may still be used without asking."""
-        # 0.5 microseconds, of which 0.2 ask whether changes are heard (timeit on this method, with a `ChangeFeed`).
+        # 0.6 microseconds: 0.2 ask whether changes are heard, 0.1 the age (timeit on this method, with a `ChangeFeed`).
         entry = self._cached.get((key, None if self._shared else credential))
         if entry is None or entry[1] <= self._clock() or entry[2] <= self._monotonic() or not self._is_live():
             return None
