@@ -302,7 +302,13 @@ class Gateway:
             count(refusal)
             exchange.count_unread(refusal)
 
-        self._traffic = TrafficServer(exchange.serve, on_refused=refused, loop=loop, limits=bind.limits)
+        self._traffic = TrafficServer(
+            exchange.serve,
+            on_refused=refused,
+            loop=loop,
+            limits=bind.limits,
+            is_shared=TrustedProxies(bind.trusted_proxies).includes,
+        )
         with _naming(Bind(bind.host, bind.port)):
             self._listening = await loop.create_server(self._traffic, bind.host, bind.port, ssl=tls, backlog=BACKLOG)
         port = self._listening.sockets[0].getsockname()[1]

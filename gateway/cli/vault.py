@@ -28,15 +28,20 @@ from gateway.errors import RecordUnavailable
 from gateway.models import Egress
 from gateway.net.client import OutboundClient
 from gateway.store.engine import Store
+from gateway.vault.attempts import Attempts
 from gateway.vault.discovery import Discovery
+from gateway.vault.grant_store import GrantStore
+from gateway.vault.jobs import Jobs
 from gateway.vault.key_ring import SealingRing
 from gateway.vault.record import Record, conclude
 from gateway.vault.recovery import RECOVERY_DIRECTORY, Recovery
 from gateway.vault.revocation import Revocation
 from gateway.vault.sealing import Sealer, SealingKeyError
 from gateway.vault.service import Vault, check_sealing_key
+from gateway.vault.settlement import Settlement
 
 EXIT_UPSTREAM = 6
+GIVE_BACK_SECONDS = 30.0  # for the revocations of what a removed connection held for its users' yes
 
 
 def egress_of(config_file: Path) -> Egress:
@@ -120,9 +125,19 @@ async def open_vault(data: Path, egress: Egress) -> AsyncIterator[Vault]:
             )
             vault.removal.revoke = revocation.revoke_stored
             vault.give_back_with(revocation.revoke_of)
+            jobs = Jobs("give-back", expected=())
+            vault.removal.forget = Settlement(
+                Attempts(store, sealer, clock=time.time, random_bytes=os.urandom),
+                GrantStore(vault.tokens, revocation),
+                jobs,
+                connections=vault.connections,
+                clock=time.time,
+                record=record,
+            ).forget
             try:
                 yield vault
             finally:
+                await jobs.close(grace_seconds=GIVE_BACK_SECONDS)
                 await vault.close()
 
 

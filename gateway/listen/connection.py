@@ -131,7 +131,8 @@ class StrictServer(web.Server):
     """
     Makes the connections of one listener, called *name* in logs and metrics, and ends them with `shutdown`.
 
-    *on_refused* is told each request that could not be read.
+    *on_refused* is told each request that could not be read. *is_shared* tells of an address whether many callers
+    stand behind it: the limit per address is not its.
     """
 
     def __init__(
@@ -141,9 +142,11 @@ class StrictServer(web.Server):
         name: str,
         on_refused: Callable[[Refusal], None] | None = None,
         limits: TrafficLimits | None = None,
+        is_shared: Callable[[str], bool] = lambda _: False,
         **kwargs: Any,
     ) -> None:
         super().__init__(handler, **kwargs)
+        self._is_shared = is_shared
         self.name = name
         self._on_refused = on_refused
         self._limits = limits
@@ -157,10 +160,10 @@ class StrictServer(web.Server):
         name = transport.get_extra_info("peername")
         address = str(name[0]) if isinstance(name, tuple) else ""
         limits = self._limits
-        if limits is not None and (
-            len(self._open) >= limits.connections or self._per_address[address] >= limits.connections_per_address
-        ):
-            return False
+        if limits is not None:
+            is_one_too_many = self._per_address[address] >= limits.connections_per_address
+            if len(self._open) >= limits.connections or (is_one_too_many and not self._is_shared(address)):
+                return False
         self._open[connection] = address
         self._per_address[address] += 1
         return True

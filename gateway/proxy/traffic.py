@@ -37,8 +37,16 @@ class TrafficServer(StrictServer):
         on_refused: Callable[[Refusal], None],
         loop: asyncio.AbstractEventLoop,
         limits: TrafficLimits | None = None,
+        is_shared: Callable[[str], bool] = lambda _: False,
     ) -> None:
-        super().__init__(_unused, name="traffic", on_refused=on_refused, limits=limits, handler_cancellation=True)
+        super().__init__(
+            _unused,
+            name="traffic",
+            on_refused=on_refused,
+            limits=limits,
+            is_shared=is_shared,
+            handler_cancellation=True,
+        )
         self._serve = serve
         self._running_loop = loop
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
 
@@ -153,6 +154,28 @@ async def test_connections_over_the_limit_are_told_so(
 
     assert (503, "too_many_connections", ["5"]) == (third.status, third.code, third.values("Retry-After"))
     assert 'gateway_unread_requests_total{code="too_many_connections",listener="traffic"} 1.0' in metrics
+
+
+async def test_proxies_are_not_limited_as_one_caller(
+    tmp_path: Path, upstream: Upstream, issuer: Issuer, provider: Provider
+) -> None:
+    """
+    Many callers stand behind a trusted proxy: the limit per address is not its; the one in all is.
+    """
+    route = {"name": "api", "prefix": "/api", "upstream": upstream.url, "connection": "api"}
+    configuration = settings(route, issuers=(issuer,))
+    configuration["listeners"]["traffic"] |= {
+        "limits": {"connections": 3, "connections_per_address": 1},
+        "trusted_proxies": ["127.0.0.0/8"],
+    }
+    async with running(configuration, tmp_path / "data") as gateway, AsyncExitStack() as opened:
+        statuses = []
+        for _ in range(4):
+            caller = await opened.enter_async_context(calling(gateway))
+            await caller.send(request("GET", "/api/x"))
+            statuses.append((await caller.answer()).status)
+
+    assert [401, 401, 401, 503] == statuses
 
 
 async def text_of(gateway: Running, path: str) -> str:
