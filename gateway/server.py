@@ -249,15 +249,19 @@ class Gateway:
         return opened
 
     async def _sweep_in_background(self, exchange: Exchange) -> None:
+        loop = asyncio.get_running_loop()
+
+        def sweep_once() -> None:
+            exchange.sweep()
+            for door in (self._traffic, *self._runners):
+                if door is not None:
+                    door.sweep(loop.time())
+
         async def sweep() -> None:
-            loop = asyncio.get_running_loop()
             while True:
                 await asyncio.sleep(SWEEP_SECONDS)
                 try:
-                    exchange.sweep()
-                    for door in (self._traffic, *self._runners):
-                        if door is not None:
-                            door.sweep(loop.time())
+                    sweep_once()
                 except Exception as exc:  # without it no deadline would be enforced any more
                     log.error("sweep_failed", error=type(exc).__name__, place=place_of(exc))
 
@@ -267,7 +271,7 @@ class Gateway:
             task.cancel()
             with suppress(asyncio.CancelledError):
                 await task
-            exchange.sweep()  # the last count of strangers reaches the record
+            sweep_once()  # the last counts reach the record and the log
 
         self._owned.push_async_callback(end)
 

@@ -81,8 +81,12 @@ class References:
 
 
 def _host(authority: bytes) -> bytes:
-    """Return host and port of *authority* in one spelling, the ports of http and https left out."""
-    return _TAIL.sub(b"", unquote_to_bytes(authority).rpartition(b"@")[2].lower())
+    """Return host and port of *authority* in one spelling, the ports of http and https, and what is none, left out."""
+    host = unquote_to_bytes(authority).rpartition(b"@")[2].lower()
+    name, _, port = host.rpartition(b":")
+    if name and not port.isdigit() and not host.endswith(b"]"):
+        host = name  # a client may refuse such a URL, or go to the host
+    return _TAIL.sub(b"", host)
 
 
 def _without_dot_segments(path: bytes) -> bytes:

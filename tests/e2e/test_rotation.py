@@ -17,11 +17,12 @@ from gateway.vault.key_census import count_keys
 from gateway.vault.key_ring import SealingRing
 from gateway.vault.sealing import Sealer
 from gateway.vault.tokens import Tokens
+from gateway.vault.wire_tokens import MAX_BATCH
 from tests.e2e.gateway_process import RunningProcess, command, serving
 from tests.e2e.json_api import plays
 from tests.world import LOOPBACK, Provider, Upstream, create_connection, settings
 
-USERS = 450  # two values each: nine batches, in one of which the rotation is killed
+USERS = 1_350  # two values each: 27 batches, in one of which the rotation is killed
 WAIT_SECONDS = 30.0
 OUTBOUND = "/v1/mgmt/outbound/app/user"
 
@@ -132,7 +133,9 @@ async def _fill(gateway: RunningProcess, provider: Provider) -> None:
     tokens = [{"userId": f"u{number}", "accessToken": f"A-u{number}"} for number in range(USERS)]
     tokens.append({"userId": "refreshed", "accessToken": "A"})
     batch = [{"appId": "api", "refreshToken": provider.issue(), **token} for token in tokens]
-    assert {"failures": []} == await gateway.api(f"{OUTBOUND}/oauthtoken/batch/upload", {"tokens": batch})
+    for start in range(0, len(batch), MAX_BATCH):
+        part = {"tokens": batch[start : start + MAX_BATCH]}
+        assert {"failures": []} == await gateway.api(f"{OUTBOUND}/oauthtoken/batch/upload", part)
 
 
 async def _keys(store: Store) -> set[bytes]:

@@ -102,7 +102,7 @@ TARGETS: dict[str, str] = {
     "/api/v1/people/a%252Fb": AMBIGUOUS,
     "/api/v1/people\\1": AMBIGUOUS,
     "/api%2Fv1/people/1": NOWHERE,
-    "\\api\\v1\\people\\1": INVALID,
+    "\\api\\v1\\people\\1": AMBIGUOUS,
     # --- needless, double and broken encodings
     "/api/v1/%70eople/1": AMBIGUOUS,
     "/api/v1/people/%31": AMBIGUOUS,
@@ -135,11 +135,11 @@ TARGETS: dict[str, str] = {
     "/api/v1/people/a#b": AMBIGUOUS,
     "/api/v1/people/1?q#f": AMBIGUOUS,
     # --- other forms
-    "http://evil.example/api/v1/people/1": AMBIGUOUS,
+    "http://evil.example/api/v1/people/1": "misdirected",
     "http://gateway.test/api/v1/people/1": AMBIGUOUS,
     "//user@evil.example/api/v1/people/1": AMBIGUOUS,
-    "api/v1/people/1": INVALID,
-    "*": INVALID,
+    "api/v1/people/1": AMBIGUOUS,
+    "*": AMBIGUOUS,
     # --- the query is not judged by the list, and is sent as it came
     "/api/v1/people/1?": "/v1/people/1?",
     "/api/v1/people/1?a=b": "/v1/people/1?a=b",
@@ -212,7 +212,7 @@ METHODS: dict[str, tuple[str, str, str | None]] = {
     # What the parser does not know as a method is no HTTP/1.1 to it; the connection is closed.
     "get": ("get", "/open/x", INVALID),
     "DeLeTe": ("DeLeTe", "/api/v2/x", INVALID),
-    "TRACK": ("TRACK", "/open/x", INVALID),
+    "TRACK": ("TRACK", "/open/x", "method_not_allowed"),
     "an invented one": ("FOO", "/open/x", INVALID),
 }
 HOP_BY_HOP = {"connection", "keep-alive", "te", "trailer", "upgrade", "proxy-connection", "http2-settings"}

@@ -112,7 +112,11 @@ def test_no_reference_leads_to_another_route(reference: str) -> None:
         return
     here = "https://gateway.test/api/a/b"
     joined = urlsplit(urljoin(here, led.decode()))
-    if joined.hostname == "gateway.test" and joined.port in (None, 443):
+    try:
+        is_here = joined.hostname == "gateway.test" and joined.port in (None, 443)
+    except ValueError:  # a port that is none
+        is_here = joined.hostname == "gateway.test"
+    if is_here:
         assert URL(joined.geturl()).path.startswith("/api")
     try:
         url = URL(here).join(URL(led.decode()))
