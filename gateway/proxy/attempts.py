@@ -22,6 +22,7 @@ from gateway.models import Caller, ConnectionToken, TokenKey
 from gateway.proxy import record
 from gateway.proxy.body import RequestBody
 from gateway.proxy.challenge import missing_scopes, scope_refusal
+from gateway.proxy.echo import Needles
 from gateway.proxy.forward import Sent, send
 from gateway.proxy.lane import Lane
 from gateway.proxy.record import Call, EgressLog
@@ -77,7 +78,10 @@ class Attempts:
         began = self._monotonic()
         gate = _Gate(self._log, self._clock, self._decide_again, request, lane, asker)
         sent = await send(request, lane, body, token, gate)
+        needles = lane.echo_guard.needles(token.access_token)
         try:
+            if sent.answer.status == 417 and body is not None and body.expects:
+                sent = await self._without_expect(request, lane, sent, body, token, gate)
             call.upstream_seconds = self._monotonic() - began
             note = ""
             missing = _missing(call, lane, sent, token)
@@ -88,6 +92,7 @@ class Attempts:
                     await sent.end(lane)
                     await self._decide_again(request, lane, asker)
                     token = fresh
+                    needles |= lane.echo_guard.needles(token.access_token)  # many rejected tokens work elsewhere
                     reason = "token_rejected" if missing is None else "scope_missing"
                     self._log.append(record.attempt(call, reason, status=sent.answer.status, now=self._clock()))
                     began = self._monotonic()
@@ -103,21 +108,32 @@ class Attempts:
                 body.let_go()
             public_url = self._public_url(request.host)
             if sent.answer.status == 101:
-                await self._switch(request, lane, sent, token, asker, note)
+                await self._switch(request, lane, sent, needles, asker, note)
             else:
-                await relay(request, lane, sent.answer, token.access_token, public_url=public_url, note=note)
+                await relay(request, lane, sent.answer, needles, public_url=public_url, note=note)
         finally:
             if sent.pump is None:
                 sent.release(lane)
             else:
                 await sent.end(lane)
 
+    async def _without_expect(
+        self, request: ProxyRequest, lane: Lane, sent: Sent, body: RequestBody, token: ConnectionToken, gate: _Gate
+    ) -> Sent:
+        """Send once more to an upstream that does not take the Expect, which was ours (RFC 9110 section 15.5.18)."""
+        await sent.end(lane)
+        if not body.can_replay:
+            return sent
+        body.expects = False
+        self._log.append(record.attempt(request.call, "expectation_failed", status=417, now=self._clock()))
+        return await send(request, lane, body, token, gate)
+
     async def _switch(
-        self, request: ProxyRequest, lane: Lane, sent: Sent, token: ConnectionToken, asker: Asker, note: str
+        self, request: ProxyRequest, lane: Lane, sent: Sent, needles: Needles, asker: Asker, note: str
     ) -> None:
         """Let the caller and the upstream speak the protocol to which they have switched, until one of them ends it."""
         call = request.call
-        first = switch(request, lane, sent.answer, token.access_token, note=note)
+        first = switch(request, lane, sent.answer, needles, note=note)
         tunnel = Tunnel(
             request.client.hand_over(),
             sent.connection.hand_over(),

@@ -23,11 +23,12 @@ class RequestBody:
     """
     The body of one request, readable once from the caller and again from what was kept.
 
-    *length* is the Content-Length, None for a chunked body. *invite* is called before the first byte is read where the
+    *length* is the Content-Length, None for a chunked body. *expects*: it is sent with `Expect: 100-continue`.
+    *invite* is called before the first byte is read where the
     caller waits for `100 Continue`.
     """
 
-    __slots__ = ("_invite", "_kept", "_max_bytes", "_reader", "_replay_bytes", "length", "received_bytes")
+    __slots__ = ("_invite", "_kept", "_max_bytes", "_reader", "_replay_bytes", "expects", "length", "received_bytes")
 
     def __init__(
         self,
@@ -46,6 +47,7 @@ class RequestBody:
         self._invite = invite
         self._kept: list[bytes] | None = []
         self.length = length
+        self.expects = not self.fits_replay
         self.received_bytes = 0
 
     @property
@@ -72,6 +74,7 @@ class RequestBody:
         """Give a chunked body that has arrived whole its length: it needs no chunks and no Expect upstream."""
         if self.length is None and self.is_whole_here:
             self.length = len(self.take_buffered())
+            self.expects = False
 
     def let_go(self) -> None:
         """Forget what was kept: the token was accepted, nothing will be sent again."""

@@ -53,6 +53,10 @@ class Needles:
         """Return what to look for where *token*, of ASCII, was injected."""
         return cls(tuple(dict.fromkeys(_spellings(token))) if len(token) >= MIN_TOKEN_BYTES else ())
 
+    def __or__(self, other: Needles) -> Needles:
+        """Return what to look for where two tokens were sent, one after the other."""
+        return Needles((*self.spellings, *other.spellings))
+
     def are_in(self, data: bytes) -> bool:
         """Return whether *data* holds any of them."""
         # One search each: 5 of them over 64 KiB take 21 to 32 microseconds, one regular expression 460 to 1,125.

@@ -123,7 +123,7 @@ def _head(request: ProxyRequest, lane: Lane, body: RequestBody | None, token: Co
     framing = b""
     if body is not None:
         framing = b"Transfer-Encoding: chunked\r\n" if body.length is None else b"Content-Length: %d\r\n" % body.length
-        if not body.fits_replay:
+        if body.expects:
             framing += b"Expect: 100-continue\r\n"
     elif request.fields.content_length is not None:
         framing = b"Content-Length: 0\r\n"
@@ -146,7 +146,7 @@ def _head(request: ProxyRequest, lane: Lane, body: RequestBody | None, token: Co
 async def _pump(connection: UpstreamConnection, body: RequestBody) -> None:
     """Send *body* as it arrives. The caller's faults end the exchange; the upstream's are told by its connection."""
     try:
-        if not body.fits_replay and not await connection.wait_for_continue(CONTINUE_SECONDS):
+        if body.expects and not await connection.wait_for_continue(CONTINUE_SECONDS):
             # Answered without the body: it is not spent. What the upstream reads next on this connection it may take
             # for the body that was announced, so nothing else is sent on it (threats A15).
             connection.spoil()

@@ -16,6 +16,7 @@ Rules:
 from __future__ import annotations
 
 import re
+from ipaddress import IPv4Address, IPv6Address
 from urllib.parse import unquote_to_bytes
 
 from gateway.models import Route
@@ -25,7 +26,9 @@ from gateway.proxy.query import without_param
 _WITH_AUTHORITY = re.compile(rb"(?:([A-Za-z][A-Za-z0-9+.-]*):)?//([^/?#\\]*)(.*)", re.DOTALL)
 _SCHEME = re.compile(rb"([A-Za-z][A-Za-z0-9+.-]*):")
 _PATH = re.compile(rb"[^?#]*")
-_TAIL = re.compile(rb"\.?(?::(?:80|443)?)?\Z")  # of an authority: what does not make it another
+_HOST = re.compile(rb"(?:([a-z0-9._-]*[a-z0-9_-])\.?|\[([0-9a-f:.]+)\])(?::([0-9]*))?")
+_NUMBER = re.compile(rb"[0-9]+|0x[0-9a-f]*")  # the last label of what clients read as an IPv4 address (WHATWG URL)
+_WEB_PORTS = (0, 80, 443)
 
 
 class References:
@@ -52,7 +55,7 @@ class References:
         if found is not None:
             scheme, authority, rest = found[1] or b"", found[2], found[3]
             if b"%b//%b" % (scheme and scheme.lower() + b":", authority.lower()) not in self._origins:
-                is_own = _host(authority) in (b"", _host(public_url.partition(b"//")[2]))
+                is_own = _place(authority) in (None, b"", _place(public_url.partition(b"//")[2]))
                 return None if is_own else reference
             if rest[:1] == b"\\":
                 return reference  # another host in the words of RFC 3986, and the upstream's own for browsers
@@ -80,13 +83,25 @@ class References:
         return public_url + self._prefix + path[len(base) :] + suffix
 
 
-def _host(authority: bytes) -> bytes:
-    """Return host and port of *authority* in one spelling, the ports of http and https, and what is none, left out."""
+def _place(authority: bytes) -> bytes | None:
+    """
+    Return host and port of *authority* in one spelling, the ports of http and https left out.
+
+    None where clients may read it in several ways: a name beyond ASCII, a number that is no plain IPv4 address.
+    """
     host = unquote_to_bytes(authority).rpartition(b"@")[2].lower()
-    name, _, port = host.rpartition(b":")
-    if name and not port.isdigit() and not host.endswith(b"]"):
-        host = name  # a client may refuse such a URL, or go to the host
-    return _TAIL.sub(b"", host)
+    found = _HOST.fullmatch(host)
+    if found is None:
+        return None if host else b""
+    name, literal, port = found[1] or b"", found[2], int(found[3] or 0)
+    try:
+        if literal is not None:
+            name = IPv6Address(literal.decode("ascii")).compressed.encode("ascii")
+        elif _NUMBER.fullmatch(name.rpartition(b".")[2]):
+            name = str(IPv4Address(name.decode("ascii"))).encode("ascii")
+    except ValueError:
+        return None
+    return name if port in _WEB_PORTS else b"%b:%d" % (name, port)
 
 
 def _without_dot_segments(path: bytes) -> bytes:

@@ -34,7 +34,9 @@ class AnswerCut(Exception):
     """The upstream's answer ended before its end; the caller's connection was reset to say so."""
 
 
-async def relay(request: ProxyRequest, lane: Lane, answer: Answer, token: str, *, public_url: str, note: str) -> None:
+async def relay(
+    request: ProxyRequest, lane: Lane, answer: Answer, needles: Needles, *, public_url: str, note: str
+) -> None:
     """
     Send *answer* to the caller of *request*, and *note* with it in Proxy-Status; *token* is the one it was asked with.
 
@@ -54,7 +56,9 @@ async def relay(request: ProxyRequest, lane: Lane, answer: Answer, token: str, *
     except Truncated as exc:
         raise UpstreamProtocolError from exc
     is_whole = answer.body.at_eof()
-    if request.client.is_closing:  # since this request came: the gateway stops
+    # The gateway stops since this request came; or a body was announced and not asked for: the caller may send it now
+    # or not (RFC 9110 section 10.1.1), so nobody knows whether a body comes next or a request.
+    if request.client.is_closing or (request.fields.expects_continue and not request.is_invited):
         request.keep_alive = False
     framing, is_chunked = _framing(request, answer, len(data) if is_whole else None)
     lines = [status_line(answer.status), *fields.lines]
@@ -65,7 +69,6 @@ async def relay(request: ProxyRequest, lane: Lane, answer: Answer, token: str, *
     lines.append(framing)
     lines.append(_own_lines(request, answer.status, note))
     head = b"".join(lines)
-    needles = lane.echo_guard.needles(token)
     look: Scanner | Watch | None = None
     # Most answers end here: one search of head and body costs 0.7 microseconds less than one of each.
     if not is_whole or fields.coding is not None or needles.are_in(head + data):
@@ -82,7 +85,7 @@ async def relay(request: ProxyRequest, lane: Lane, answer: Answer, token: str, *
         await _relay_rest(request, lane, answer, look, is_chunked=is_chunked)
 
 
-def switch(request: ProxyRequest, lane: Lane, answer: Answer, token: str, *, note: str) -> bytes:
+def switch(request: ProxyRequest, lane: Lane, answer: Answer, needles: Needles, *, note: str) -> bytes:
     """
     Send *answer*, which switches protocols, to the caller of *request*; return what the upstream has sent behind it.
 
@@ -98,7 +101,6 @@ def switch(request: ProxyRequest, lane: Lane, answer: Answer, token: str, *, not
     fields = lane.answer_rules.read(answer.raw_fields, public_url=b"")
     request.keep_alive = True  # what the field Connection says of a tunnel is Upgrade, and nothing else
     head = b"".join((status_line(101), *fields.lines, UPGRADE_LINES, _own_lines(request, 101, note)))
-    needles = lane.echo_guard.needles(token)
     if needles.are_in(head):
         head = needles.replace(head)
         call.echo += ("field",)

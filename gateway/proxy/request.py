@@ -77,6 +77,7 @@ class ProxyRequest:
         "has_answered",
         "host",
         "is_http_1_0",
+        "is_invited",
         "keep_alive",
         "message",
         "payload",
@@ -91,6 +92,7 @@ class ProxyRequest:
         self.client = client
         self.handshake: Handshake | None = None
         self.has_answered = False
+        self.is_invited = False
         self.is_http_1_0 = message.version == HttpVersion10
         self.keep_alive = not (message.should_close or client.is_closing)
         before = client.before
@@ -147,4 +149,5 @@ class ProxyRequest:
 
     def invite(self) -> None:
         """Answer the caller's Expect: from here on its body is wanted (RFC 9110 section 10.1.1)."""
+        self.is_invited = True
         self.client.send(b"HTTP/1.1 100 Continue\r\n\r\n")

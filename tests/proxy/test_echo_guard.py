@@ -15,7 +15,7 @@ import pytest
 from gateway.proxy.echo import MAX_LOOKED_INTO_BYTES
 from gateway.proxy.relay import PIECE_BYTES
 from tests.proxy.wire import call, calling, eventually, gateway_with, request, respond_with
-from tests.world import Issuer, Received, Respond, Running, Upstream, answer
+from tests.world import Issuer, Provider, Received, Respond, Running, Upstream, answer
 
 TOKEN = "ya29.a0Ac~d/e+f?g=="
 SPELLED: dict[str, str] = {
@@ -207,6 +207,29 @@ async def test_cut_lets_events_pass_at_once(tmp_path: Path, upstream: Upstream, 
         assert event in await asyncio.wait_for(caller.reader.readuntil(b"\n\n"), 5)
         go_on.set()
         await asyncio.wait_for(caller.reader.readuntil(b"\r\n0\r\n\r\n"), 5)
+
+
+@pytest.mark.parametrize("shown", [0, 1])
+async def test_cut_knows_both_tokens_of_a_call(
+    tmp_path: Path, upstream: Upstream, provider: Provider, issuer: Issuer, shown: int
+) -> None:
+    """
+    After a rejection the answer may show the token that was sent first or the second: neither reaches the caller.
+    """
+    sent: list[str] = []
+
+    async def respond(received: Received, writer: asyncio.StreamWriter) -> None:
+        sent.append(received.values("Authorization")[0].removeprefix("Bearer "))
+        status, token = (401, "") if len(sent) == 1 else (200, sent[shown])
+        writer.write(answer(status, b'{"token":"%b"}' % token.encode()))
+
+    upstream.respond = respond
+    async with gateway_with(tmp_path, upstream, issuer, provider, echo_guard="cut") as gateway:
+        await gateway.connect("ada", access_token=TOKEN, refresh_token=provider.issue())
+        got = await call(gateway, ask(issuer))
+
+    assert 2 == len(set(sent))
+    assert (502, "token_echoed") == (got.status, got.code)
 
 
 async def test_cut_asks_for_plain_answers(tmp_path: Path, upstream: Upstream, issuer: Issuer) -> None:

@@ -288,6 +288,72 @@ async def test_early_answer_to_an_upload_is_seen_at_once(gateway: Running, upstr
     assert 2 == upstream.connections
 
 
+EXPECTED = {
+    "a body that is not kept": ({"replay_bytes": 10}, ("Expect: 100-continue", "Content-Length: 400")),
+    "a body of unknown length": ({}, ("Expect: 100-continue", "Transfer-Encoding: chunked")),
+}
+
+
+@pytest.mark.parametrize("case", EXPECTED)
+async def test_answer_before_an_expected_body_is_the_last(
+    tmp_path: Path, upstream: Upstream, provider: Provider, issuer: Issuer, case: str
+) -> None:
+    """
+    A caller that waits for 100 and gets an answer may send its body or not: the connection is closed, so that nobody
+    takes what comes next for a body, or for a request.
+    """
+
+    async def early(head: bytes, writer: asyncio.StreamWriter) -> bool:
+        if b"POST" not in head:
+            return False
+        writer.write(answer(403, b"{}"))
+        await writer.drain()
+        return True
+
+    upstream.early = early
+    limits, fields = EXPECTED[case]
+    credential = issuer.token("ada")
+    async with (
+        gateway_with(tmp_path, upstream, issuer, provider, limits=limits) as gateway,
+        calling(gateway) as caller,
+    ):
+        await caller.send(request("POST", "/api/x", credential=credential, fields=fields))
+        head = await caller.head()
+        await caller.send(request("GET", "/api/next", credential=credential))
+        assert await caller.ended()
+
+    assert head.startswith(b"HTTP/1.1 403 ")
+    assert b"Connection: close" in head
+    assert not [each for each in upstream.received if "/next" in each.request_line]
+
+
+@pytest.mark.parametrize("chunks", [False, True])
+async def test_upstream_that_takes_no_expect_gets_the_body_without_it(
+    tmp_path: Path, upstream: Upstream, provider: Provider, issuer: Issuer, *, chunks: bool
+) -> None:
+    """
+    The Expect of a large body is the gateway's own: an upstream's 417 is for the gateway, which sends once more.
+    """
+
+    async def early(head: bytes, writer: asyncio.StreamWriter) -> bool:
+        if b"Expect" in head:
+            writer.write(answer(417, b"{}"))
+            await writer.drain()
+            return True
+        return False
+
+    upstream.early = early
+    body = b"x" * 3000
+    fields = ("Transfer-Encoding: chunked",) if chunks else ()
+    async with gateway_with(tmp_path, upstream, issuer, provider, limits={"replay_bytes": 1000}) as gateway:
+        sent = chunked(body) if chunks else body
+        got = await call(gateway, request("POST", "/api/x", credential=issuer.token("ada"), body=sent, fields=fields))
+        attempts = gateway.lines("attempt")
+
+    assert (200, [body]) == (got.status, [each.body for each in upstream.received])
+    assert ["expectation_failed"] == [line["reason"] for line in attempts]
+
+
 # --- what is repeated by itself --------------------------------------------------------------------------------------
 
 
