@@ -91,14 +91,15 @@ class Limits:
     """
     What one route takes. *replay_bytes* is the size up to which a body is kept for a second send.
 
-    *requests_per_minute* counts per caller, *concurrent* per route; None means no limit. By default one slow upstream
-    cannot take the descriptors that the other routes need.
+    *requests_per_minute* and *concurrent_per_caller* count per caller, *concurrent* per route; None means no limit. By
+    default one slow upstream cannot hold all that the process has.
     """
 
     max_body_bytes: int = 104_857_600
     replay_bytes: int = 1_048_576
     requests_per_minute: int | None = None
     concurrent: int | None = 2_000
+    concurrent_per_caller: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -160,6 +160,7 @@ class LimitsFile(Model):
     )
     requests_per_minute: g.Count | None = Field(None, description="Per caller; absent: no limit.")
     concurrent: g.Count | None = Field(2_000, description="Calls under way on this route; null: no limit.")
+    concurrent_per_caller: g.Count | None = Field(None, description="Calls of one caller under way; absent: no limit.")
 
 
 class RouteFile(Model):

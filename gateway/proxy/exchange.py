@@ -232,10 +232,25 @@ class Exchange:
         if fields.wants_upgrade:
             request.read_handshake()
         if lane.limit is not None:
-            who = (caller.issuer, caller.user, caller.client, caller.key_id)
-            wait = lane.limit.take(who, now=call.started)
+            wait = lane.limit.take(_who(caller), now=call.started)
             if wait is not None:
                 raise RateLimited(retry_after=wait)
+        limit = lane.caller_limit
+        if limit is None:
+            await self._fetch_and_send(request, lane, caller, credential, subject)
+            return
+        if not limit.enter(who := _who(caller)):
+            raise RateLimited("You have as many calls under way as this route allows one caller.", retry_after=1)
+        try:
+            await self._fetch_and_send(request, lane, caller, credential, subject)
+        finally:
+            limit.leave(who)
+
+    async def _fetch_and_send(
+        self, request: ProxyRequest, lane: Lane, caller: Caller, credential: str, subject: Subject
+    ) -> None:
+        """Get the connection token of *subject*, send the request with it, and its answer to the caller."""
+        call = request.call
         key = TokenKey(lane.route.connection, subject.user, subject.tenant, lane.route.scopes, subject.account)
         asker = Asker(key, caller, credential)
         began = self._monotonic()
@@ -392,6 +407,11 @@ class Exchange:
                 self._log.append(record.unauthenticated(count, first=self._strangers_since, last=self._clock()))
             except Refusal:
                 self._strangers += count
+
+
+def _who(caller: Caller) -> tuple[str | None, ...]:
+    """Return by what a caller's requests are counted, whatever credential it shows."""
+    return (caller.issuer, caller.user, caller.client, caller.key_id)
 
 
 def _body(request: ProxyRequest, lane: Lane) -> RequestBody | None:

@@ -11,7 +11,7 @@ from gateway.models import ConnectionToken, Route, UpstreamRules
 from gateway.proxy.answer_fields import AnswerRules
 from gateway.proxy.answers import NAME
 from gateway.proxy.echo import EchoGuard
-from gateway.proxy.limits import RateLimit
+from gateway.proxy.limits import ConcurrencyLimit, RateLimit
 from gateway.proxy.pool import UpstreamPool
 from gateway.proxy.query import with_param
 from gateway.proxy.request_fields import RequestRules
@@ -34,6 +34,7 @@ class Lane:
         "_needs_field_token",
         "_origin",
         "answer_rules",
+        "caller_limit",
         "echo_guard",
         "host_line",
         "limit",
@@ -66,6 +67,8 @@ class Lane:
         if route.echo_guard == "cut":  # RFC 9110 12.5.3; without the field an upstream may take any coding
             self.host_line += "Accept-Encoding: identity\r\n"
         self.via = via
+        at_once = route.limits.concurrent_per_caller
+        self.caller_limit = ConcurrencyLimit(at_once) if at_once is not None else None
         per_minute = route.limits.requests_per_minute
         self.limit = RateLimit(per_minute) if per_minute is not None else None
         self._origin = str(route.origin)

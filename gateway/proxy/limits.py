@@ -1,11 +1,12 @@
 """
-How many requests a minute one caller may send over one route.
+How many requests a minute one caller may send over one route, and how many of its calls may be under way at once.
 
 Rules:
 1. Evenly spaced tokens (the generic cell rate algorithm): up to a minute's worth may come at once, then one per
    interval.
 2. Callers are told apart by who they are, not by which credential they showed.
 3. State is bounded; the caller that was seen longest ago is forgotten first, which can only let it send more.
+   Calls under way are never forgotten: the route bounds them.
 """
 
 from __future__ import annotations
@@ -33,3 +34,27 @@ class RateLimit:
         if len(self._full_at) > MAX_CALLERS:
             del self._full_at[next(iter(self._full_at))]
         return ceil(wait) if wait > 0 else None
+
+
+class ConcurrencyLimit:
+    """How many calls of each caller may be under way at once on one route: *at_once*."""
+
+    def __init__(self, at_once: int) -> None:
+        self._at_once = at_once
+        self._under_way: dict[Hashable, int] = {}
+
+    def enter(self, caller: Hashable) -> bool:
+        """Count a call of *caller* as under way, until `leave`; false, and not counted, if it is one too many."""
+        count = self._under_way.get(caller, 0)
+        if count >= self._at_once:
+            return False
+        self._under_way[caller] = count + 1
+        return True
+
+    def leave(self, caller: Hashable) -> None:
+        """A call that entered is over."""
+        count = self._under_way[caller] - 1
+        if count:
+            self._under_way[caller] = count
+        else:
+            del self._under_way[caller]

@@ -199,7 +199,7 @@ def test_routes() -> None:
             credential=CredentialPlace("header", "X-Api-Key"),
             inject=Injection("header", "X-Token", "Token {token}"),
             timeouts=Timeouts(1.0, 2.5, 3.0),
-            limits=Limits(10, 5, 60, 2),
+            limits=Limits(10, 5, 60, 2, 1),
             egress=found.egress,
             echo_guard="cut",
             method_override="judge",

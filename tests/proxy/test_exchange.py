@@ -277,6 +277,36 @@ async def test_concurrent_limit_is_per_route(
     assert ([200, 200], 200) == (statuses, after.status)
 
 
+async def test_callers_do_not_take_all_of_a_route(
+    tmp_path: Path, upstream: Upstream, provider: Provider, issuer: Issuer
+) -> None:
+    """
+    A caller with as many calls under way as the route allows one is told 429; another is served, and so is it later.
+    """
+    go = asyncio.Event()
+
+    async def respond(received: Received, writer: asyncio.StreamWriter) -> None:
+        if "slow" in received.request_line:
+            await go.wait()
+        writer.write(answer(200, b"{}"))
+
+    upstream.respond = respond
+    limits = {"concurrent_per_caller": 2}
+    async with gateway_with(tmp_path, upstream, issuer, provider, limits=limits) as gateway:
+        await gateway.connect("bob", access_token="T2")
+        ada = issuer.token("ada")
+        held = [asyncio.create_task(call(gateway, request("GET", "/api/slow", credential=ada))) for _ in range(2)]
+        assert await eventually(lambda: 2 == len(upstream.received))
+        refused = await call(gateway, request("GET", "/api/x", credential=ada))
+        other = await call(gateway, request("GET", "/api/x", credential=issuer.token("bob")))
+        go.set()
+        statuses = [(await each).status for each in held]
+        after = await call(gateway, request("GET", "/api/x", credential=ada))
+
+    assert (429, "rate_limited", ["1"]) == (refused.status, refused.code, refused.values("Retry-After"))
+    assert (200, [200, 200], 200) == (other.status, statuses, after.status)
+
+
 async def test_management_key_needs_the_setting(
     tmp_path: Path, upstream: Upstream, provider: Provider, issuer: Issuer
 ) -> None:

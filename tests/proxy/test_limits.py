@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from gateway.proxy import limits
-from gateway.proxy.limits import RateLimit
+from gateway.proxy.limits import ConcurrencyLimit, RateLimit
 
 
 def test_minutes_worth_comes_at_once_then_one_per_interval() -> None:
@@ -56,3 +56,17 @@ def test_state_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
         limit.take(caller, now=0.0)
 
     assert ["ada", "eve"] == list(limit._full_at)
+
+
+def test_calls_under_way_are_counted_per_caller() -> None:
+    """
+    One caller's calls do not cost another; what is over makes room, and nothing is kept of who has none.
+    """
+    limit = ConcurrencyLimit(2)
+
+    assert [True, True, False, True] == [limit.enter(caller) for caller in ("ada", "ada", "ada", "bob")]
+    limit.leave("ada")
+    assert limit.enter("ada")
+    for caller in ("ada", "ada", "bob"):
+        limit.leave(caller)
+    assert {} == limit._under_way
