@@ -4,8 +4,10 @@
 Rules:
 1. The link goes to stdout, talk to stderr. The link is for one user and works once; who has it can use it.
 2. The gateway that serves the page must be running: this command writes into its database, and nothing else.
-3. Where the page is: `--url`, else GATEWAY_PUBLIC_URL, else http://127.0.0.1:8080, where a gateway listens by default.
-4. Exit codes: 0 connected, 1 failure, 2 usage, 4 no such connection, or not connected in the end.
+3. Where the page is: `--url`, else GATEWAY_PUBLIC_URL, else `public_url` of routes.yaml, else http://127.0.0.1:8080,
+   where a gateway listens by default. With the first two the file is not read.
+4. Exit codes: 0 connected, 1 failure, 2 usage, 3 a routes.yaml that cannot be used, 4 no such connection, or not
+   connected in the end.
 """
 
 from __future__ import annotations
@@ -23,6 +25,7 @@ from urllib.parse import urlsplit
 import click
 from sqlalchemy.exc import SQLAlchemyError
 
+from gateway.cli.config import DEFAULT_CONFIG, config_option, load_or_exit
 from gateway.cli.data import EXIT_NOT_FOUND, data_option, run
 from gateway.cli.vault import open_sealed
 from gateway.errors import ConnectionUnknown, Refusal
@@ -47,13 +50,12 @@ DEFAULT_URL = "http://127.0.0.1:8080"
     "--url",
     metavar="URL",
     envvar="GATEWAY_PUBLIC_URL",
-    default=DEFAULT_URL,
-    show_default=True,
     show_envvar=True,
-    help="The traffic listener, as the user's browser reaches it.",
+    help=f"The traffic listener, as the user's browser reaches it.  [default: routes.yaml's, else {DEFAULT_URL}]",
 )
 @click.option("--no-wait", is_flag=True, help="Print the link and end.")
 @click.option("--json", "as_json", is_flag=True, help="Print {id, url, wait_url, expires_at} instead of the link.")
+@config_option
 @data_option
 def connect(
     connection: str,
@@ -61,13 +63,14 @@ def connect(
     tenant: str | None,
     scopes: tuple[str, ...],
     account: str | None,
-    url: str,
+    url: str | None,
     no_wait: bool,
     as_json: bool,
+    config_file: Path,
     data: Path,
 ) -> None:
     """Print the link with which user U connects an account, and wait until it is done."""
-    base_url = checked_base_url(url)
+    base_url = given_base_url(config_file, url) or DEFAULT_URL
 
     async def begin_and_wait() -> Status | None:
         async with _open(data, base_url) as links:
@@ -124,13 +127,27 @@ async def _open(data: Path, base_url: str) -> AsyncIterator[Links]:
         )
 
 
-def checked_base_url(url: str) -> str:
+def given_base_url(config_file: Path, url: str | None) -> str | None:
+    """
+    Return *url*, else the public URL of *config_file*, without a trailing slash; None where neither says one.
+
+    The default file may be missing; one that was named is read.
+    """
+    if url is not None:
+        return _checked_base_url(url, "--url")
+    if config_file == DEFAULT_CONFIG and not config_file.exists():
+        return None
+    public_url = load_or_exit(config_file).listeners.traffic.public_url
+    return None if public_url is None else _checked_base_url(public_url, f"public_url of {config_file}")
+
+
+def _checked_base_url(url: str, name: str) -> str:
     """Return *url* without a trailing slash; plain http only for this machine, where browsers keep the cookie."""
     parts = urlsplit(url)
     if parts.scheme not in ("http", "https") or not parts.hostname or parts.query or parts.fragment or parts.username:
-        raise click.UsageError("--url: expected https://host[:port]")
+        raise click.UsageError(f"{name}: expected https://host[:port]")
     if parts.scheme == "http" and not _is_this_machine(parts.hostname):
-        raise click.UsageError("--url: plain http is for this machine only")
+        raise click.UsageError(f"{name}: plain http is for this machine only")
     return url.rstrip("/")
 
 

@@ -26,7 +26,7 @@ from typing import Any
 import click
 
 from gateway.cli.config import config_option, load_or_exit
-from gateway.cli.connect import checked_base_url
+from gateway.cli.connect import given_base_url
 from gateway.cli.connection_options import connection_of, connection_options
 from gateway.cli.data import EXIT_NOT_FOUND, data_option, echo_header, require_data, run
 from gateway.cli.vault import EXIT_UPSTREAM, changing, egress_of, open_sealed, open_vault
@@ -243,11 +243,10 @@ async def _register_and_create(
 
 def _base_url(config_file: Path, public_url: str | None) -> str:
     """Return the public URL that is given, else the one of *config_file*, without a trailing slash."""
-    if public_url is None and config_file.exists():
-        public_url = load_or_exit(config_file).listeners.traffic.public_url
-    if public_url is None:
+    base_url = given_base_url(config_file, public_url)
+    if base_url is None:
         raise click.UsageError("--url: required with --use-dcr, where routes.yaml has no public_url")
-    return checked_base_url(public_url)
+    return base_url
 
 
 class _NotRegistered(click.ClickException):

@@ -11,6 +11,8 @@ Rules:
    not want, where the subject has one of its account stored.
 4. A write that fails is tried again: what it holds exists nowhere else. What cannot be written in the end is revoked,
    but for an account whose older grant is still stored (rule 3).
+5. What is inherited from, compared and revoked is the row that is overwritten (`Tokens.exact`). Another row that was
+   granted the same scopes stays as it is.
 """
 
 from __future__ import annotations
@@ -47,8 +49,14 @@ class GrantStore:
         self._revocation = revocation
 
     async def is_other_account(self, attempt: Attempt, held: Held) -> bool:
-        """Tell whether *held* is for another account than the subject's newest token; False where it cannot be told."""
-        before = await self._tokens.latest(_key(attempt))
+        """
+        Tell whether *held* is for another account than before; False where it cannot be told.
+
+        "Before" is the token that *held* would replace: its grant is what a yes gives up. Where there is none, it is
+        the subject's newest: nothing is lost, but calls that name no scopes would change to the new account.
+        """
+        key = _key(attempt)
+        before = await self._tokens.exact(key) or await self._tokens.latest(key)
         return before is not None and _differs(before, held)
 
     async def keep(self, attempt: Attempt, held: Held, connection: Connection) -> StoredToken:
@@ -59,12 +67,10 @@ class GrantStore:
             sqlalchemy.exc.SQLAlchemyError, OSError, SealBroken: it could not be written; it has been revoked (rule 4).
         """
         try:
-            before = await self.persist(lambda: self._tokens.find(_key(attempt)))
+            before = await self.persist(lambda: self._tokens.exact(_key(attempt)))
         except (SQLAlchemyError, OSError, SealBroken):
             await self.give_back(held, connection, attempt)
             raise
-        if before is not None and before.requested_scopes != attempt.scopes:
-            before = None  # found by what it was granted: another row, which stays
         refresh_token = held.refresh_token
         if refresh_token is None and before is not None and _is_same(before, held):
             refresh_token = before.refresh_token

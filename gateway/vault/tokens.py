@@ -112,6 +112,14 @@ class Tokens:
                 return self._open_for(row, key)
         return None
 
+    async def exact(self, key: TokenKey) -> StoredToken | None:
+        """Return the token of exactly *key*'s identity (rule 1), the one that `put` replaces, or None."""
+        subject = _of_subject(key.connection, key.user or "", key.tenant or "", key.account or "")
+        query = subject.where(table.c.requested_scopes_key == scopes_key(key.scopes or ()))
+        async with self._store.read() as db:
+            row = (await db.execute(query)).mappings().one_or_none()
+        return None if row is None else self._open_for(row, key)
+
     async def of_subject(self, connection: str, user: str, tenant: str) -> list[StoredToken]:
         """Return each token of one user, or of one tenant, in a connection, of all accounts and scopes, that opens."""
         own = [table.c.connection_id == connection, table.c.user_id == user]

@@ -50,6 +50,70 @@ def test_prints_the_link(data: Path) -> None:
     assert f"{machine['url']}/wait" == machine["wait_url"]
 
 
+# What routes.yaml has as public_url (None: there is no file), what --url says, and where the link leads.
+PLACES = {
+    "a file with a public URL": ("https://gw.example", None, "https://gw.example/connect/"),
+    "a file without one": ("", None, "http://127.0.0.1:8080/connect/"),
+    "no file": (None, None, "http://127.0.0.1:8080/connect/"),
+    "a file and --url": ("https://gw.example", "https://other.example/", "https://other.example/connect/"),
+}
+
+
+@pytest.mark.parametrize("engine", ["sqlite"])
+@pytest.mark.parametrize("is_named", [True, False], ids=["-c", "in the working directory"])
+@pytest.mark.parametrize(("public_url", "url", "begin"), PLACES.values(), ids=PLACES.keys())
+def test_link_leads_to_the_public_url(
+    data: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    public_url: str | None,
+    url: str | None,
+    begin: str,
+    is_named: bool,
+) -> None:
+    """The link is of the gateway that routes.yaml speaks of, unless --url says another."""
+    elsewhere = data / "elsewhere"
+    elsewhere.mkdir()
+    monkeypatch.chdir(elsewhere if is_named and public_url is not None else data)
+    if public_url is not None:
+        configured(data, public_url)
+    where = ["-c", str(data / "routes.yaml")] if is_named and public_url is not None else []
+    result = run(data, "c", "--user", "ada", "--no-wait", *where, *(["--url", url] if url else []))
+
+    assert result.stdout.startswith(begin), result.output
+
+
+# What stands at the end of -c, the exit code, and what the error speaks of.
+UNUSABLE = {
+    "a file that is not there": (None, 3, "routes.yaml"),
+    "a file that is broken": ("version: 2", 3, "version"),
+    "a public URL that no browser can use": ("http://gw.example", 2, "public_url"),
+}
+
+
+@pytest.mark.parametrize("engine", ["sqlite"])
+@pytest.mark.parametrize(("content", "code", "named"), UNUSABLE.values(), ids=UNUSABLE.keys())
+def test_unusable_file_is_refused_unless_url_is_given(data: Path, content: str | None, code: int, named: str) -> None:
+    """A file that says no usable public URL ends the command before a link is made; with --url it is not read."""
+    if content is not None and content.startswith("http"):
+        configured(data, content)
+    elif content is not None:
+        (data / "routes.yaml").write_text(content)
+    arguments = ("c", "--user", "ada", "--no-wait", "-c", str(data / "routes.yaml"))
+    refused = run(data, *arguments)
+    told = run(data, *arguments, "--url", "https://gw.example")
+
+    assert (code, "") == (refused.exit_code, refused.stdout), refused.output
+    assert named in refused.stderr
+    assert told.stdout.startswith("https://gw.example/connect/"), told.output
+
+
+def configured(data: Path, public_url: str) -> None:
+    """Write a routes.yaml with this public URL, none where it is empty."""
+    traffic = {"bind": "127.0.0.1:0"} | ({"public_url": public_url} if public_url else {})
+    content = {"version": 1, "project": "acme", "listeners": {"traffic": traffic}}
+    (data / "routes.yaml").write_text(json.dumps(content))
+
+
 # What ends each attempt as it begins.
 ENDS = {
     "sqlite": [

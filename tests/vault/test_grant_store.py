@@ -36,9 +36,15 @@ async def provider(place: Town) -> AsyncIterator[Authority]:
         yield made
 
 
-async def connect(place: Town, browser: Browser) -> Page:
-    """Connect ADA's account, up to the page after the callback."""
-    return await browser.answer(await browser.get((await place.link()).url))
+async def connect(place: Town, browser: Browser, *scopes: str) -> Page:
+    """Connect ADA's account, up to the page after the callback; without *scopes*, with those of the connection."""
+    return await browser.answer(await browser.get((await place.link(scopes=scopes)).url))
+
+
+async def rows(place: Town) -> dict[str, tuple[str, str | None]]:
+    """Return account and refresh token of each stored token, by the scopes that it was asked for."""
+    found = [await place.tokens.get(token.id) for token in await place.tokens.list()]
+    return {" ".join(t.requested_scopes): (t.token_sub, t.refresh_token) for t in found if t is not None}
 
 
 async def test_granted_scopes_are_kept_beside_the_asked(place: Town, provider: Authority) -> None:
@@ -111,3 +117,76 @@ async def test_uploaded_token_of_unknown_account_is_replaced(place: Town, provid
         page = await connect(place, browser)
 
     assert "Connected" in page.text
+
+
+@pytest.mark.parametrize("narrowed", [(), ("read", "write")], ids=["no other row", "a newer row granted the same"])
+async def test_refresh_token_stays_when_same_scopes_are_connected_again(
+    place: Town, provider: Authority, narrowed: tuple[str, ...]
+) -> None:
+    """A row keeps a refresh token that is not renewed, also beside a newer one that was granted the row's scopes."""
+    provider.token = {"scope": "read"}
+    async with Browser() as browser:
+        await connect(place, browser, "read")
+        if narrowed:
+            await connect(place, browser, *narrowed)
+        provider.token = {"scope": "read", "refresh_token": None}
+        await connect(place, browser, "read")
+
+    assert ("account-1", "RT-1") == (await rows(place))["read"]
+    assert [] == provider.revoked
+
+
+async def test_no_refresh_token_of_another_row_is_taken_over(place: Town, provider: Authority) -> None:
+    """A first grant of its scopes has no refresh token of its own, whatever a row that was granted these has."""
+    provider.token = {"scope": "read"}
+    async with Browser() as browser:
+        await connect(place, browser, "read", "write")
+        provider.token = {"scope": "read", "refresh_token": None}
+        await connect(place, browser, "read")
+
+    assert {"read write": ("account-1", "RT-1"), "read": ("account-1", None)} == await rows(place)
+
+
+async def test_replaced_grant_is_revoked_when_a_newer_row_was_granted_its_scopes(
+    place: Town, provider: Authority
+) -> None:
+    """The grant of another account that has lost its row is revoked, and no other."""
+    provider.token = {"scope": "read"}
+    async with Browser() as browser:
+        await connect(place, browser, "read")
+        await connect(place, browser, "read", "write")
+        provider.sub = "account-2"
+        await browser.answer(await connect(place, browser, "read"))
+
+    assert {"read": ("account-2", "RT-3"), "read write": ("account-1", "RT-2")} == await rows(place)
+    assert ["RT-1"] == [form["token"] for form in provider.revoked]
+
+
+# Row "read" is account-1's, the newer row "write" account-2's: scopes, account, and whether there is a question.
+ASKED = {
+    "its own account, beside a newer row of another": ("read", "account-1", False),
+    "another account, which has the newest row": ("read", "account-2", True),
+    "the newest row's own account": ("write", "account-2", False),
+    "new scopes, the newest row's account": ("delete", "account-2", False),
+    "new scopes, another account than the newest row's": ("delete", "account-1", True),
+}
+
+
+@pytest.mark.parametrize(("scope", "account", "is_asked"), ASKED.values(), ids=ASKED.keys())
+async def test_question_is_about_the_row_that_would_be_replaced(
+    place: Town, provider: Authority, scope: str, account: str, is_asked: bool
+) -> None:
+    """The account is compared with the one that loses its row; for a new row, with the subject's newest."""
+    async with Browser() as browser:
+        for provider.sub, scopes in (("account-1", "read"), ("account-2", "write")):
+            page = await connect(place, browser, scopes)
+            if "another account" in page.text:
+                await browser.answer(page)
+        before = await rows(place)
+        provider.sub = account
+        page = await connect(place, browser, scope)
+
+    assert {"read": ("account-1", "RT-1"), "write": ("account-2", "RT-2")} == before
+    assert is_asked == ("another account" in page.text)
+    assert (before if is_asked else before | {scope: (account, "RT-3")}) == await rows(place)
+    assert [] == provider.revoked
