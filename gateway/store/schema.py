@@ -80,6 +80,7 @@ tokens = Table(
     Column("granted_scopes", JSON, nullable=False, default=list),
     Column("sealed_access_token", LargeBinary, nullable=True),
     Column("sealed_refresh_token", LargeBinary, nullable=True),
+    Column("sealed_spent", LargeBinary, nullable=True),  # digests of refresh tokens (vault/spent_tokens.py)
     Column("token_type", String(32), nullable=False, default="Bearer"),
     Column("token_sub", String(512), nullable=False, default=""),
     Column("granted_by", String(512), nullable=False, default=""),

@@ -3,7 +3,8 @@ A refresh token that somebody uploads to be verified: exchanged once, by one pro
 
 Rules (contract sections 2 and 11, `verifyRefresh`):
 1. Nothing is written for a refresh token that its provider refuses.
-2. It may be stored already: then its row's own job exchanges it (`refresh.py`), and no second one begins.
+2. It may be stored already: then its row's own job exchanges it (`refresh.py`), and no second one begins. Or its row
+   has spent it, most often for this same upload: then nobody is asked, and the row is the answer.
 3. It may be uploaded twice at once (a client that repeats its request): the first one claims it, in a row of
    `connect_attempts` under a digest of connection and token; others are told to come back. A claim whose holder died
    ends by the clock, after CLAIM_SECONDS: longer than an exchange and its write can take.
@@ -79,10 +80,12 @@ class Adoption:
                 return await self._exchange(draft, connection)
         if not _is_same(holder, draft):
             raise RefreshTokenStored(holder.id)
-        refreshed = await self._refresher.refresh(holder, connection, is_usable=False)
-        if refreshed.token.dead:
+        stored = holder
+        if holder.refresh_token == draft.refresh_token:
+            stored = (await self._refresher.refresh(holder, connection, is_usable=False)).token
+        if stored.dead:
             raise RefreshFailed("invalid_grant", retry_after=RETRY_SECONDS)
-        return refreshed.token
+        return stored
 
     async def _exchange(self, draft: TokenDraft, connection: Connection) -> StoredToken:
         asked, exchange_id = preview(draft, now=self._clock()), self._random_bytes(16).hex()
@@ -95,6 +98,7 @@ class Adoption:
             raise RefreshFailed(error, retry_after=RETRY_SECONDS)
         fresh = replace(
             draft,
+            spent=draft.refresh_token,
             access_token=outcome.access_token,
             refresh_token=outcome.refresh_token or draft.refresh_token,
             token_type=outcome.token_type,
@@ -106,11 +110,11 @@ class Adoption:
         return stored
 
     async def _holder(self, draft: TokenDraft) -> StoredToken | None:
-        """Return the row of the draft's connection, user and tenant that holds its refresh token, if there is one."""
-        for token in await self._tokens.of_subject(draft.connection, draft.user, draft.tenant):
-            if token.refresh_token == draft.refresh_token:
-                return token
-        return None
+        """Return the row of the draft's subject that holds its refresh token, or else that has spent it, or None."""
+        tokens = await self._tokens.of_subject(draft.connection, draft.user, draft.tenant)
+        holding = [token for token in tokens if token.refresh_token == draft.refresh_token]
+        spenders = [token for token in tokens if self._tokens.spent.has(token, draft.refresh_token)]
+        return next(iter([*holding, *sorted(spenders, key=lambda token: not _is_same(token, draft))]), None)
 
     @asynccontextmanager
     async def _claimed(self, draft: TokenDraft) -> AsyncIterator[None]:

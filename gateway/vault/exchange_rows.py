@@ -7,7 +7,8 @@ Rules (threats.md section 2, "Refresh protocol"; `tokens.py` has the rest of the
    while it is under way: one that was given up may still report, unless another began.
 2. Whatever is written ends the lease, and is announced in the same transaction; taking, renewing or releasing a lease
    is no change of the token.
-3. `failing_since` is the time of the first failure without a success after it.
+3. A refresh token that another one replaces is written down as spent in the same statement (`spent_tokens.py`).
+4. `failing_since` is the time of the first failure without a success after it.
 """
 
 from __future__ import annotations
@@ -22,6 +23,8 @@ from gateway.store.engine import Store
 from gateway.store.schema import tokens as table
 from gateway.vault.oauth import Granted
 from gateway.vault.sealing import Binding, Sealer
+from gateway.vault.spent_tokens import COLUMN as SPENT
+from gateway.vault.spent_tokens import SpentTokens
 from gateway.vault.stored_token import ANSWER_LOST, ROTATION_INTERRUPTED, StoredToken
 
 
@@ -31,6 +34,7 @@ class ExchangeRows:
     def __init__(self, store: Store, sealer: Sealer, *, clock: Callable[[], float]) -> None:
         self._store = store
         self._sealer = sealer
+        self._spent = SpentTokens(sealer)
         self._clock = clock
 
     async def lease(self, token: StoredToken, *, owner: str, seconds: float) -> bool:
@@ -113,16 +117,22 @@ class ExchangeRows:
             "failing_since": None,
         }
         if granted.refresh_token is not None:
-            values["sealed_refresh_token"] = self._seal(token, "sealed_refresh_token", granted.refresh_token)
+            values |= self._renewed(token, granted.refresh_token)
         if granted.scopes is not None:
             values["granted_scopes"] = sorted(set(granted.scopes))
         return values
 
     async def store_renewed(self, token: StoredToken, refresh_token: str, *, error: str, owner: str) -> bool:
         """Write the refresh token that came without a usable access token, under the conditions of `store_granted`."""
-        sealed = self._seal(token, "sealed_refresh_token", refresh_token)
-        values: dict[str, object] = {"sealed_refresh_token": sealed, **_failed(error, self._clock())}
+        values = self._renewed(token, refresh_token) | _failed(error, self._clock())
         return await self._swap(token, values, owner=owner, is_new_version=True)
+
+    def _renewed(self, token: StoredToken, refresh_token: str) -> dict[str, object]:
+        """The columns of another refresh token than *token*'s, or of the same one again."""
+        values: dict[str, object] = {"sealed_refresh_token": self._seal(token, "sealed_refresh_token", refresh_token)}
+        if token.refresh_token is not None and token.refresh_token != refresh_token:
+            values[SPENT] = self._spent.sealed(token, token.refresh_token)
+        return values
 
     async def revive(self, token: StoredToken) -> bool:
         """

@@ -26,7 +26,8 @@ class TokenDraft:
     """
     A connection token as somebody hands it in. One of the two secrets is there.
 
-    *expires_at* None: unknown. *granted_scopes* None: those that were asked for.
+    *expires_at* None: unknown. *granted_scopes* None: those that were asked for. *spent*: the refresh token
+    that was exchanged for these.
     """
 
     connection: str
@@ -41,6 +42,7 @@ class TokenDraft:
     token_sub: str = ""
     granted_by: str = ""
     granted_scopes: tuple[str, ...] | None = None
+    spent: str | None = field(default=None, repr=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +72,7 @@ class StoredToken:
     lease_owner: str | None
     lease_until: float | None
     lease_beat: int = 0
+    sealed_spent: bytes | None = field(default=None, repr=False)  # `spent_tokens.py`
 
     @property
     def is_leased(self) -> bool:
@@ -140,4 +143,5 @@ def token_of_row(row: Any, *, access_token: str | None, refresh_token: str | Non
         lease_owner=row["lease_owner"],
         lease_until=row["lease_until"],
         lease_beat=row["lease_beat"],
+        sealed_spent=None if row["sealed_spent"] is None else bytes(row["sealed_spent"]),
     )

@@ -30,7 +30,9 @@ from gateway.store.engine import Store
 from gateway.store.schema import tokens as table
 from gateway.vault.exchange_rows import ExchangeRows
 from gateway.vault.sealing import SealBroken, Sealer
-from gateway.vault.stored_token import StoredToken, TokenDraft, scopes_key, token_of_row
+from gateway.vault.spent_tokens import COLUMN as SPENT
+from gateway.vault.spent_tokens import SpentTokens
+from gateway.vault.stored_token import StoredToken, TokenDraft, preview, scopes_key, token_of_row
 from gateway.vault.token_row import RowSealer, carried_over, created, replaced
 
 CREATION_STEP_SECONDS = (
@@ -46,6 +48,7 @@ class Tokens:
     ) -> None:
         self._store = store
         self._row_sealer = RowSealer(sealer)
+        self.spent = SpentTokens(sealer)
         self._clock = clock
         self._random_bytes = random_bytes
         self.rows = ExchangeRows(store, sealer, clock=clock)
@@ -74,6 +77,10 @@ class Tokens:
         row = (await db.execute(_same_identity(draft))).mappings().one_or_none()
         token_id = row["id"] if row is not None else self._random_bytes(16).hex()
         values: dict[str, Any] = self._row_sealer.seal(token_id, draft) | replaced(draft, now=now)
+        if draft.spent is not None and draft.spent != draft.refresh_token:
+            before = None if row is None else row[SPENT]
+            whose = replace(preview(draft, now=now), id=token_id, sealed_spent=before)
+            values[SPENT] = self.spent.sealed(whose, draft.spent)
         if row is None:
             created_at = await _next_creation(db, draft, now)
             await db.execute(insert(table).values(values | created(draft, token_id=token_id, at=created_at)))

@@ -73,7 +73,8 @@ async def test_failing_tokens_of_the_first_schema_are_dated(database_url: str) -
             await connection.execute(
                 tokens.insert().values(row | {"connection_id": "c", "created_at": 1.0, "updated_at": 7.0})
             )
-        await connection.execute(text("ALTER TABLE tokens DROP COLUMN failing_since"))
+        for column in ("failing_since", "sealed_spent"):
+            await connection.execute(text(f"ALTER TABLE tokens DROP COLUMN {column}"))
         await connection.execute(text("UPDATE alembic_version SET version_num = '0001'"))
     await store.close()
 
@@ -83,6 +84,27 @@ async def test_failing_tokens_of_the_first_schema_are_dated(database_url: str) -
         found = (await connection.execute(select(tokens.c.id, tokens.c.failing_since).order_by(tokens.c.id))).all()
     await store.close()
     assert [("alice", 7.0), ("bob", None)] == [tuple(row) for row in found]
+
+
+async def test_tokens_of_the_second_schema_have_spent_nothing_that_is_known(database_url: str) -> None:
+    """
+    The column of spent refresh tokens is added to the tokens that are there, empty.
+    """
+    store = await Store.open(database_url)
+    async with store.write() as connection:
+        made = {"settings": {}, "created_at": 1.0, "updated_at": 1.0}
+        await connection.execute(connections.insert().values(id="c", owner="api", **made))
+        await connection.execute(tokens.insert().values(id="t", connection_id="c", created_at=1.0, updated_at=7.0))
+        await connection.execute(text("ALTER TABLE tokens DROP COLUMN sealed_spent"))
+        await connection.execute(text("UPDATE alembic_version SET version_num = '0002'"))
+    await store.close()
+
+    store = await Store.open(database_url)
+    async with store.read() as connection:
+        assert [] == await connection.run_sync(_differences)
+        found = (await connection.execute(select(tokens.c.id, tokens.c.sealed_spent))).all()
+    await store.close()
+    assert [("t", None)] == [tuple(row) for row in found]
 
 
 async def test_newer_schema_is_refused(database_url: str, store: Store) -> None:

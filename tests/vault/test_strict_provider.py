@@ -48,3 +48,28 @@ async def test_grant_is_alive_after_rounds_of_concurrent_refresh(
     assert (ROUNDS, 0) == (stats["exchanges"]["refresh_token"], stats["reuse_detected"])
     assert [True] == [grant["alive"] for grant in stats["grants"]]
     assert 200 == await oidc_provider.status_of(newest.access_token)
+
+
+async def test_grant_is_alive_after_uploads_that_are_repeated(house: House, oidc_provider: OidcProviderProcess) -> None:
+    """The refresh token that was exchanged comes again, in each way of uploading it: the provider never sees it."""
+    granted = await oidc_provider.authorize("alice", ["contacts.read"])
+    connection = house.connection(
+        token_url=oidc_provider.token_url,
+        client_id=oidc_provider.client_id,
+        client_secret=oidc_provider.client_secret,
+    )
+    draft = TokenDraft("contacts", "alice", refresh_token=granted["refresh_token"])
+    before = await oidc_provider.stats()
+    async with house.vault() as vault:
+        await vault.connections.create(connection)
+        for _ in range(2):
+            await vault.upload(draft, verify_refresh=True)
+            await vault.upload(draft)
+            await vault.uploads.put_all([draft])
+            await vault.fetch_stored(KEY, force_refresh=True)
+        newest = await vault.fetch(KEY, caller=ANYBODY, credential="")
+
+    stats = await oidc_provider.stats()
+    exchanges = [told["exchanges"].get("refresh_token", 0) for told in (before, stats)]
+    assert (3, before["reuse_detected"]) == (exchanges[1] - exchanges[0], stats["reuse_detected"])
+    assert 200 == await oidc_provider.status_of(newest.access_token)

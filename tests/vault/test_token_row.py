@@ -13,7 +13,7 @@ from gateway.vault.stored_token import TokenDraft
 from gateway.vault.token_row import SECRETS, RowSealer, carried_over, created, replaced
 
 DRAFT = TokenDraft("contacts", "alice", scopes=("b", "a", "b"), access_token="CANARY-access", refresh_token="CANARY-r")
-DEFAULT = {"failing_since", "lease_owner", "lease_until", "lease_beat"}  # null, or the schema's
+DEFAULT = {"sealed_spent", "failing_since", "lease_owner", "lease_until", "lease_beat"}  # null, or the schema's
 
 
 @pytest.fixture

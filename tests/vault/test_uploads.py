@@ -212,7 +212,7 @@ async def test_batch_races_with_a_refresh(house: House, vault: Vault, is_same: b
 async def test_lease_between_the_read_and_the_write_counts(house: House, vault: Vault) -> None:
     """A lease needs no lock of the database: taken while a batch is written, its exchange is not discarded."""
     token = await vault.tokens.put(GRANT)
-    batch = _Batch([GRANT], vault.uploads._sealer)
+    batch = _Batch([GRANT], vault.uploads._sealer, vault.tokens.spent)
     async with house.vault() as other, vault.uploads._store.write() as db:
         rows = await _rows_of(db, [GRANT])
         await batch.prepare(rows, ["unused"])
