@@ -35,7 +35,7 @@ from gateway.vault.authorization import (
     read_answer,
     uses_pkce,
 )
-from gateway.vault.code_exchange import EXCHANGE_SECONDS, CodeExchange, CodeRefused, GrantUnusable, Held
+from gateway.vault.code_exchange import CodeExchange, CodeRefused, GrantUnusable, Held
 from gateway.vault.connection import Connection, check
 from gateway.vault.connections import Connections
 from gateway.vault.discovery import Discovery, DiscoveryFailed, Provider, is_endpoint
@@ -49,6 +49,9 @@ from gateway.vault.revocation import Revocation
 from gateway.vault.sealing import Sealer
 from gateway.vault.settlement import FAILED, Settlement, held_of
 from gateway.vault.tokens import Tokens
+
+# How long a stop waits for an attempt: metadata 20 s, the code 15, the account 10, revocations 20, and the writes.
+CLOSE_SECONDS = 75.0
 
 T = TypeVar("T")
 
@@ -134,8 +137,10 @@ class Connecting:
             allow_http=self._allow_http,
         )
 
-    async def close(self, *, grace_seconds: float = EXCHANGE_SECONDS) -> None:
-        """Wait for the exchanges under way, at most *grace_seconds*."""
+    async def close(self, *, grace_seconds: float = CLOSE_SECONDS) -> None:
+        """Wait for the exchanges under way, at most *grace_seconds*: longer than one with its account may take."""
+        if count := len(self._jobs):
+            log.info("waiting_for_connecting", count=count, at_most_seconds=grace_seconds)
         await self._jobs.close(grace_seconds=grace_seconds)
 
     # --- our page --------------------------------------------------------------------------------------------------

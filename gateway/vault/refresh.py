@@ -123,6 +123,8 @@ class Refresher:
         )
         self._flights: dict[tuple[str, int, bool], asyncio.Task[Refreshed]] = {}
         self._jobs = Jobs("token-refresh", expected=(RefreshFailed, TokenGone, SealBroken))
+        self._renewals = Jobs("lease-renewal", expected=())
+        self._is_closing = False
         self._backoffs = Backoffs(clock, random_bytes)
 
     async def refresh(
@@ -174,8 +176,12 @@ class Refresher:
         self._backoffs.forget_connection(connection_id)
 
     async def close(self) -> None:
-        """Wait for the jobs under way, at most `close_seconds`; an exchange cut short then counts as a lost answer."""
+        """Begin no more exchanges, and wait for those under way: at most `close_seconds`, which is longer than one."""
+        self._is_closing = True
+        if count := len(self._jobs):
+            log.info("waiting_for_exchanges", count=count, at_most_seconds=self._timing.close_seconds)
         await self._jobs.close(grace_seconds=self._timing.close_seconds)
+        await self._renewals.close(grace_seconds=self._timing.renew_seconds)
 
     # --- the job ---------------------------------------------------------------------------------------------------
 
@@ -184,17 +190,14 @@ class Refresher:
         row, is_mine = await self._lease(token, connection, owner=owner, is_usable=is_usable)
         if not is_mine:
             return Refreshed(row, is_exchanged=False)
-        async with held(self._tokens, row, owner=owner, timing=self._timing, jobs=self._jobs):
+        async with held(self._tokens, row, owner=owner, timing=self._timing, jobs=self._renewals):
             outcome = settle(connection, await self.exchanges.ask(connection, row, exchange_id=owner))
             if isinstance(outcome, Granted):
                 return await self._settle_granted(row, outcome, connection, owner=owner)
             if isinstance(outcome, GrantRefused) and row.refresh_token is not None:
                 return await self._settle_refused(row, owner=owner)
-            failed = (
-                outcome
-                if isinstance(outcome, ExchangeFailed)
-                else ExchangeFailed("invalid_grant", is_outcome_unknown=False)
-            )
+            refused = ExchangeFailed("invalid_grant", is_outcome_unknown=False)
+            failed = outcome if isinstance(outcome, ExchangeFailed) else refused
             return await self._settle_failed(row, failed, connection, owner=owner)
 
     async def _lease(
@@ -206,6 +209,8 @@ class Refresher:
             row = await self._tokens.get(seen.id)
             if row is None:
                 raise TokenGone
+            if self._is_closing:  # `close` waits for an exchange that had begun before
+                raise RefreshFailed("shutting_down", retry_after=1)
             if row.version != seen.version or row.dead or not can_exchange(connection, row):
                 return row, False
             if row.is_leased and self._watch.look(row) < timing.lease_seconds:

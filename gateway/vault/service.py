@@ -16,6 +16,7 @@ Rules (descope-contract.md section 11; DESIGN sections 2 and 7):
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
@@ -121,8 +122,7 @@ class Vault:
 
     async def close(self) -> None:
         """Begin no more refreshes ahead of expiry, and let the exchanges under way finish."""
-        await self._ahead.close()
-        await self._refresher.close()
+        await asyncio.gather(self._ahead.close(), self._refresher.close())
 
     def give_back_with(self, give_back: GiveBack) -> None:
         """Have grants revoked with *give_back* that were refreshed while somebody deleted their token."""

@@ -6,6 +6,7 @@ import asyncio
 import stat
 
 import pytest
+from structlog.testing import capture_logs
 
 from gateway.errors import ConnectionRequired, TokenServiceUnavailable
 from gateway.models import ConnectionToken
@@ -97,6 +98,50 @@ async def test_close_lets_an_exchange_finish(house: House, vault: Vault) -> None
     assert stored is not None
     assert "AT-alice-1" == stored.access_token
     await caller
+
+
+async def test_close_tells_what_it_waits_for(house: House, vault: Vault) -> None:
+    """The log says how many exchanges a stop waits for; lease renewals are none."""
+    for user in ("alice", "bob"):
+        await house.grant(vault, user=user, seconds=-1.0)
+    house.provider.gate = asyncio.Event()
+    callers = []
+    for user in ("alice", "bob"):
+        house.provider.entered.clear()
+        callers.append(asyncio.create_task(vault.fetch_stored(KEY._replace(user=user))))
+        await house.provider.entered.wait()
+
+    with capture_logs() as logs:
+        closing = asyncio.create_task(vault.close())
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        house.provider.gate.set()
+        await asyncio.gather(closing, *callers)
+
+    assert [2] == [line["count"] for line in logs if line["event"] == "waiting_for_exchanges"]
+
+
+async def test_no_exchange_begins_while_closing(house: House, vault: Vault) -> None:
+    """A job that waits for another process' exchange when the stop comes ends without one of its own."""
+    await house.grant(vault)
+    rejected = await fetch(vault)
+    house.provider.gate = asyncio.Event()
+    house.provider.fault = 503
+    async with house.vault() as other:
+        holder = asyncio.create_task(replace(other, rejected))
+        await house.provider.entered.wait()
+        waiter = asyncio.create_task(replace(vault, rejected))
+        await asyncio.sleep(QUICK.poll_seconds * 5)
+
+        await vault.close()
+        with pytest.raises(TokenServiceUnavailable):
+            await waiter
+        assert not holder.done()
+        house.provider.gate.set()
+        with pytest.raises(TokenServiceUnavailable):
+            await holder
+
+    assert ["RT-alice-0"] == house.provider.exchanges
 
 
 async def test_new_refresh_token_is_stored_before_the_access_token_is_handed_out(house: House, vault: Vault) -> None:
