@@ -125,7 +125,7 @@ async def open_vault(
         metrics = VaultMetrics(
             store,
             vault.connections,
-            counts=vault.refresh_counts,
+            counts=vault.exchange_counts,
             clock=clock,
             monotonic=monotonic,
             renews_itself=is_minted,
@@ -146,6 +146,7 @@ async def open_vault(
             clock=clock,
             random_bytes=random_bytes,
             record=record,
+            counts=vault.exchange_counts,
         )
         vault.removal.forget = connecting.forget
         opening.push_async_callback(connecting.close)

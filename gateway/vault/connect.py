@@ -17,6 +17,7 @@ Who may begin, and where the browser ends: `links.py`. States and bounds: `attem
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import Callable, Coroutine, Iterable
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
@@ -87,11 +88,13 @@ class Connecting:
         clock: Callable[[], float],
         random_bytes: Callable[[int], bytes],
         record: Record,
+        counts: Counter[str],
     ) -> None:
         """
         *base_url* gives the traffic listener's public URL, without a trailing slash: never made of a request's Host.
 
         *redirect_urls* are where a browser may be sent in the end, each compared exactly.
+        *counts* are this process' exchanges by outcome.
         """
         self._connections = connections
         self._tokens = tokens
@@ -100,7 +103,7 @@ class Connecting:
         self._allow_http = allow_http
         self._random_bytes = random_bytes
         self._attempts = Attempts(store, sealer, clock=clock, random_bytes=random_bytes)
-        self._codes = CodeExchange(client, clock=clock, random_bytes=random_bytes, record=record)
+        self._codes = CodeExchange(client, clock=clock, random_bytes=random_bytes, record=record, counts=counts)
         self._grants = GrantStore(tokens, revocation)
         self._jobs = Jobs("connect-step", expected=(ConnectStopped,))
         self._settlement = Settlement(

@@ -57,6 +57,7 @@ from gateway.vault.tokens import Tokens
 PERSIST_SECONDS = 600.0  # how long an answer that cannot be written is kept and tried again
 PERSIST_FIRST_SECONDS = 0.05
 PERSIST_MAX_SECONDS = 5.0
+IN_PROGRESS = "in_progress"  # the error of a caller who has waited enough
 RECOVER_SECONDS = 5.0  # how long a start waits for answers of an earlier process to be stored
 
 T = TypeVar("T")
@@ -229,7 +230,7 @@ class Refresher:
                 raise RefreshFailed(row.last_refresh_error, retry_after=int(BACKOFF_FIRST_SECONDS))
             if await self._tokens.rows.lease(row, owner=owner, seconds=timing.lease_seconds):
                 return row, True
-        raise RefreshFailed("in_progress", retry_after=1)
+        raise RefreshFailed(IN_PROGRESS, retry_after=1)
 
     async def _give_up(self, row: StoredToken, *, heir: str | None) -> bool:
         if not await self._tokens.rows.give_up(row, heir=heir, seconds=self._timing.lease_seconds):
@@ -255,12 +256,12 @@ class Refresher:
         if is_written:
             self.exchanges.ended(row, granted, exchange_id=owner, stored=True)
             return Refreshed(await self._read_again(row), is_exchanged=True)
-        self.counts["late_answer"] += 1
         log.warning("refresh_answer_too_late", token=row.id, connection=row.connection)
         try:
             refreshed = await self._rescue(row, granted)
         except TokenGone:
             # Whoever deleted the token had it revoked by what was stored then: the provider has moved on since.
+            self.counts["late_answer"] += 1
             self.exchanges.ended(row, granted, exchange_id=owner, stored=False)
             if self.give_back is not None and connection is not None:
                 await self.give_back(
@@ -268,6 +269,7 @@ class Refresher:
                 )
             raise
         is_stored = refreshed.token.refresh_token == granted.refresh_token is not None
+        self.counts["late_answer"] += not is_stored
         self.exchanges.ended(
             row, granted, exchange_id=owner, stored=is_stored, error=refreshed.token.last_refresh_error
         )
@@ -392,7 +394,7 @@ class Refresher:
         # asyncio.wait neither cancels the task when the caller is cancelled, nor when the time is over.
         done, _ = await asyncio.wait({task}, timeout=seconds)
         if not done:
-            raise RefreshFailed("in_progress", retry_after=1)
+            raise RefreshFailed(IN_PROGRESS, retry_after=1)
         if task.cancelled():
             raise RefreshFailed("shutting_down", retry_after=1)
         return task.result()
