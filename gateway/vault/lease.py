@@ -57,6 +57,10 @@ class Timing:
     usable_wait_seconds: float = 5.0
 
 
+# For who waits to the end, an operator's command: another process' exchange, its lease should it die, and one more.
+PATIENT = Timing(wait_seconds=200.0)
+
+
 class _Look(NamedTuple):
     owner: str | None
     beat: int
