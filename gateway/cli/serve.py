@@ -154,7 +154,8 @@ async def _serve(configuration: Configuration, data: Path) -> None:
     )
     await stop.wait()
     for number in (signal.SIGTERM, signal.SIGINT):
-        loop.remove_signal_handler(number)  # the next one ends the process at once
+        loop.remove_signal_handler(number)
+        signal.signal(number, signal.SIG_DFL)  # the next one ends the process at once: no KeyboardInterrupt, no cleanup
     log.info("draining", seconds=configuration.drain_seconds)
     await gateway.stop()
     log.info("stopped")

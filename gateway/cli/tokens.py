@@ -5,8 +5,10 @@ Rules:
 1. Data on stdout, talk on stderr. Tokens are masked unless --reveal: only that, `refresh` and `rm` need the sealing
    key.
 2. `refresh` asks the provider as a gateway would: beside a gateway that serves, there still is one exchange at a time.
+   It waits for the exchange to end, and says that a token is newer only where one came.
 3. `rm` revokes at the provider where that can be done, and deletes in any case.
-4. Exit codes: 0 done, 1 the database failed, 2 usage, 4 no such token or not connected, 6 the provider failed.
+4. Exit codes: 0 done, 1 the database failed or there is nothing to refresh with, 2 usage, 4 no such token or not
+   connected, 6 the provider failed.
 """
 
 from __future__ import annotations
@@ -25,6 +27,8 @@ from gateway.cli.data import EXIT_NOT_FOUND, data_option, echo_header, open_stor
 from gateway.cli.vault import EXIT_UPSTREAM, changing, egress_of, open_vault, operator
 from gateway.errors import ConnectionRequired, TokenServiceUnavailable
 from gateway.models import Egress, TokenKey
+from gateway.vault.grants import can_exchange
+from gateway.vault.lease import PATIENT, Timing
 from gateway.vault.record import conclude, whose
 from gateway.vault.removal import Removed
 from gateway.vault.sealing import SealBroken, Sealer, SealingKey
@@ -59,7 +63,10 @@ def list_tokens(connection: str | None, user: str | None, as_json: bool, data: P
     for token in found:
         subject = " in ".join(filter(None, (token.user, token.tenant)))
         scopes = " ".join(token.granted_scopes) or "-"
-        click.echo("\t".join((token.id, token.connection, subject, token.account or "-", scopes, _state(token, now))))
+        state = _state(token, now)
+        if token.last_refresh_error and not token.dead:
+            state += f", failing ({token.last_refresh_error})"
+        click.echo("\t".join((token.id, token.connection, subject, token.account or "-", scopes, state)))
 
 
 @tokens.command("show")
@@ -107,26 +114,8 @@ def show_token(token_id: str, reveal: bool, as_json: bool, data: Path) -> None:
 def refresh_token(token_id: str, as_json: bool, config_file: Path, data: Path) -> None:
     """Ask the provider for a newer token now, also of a grant that was called dead."""
 
-    async def refresh() -> StoredToken:
-        async with open_vault(data, egress_of(config_file)) as vault:
-            token = await vault.tokens.get(token_id)
-            if token is None:
-                raise _not_found(token_id)
-            key = TokenKey(
-                connection=token.connection,
-                user=token.user or None,
-                tenant=token.tenant or None,
-                scopes=token.requested_scopes,
-                account=token.account or None,
-            )
-            await vault.revive(token_id)
-            refreshed, _ = await vault.fetch_stored(key, force_refresh=True)
-            if refreshed.id != token_id:
-                raise click.ClickException("a newer token with these scopes is served instead; remove this one")
-            return refreshed
-
     try:
-        token = run(refresh())
+        token = run(refreshed(token_id, data, egress_of(config_file)))
     except ConnectionRequired as exc:
         click.echo(f"Error: {exc.detail}", err=True)
         raise click.exceptions.Exit(EXIT_NOT_FOUND) from exc
@@ -172,6 +161,36 @@ def remove_tokens(
     missing = [token_id for token_id, each in zip(token_ids, removed, strict=False) if not each.deleted]
     if missing:
         raise _not_found(missing[0])
+
+
+async def refreshed(token_id: str, data: Path, egress: Egress, *, timing: Timing = PATIENT) -> StoredToken:
+    """
+    Refresh the token of this id, and return its row: where no newer token came, `last_refresh_error` says why.
+
+    Raises:
+        click.ClickException, click.exceptions.Exit: there is no such token, or none that can be refreshed.
+        ConnectionRequired, TokenServiceUnavailable: there is no token that still serves, either.
+    """
+    async with open_vault(data, egress, timing=timing) as vault:
+        token = await vault.tokens.get(token_id)
+        if token is None:
+            raise _not_found(token_id)
+        connection = await vault.connections.load(token.connection)
+        if connection is not None and token.is_valid(time.time()) and not can_exchange(connection, token):
+            lacking = "it has no refresh token" if token.refresh_token is None else "its connection has no token URL"
+            raise click.ClickException(f"the token {token_id} cannot be refreshed: {lacking}")
+        key = TokenKey(
+            connection=token.connection,
+            user=token.user or None,
+            tenant=token.tenant or None,
+            scopes=token.requested_scopes,
+            account=token.account or None,
+        )
+        await vault.revive(token_id)
+        newer, _ = await vault.fetch_stored(key, force_refresh=True)
+        if newer.id != token_id:
+            raise click.ClickException("a newer token with these scopes is served instead; remove this one")
+        return newer
 
 
 async def _read(data: Path, *, connection: str | None = None, user: str | None = None) -> list[StoredToken]:

@@ -33,6 +33,7 @@ from gateway.vault.discovery import Discovery
 from gateway.vault.grant_store import GrantStore
 from gateway.vault.jobs import Jobs
 from gateway.vault.key_ring import SealingRing
+from gateway.vault.lease import Timing
 from gateway.vault.record import Record, conclude
 from gateway.vault.recovery import RECOVERY_DIRECTORY, Recovery
 from gateway.vault.revocation import Revocation
@@ -95,9 +96,9 @@ def open_record(data: Path) -> Iterator[EventLog]:
 
 
 @asynccontextmanager
-async def open_vault(data: Path, egress: Egress) -> AsyncIterator[Vault]:
+async def open_vault(data: Path, egress: Egress, *, timing: Timing | None = None) -> AsyncIterator[Vault]:
     """
-    Open the vault of *data* and its record; no jobs run in its background.
+    Open the vault of *data* and its record; no jobs run in its background. Its end waits for exchanges under way.
 
     Raises:
         click.ClickException: its database, sealing key or record cannot be used; ends the command with exit code 1.
@@ -111,6 +112,7 @@ async def open_vault(data: Path, egress: Egress) -> AsyncIterator[Vault]:
                 client,
                 clock=time.time,
                 random_bytes=os.urandom,
+                timing=timing,
                 discovery=discovery,
                 record=record,
                 recovery=Recovery(data / RECOVERY_DIRECTORY, sealer),

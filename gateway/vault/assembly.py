@@ -9,6 +9,7 @@ Rules:
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
@@ -63,7 +64,8 @@ class OpenVault:
     _owned: AsyncExitStack
 
     async def close(self) -> None:
-        """End what is under way and close everything."""
+        """End what is under way, all at once, and close everything."""
+        await asyncio.gather(self.connecting.close(), self.vault.close())
         await self._owned.aclose()
 
 
@@ -123,7 +125,7 @@ async def open_vault(
         metrics = VaultMetrics(
             store,
             vault.connections,
-            counts=vault.refresh_counts,
+            counts=vault.exchange_counts,
             clock=clock,
             monotonic=monotonic,
             renews_itself=is_minted,
@@ -144,6 +146,7 @@ async def open_vault(
             clock=clock,
             random_bytes=random_bytes,
             record=record,
+            counts=vault.exchange_counts,
         )
         vault.removal.forget = connecting.forget
         opening.push_async_callback(connecting.close)

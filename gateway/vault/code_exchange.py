@@ -9,6 +9,7 @@ Rules:
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
@@ -58,7 +59,7 @@ class Held:
 
 
 class CodeExchange:
-    """Redeems codes."""
+    """Redeems codes. *counts* are this process' exchanges by outcome."""
 
     def __init__(
         self,
@@ -67,7 +68,9 @@ class CodeExchange:
         clock: Callable[[], float],
         random_bytes: Callable[[int], bytes],
         record: Record,
+        counts: Counter[str],
     ) -> None:
+        self._counts = counts
         self._client = client
         self._accounts = Accounts(client)
         self._record = record
@@ -86,6 +89,7 @@ class CodeExchange:
         try:
             self._record("exchange_intent", **about)
         except RecordUnavailable:
+            self._counts["record_unavailable"] += 1
             raise CodeRefused("record_unavailable") from None
         outcome = "cut_short"
         try:
@@ -95,6 +99,7 @@ class CodeExchange:
             outcome = exc.error
             raise
         finally:
+            self._counts[outcome] += 1
             conclude(self._record, "exchange_outcome", **about, outcome=outcome)
         held = _held(granted)
         try:
@@ -121,7 +126,7 @@ class CodeExchange:
                 max_bytes=MAX_ANSWER_BYTES,
             )
         except KeyUnusable:
-            raise CodeRefused("key_unusable") from None
+            raise CodeRefused("client_key_unusable") from None
         except OutboundError as exc:
             raise CodeRefused(exc.reason) from exc
         outcome = read_token_answer(answer.status, answer.body, now=self._clock(), quirks=connection.quirks)

@@ -17,6 +17,7 @@ Who may begin, and where the browser ends: `links.py`. States and bounds: `attem
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import Callable, Coroutine, Iterable
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
@@ -35,7 +36,7 @@ from gateway.vault.authorization import (
     read_answer,
     uses_pkce,
 )
-from gateway.vault.code_exchange import EXCHANGE_SECONDS, CodeExchange, CodeRefused, GrantUnusable, Held
+from gateway.vault.code_exchange import CodeExchange, CodeRefused, GrantUnusable, Held
 from gateway.vault.connection import Connection, check
 from gateway.vault.connections import Connections
 from gateway.vault.discovery import Discovery, DiscoveryFailed, Provider, is_endpoint
@@ -49,6 +50,9 @@ from gateway.vault.revocation import Revocation
 from gateway.vault.sealing import Sealer
 from gateway.vault.settlement import FAILED, Settlement, held_of
 from gateway.vault.tokens import Tokens
+
+# How long a stop waits for an attempt: metadata 20 s, the code 15, the account 10, revocations 20, and the writes.
+CLOSE_SECONDS = 75.0
 
 T = TypeVar("T")
 
@@ -84,11 +88,13 @@ class Connecting:
         clock: Callable[[], float],
         random_bytes: Callable[[int], bytes],
         record: Record,
+        counts: Counter[str],
     ) -> None:
         """
         *base_url* gives the traffic listener's public URL, without a trailing slash: never made of a request's Host.
 
         *redirect_urls* are where a browser may be sent in the end, each compared exactly.
+        *counts* are this process' exchanges by outcome.
         """
         self._connections = connections
         self._tokens = tokens
@@ -97,7 +103,7 @@ class Connecting:
         self._allow_http = allow_http
         self._random_bytes = random_bytes
         self._attempts = Attempts(store, sealer, clock=clock, random_bytes=random_bytes)
-        self._codes = CodeExchange(client, clock=clock, random_bytes=random_bytes, record=record)
+        self._codes = CodeExchange(client, clock=clock, random_bytes=random_bytes, record=record, counts=counts)
         self._grants = GrantStore(tokens, revocation)
         self._jobs = Jobs("connect-step", expected=(ConnectStopped,))
         self._settlement = Settlement(
@@ -134,8 +140,10 @@ class Connecting:
             allow_http=self._allow_http,
         )
 
-    async def close(self, *, grace_seconds: float = EXCHANGE_SECONDS) -> None:
-        """Wait for the exchanges under way, at most *grace_seconds*."""
+    async def close(self, *, grace_seconds: float = CLOSE_SECONDS) -> None:
+        """Wait for the exchanges under way, at most *grace_seconds*: longer than one with its account may take."""
+        if count := len(self._jobs):
+            log.info("waiting_for_connecting", count=count, at_most_seconds=grace_seconds)
         await self._jobs.close(grace_seconds=grace_seconds)
 
     # --- our page --------------------------------------------------------------------------------------------------

@@ -5,7 +5,7 @@ Rules:
 1. A job runs in a task of its own, which `Jobs` owns until it ends. A caller who is cancelled, or stops waiting,
    changes nothing for it.
 2. Everybody who asked may have gone: an error that nobody expects is then told in the log, by its class.
-3. `close` waits for the jobs under way, for a bounded time, and then ends them.
+3. `close` waits for the jobs under way and for those that they begin, for a bounded time, and then ends them.
 """
 
 from __future__ import annotations
@@ -37,11 +37,19 @@ class Jobs:
         task.add_done_callback(self._ended)
         return task
 
+    def __len__(self) -> int:
+        """How many jobs are under way."""
+        return len(self._tasks)
+
     async def close(self, *, grace_seconds: float) -> None:
         """Wait for the jobs under way, at most *grace_seconds*; those that last longer are cancelled."""
-        if not self._tasks:
-            return
-        _, late = await asyncio.wait(self._tasks, timeout=grace_seconds)
+        now = asyncio.get_running_loop().time
+        until = now() + grace_seconds
+        while self._tasks and (left := until - now()) > 0:
+            await asyncio.wait(set(self._tasks), timeout=left)
+        late = set(self._tasks)
+        if late:
+            log.warning("jobs_cut", job=self._name, count=len(late))
         for task in late:
             task.cancel()
             with suppress(asyncio.CancelledError, Exception):

@@ -42,18 +42,23 @@ class Timing:
     How long everything about a refresh may take, in seconds.
 
     *exchange*: a provider's answer; long, because what is cut short is lost, and nobody waits for it by need. *close*:
-    how long a process that stops waits for exchanges under way. *lease*: how long a holder may be silent, four or five
+    how long a process that stops waits for exchanges under way: the provider's metadata, its answer, and the write, so
+    that no stop cuts one. *lease*: how long a holder may be silent, four or five
     renewals of it. *wait*: how long a caller without a usable token waits; longer than a lease, so that one call lives
     through a takeover. *usable_wait*: how long one with a usable token waits before that is served.
     """
 
     exchange_seconds: float = 60.0
-    close_seconds: float = 20.0
+    close_seconds: float = 90.0
     lease_seconds: float = 15.0
     renew_seconds: float = 3.0
     poll_seconds: float = 0.1
     wait_seconds: float = 25.0
     usable_wait_seconds: float = 5.0
+
+
+# For who waits to the end, an operator's command: another process' exchange, its lease should it die, and one more.
+PATIENT = Timing(wait_seconds=200.0)
 
 
 class _Look(NamedTuple):

@@ -40,7 +40,7 @@ MAX_OUTCOMES = 50  # there are about 20; a word that some later code makes of an
 OTHER = "other"
 
 # What the refresher counts beside the outcomes of exchanges.
-FAULTS = ("lease_ran_out", "late_answer", "answer_lost", "grant_dead")
+FAULTS = ("lease_ran_out", "late_answer", "answer_rescued", "answer_lost", "grant_dead")
 STATES = ("active", "failing", "expired", "dead")
 
 log = structlog.get_logger()
@@ -59,7 +59,7 @@ class VaultMetrics(Collector):
     """
     The vault's metrics, to be registered with the process' registry. Owns one task between `start` and `close`.
 
-    *counts* are the refresher's own (outcomes of exchanges and FAULTS); *renews_itself* tells of a connection that its
+    *counts* are exchanges by outcome, codes among them, and FAULTS; *renews_itself* tells of a connection that its
     tokens need no refresh token.
     """
 

@@ -57,6 +57,7 @@ from gateway.vault.tokens import Tokens
 PERSIST_SECONDS = 600.0  # how long an answer that cannot be written is kept and tried again
 PERSIST_FIRST_SECONDS = 0.05
 PERSIST_MAX_SECONDS = 5.0
+IN_PROGRESS = "in_progress"  # the error of a caller who has waited enough
 RECOVER_SECONDS = 5.0  # how long a start waits for answers of an earlier process to be stored
 
 T = TypeVar("T")
@@ -123,6 +124,8 @@ class Refresher:
         )
         self._flights: dict[tuple[str, int, bool], asyncio.Task[Refreshed]] = {}
         self._jobs = Jobs("token-refresh", expected=(RefreshFailed, TokenGone, SealBroken))
+        self._renewals = Jobs("lease-renewal", expected=())
+        self._is_closing = False
         self._backoffs = Backoffs(clock, random_bytes)
 
     async def refresh(
@@ -174,8 +177,12 @@ class Refresher:
         self._backoffs.forget_connection(connection_id)
 
     async def close(self) -> None:
-        """Wait for the jobs under way, at most `close_seconds`; an exchange cut short then counts as a lost answer."""
+        """Begin no more exchanges, and wait for those under way: at most `close_seconds`, which is longer than one."""
+        self._is_closing = True
+        if count := len(self._jobs):
+            log.info("waiting_for_exchanges", count=count, at_most_seconds=self._timing.close_seconds)
         await self._jobs.close(grace_seconds=self._timing.close_seconds)
+        await self._renewals.close(grace_seconds=self._timing.renew_seconds)
 
     # --- the job ---------------------------------------------------------------------------------------------------
 
@@ -184,17 +191,14 @@ class Refresher:
         row, is_mine = await self._lease(token, connection, owner=owner, is_usable=is_usable)
         if not is_mine:
             return Refreshed(row, is_exchanged=False)
-        async with held(self._tokens, row, owner=owner, timing=self._timing, jobs=self._jobs):
+        async with held(self._tokens, row, owner=owner, timing=self._timing, jobs=self._renewals):
             outcome = settle(connection, await self.exchanges.ask(connection, row, exchange_id=owner))
             if isinstance(outcome, Granted):
                 return await self._settle_granted(row, outcome, connection, owner=owner)
             if isinstance(outcome, GrantRefused) and row.refresh_token is not None:
                 return await self._settle_refused(row, owner=owner)
-            failed = (
-                outcome
-                if isinstance(outcome, ExchangeFailed)
-                else ExchangeFailed("invalid_grant", is_outcome_unknown=False)
-            )
+            refused = ExchangeFailed("invalid_grant", is_outcome_unknown=False)
+            failed = outcome if isinstance(outcome, ExchangeFailed) else refused
             return await self._settle_failed(row, failed, connection, owner=owner)
 
     async def _lease(
@@ -206,6 +210,8 @@ class Refresher:
             row = await self._tokens.get(seen.id)
             if row is None:
                 raise TokenGone
+            if self._is_closing:  # `close` waits for an exchange that had begun before
+                raise RefreshFailed("shutting_down", retry_after=1)
             if row.version != seen.version or row.dead or not can_exchange(connection, row):
                 return row, False
             if row.is_leased and self._watch.look(row) < timing.lease_seconds:
@@ -224,7 +230,7 @@ class Refresher:
                 raise RefreshFailed(row.last_refresh_error, retry_after=int(BACKOFF_FIRST_SECONDS))
             if await self._tokens.rows.lease(row, owner=owner, seconds=timing.lease_seconds):
                 return row, True
-        raise RefreshFailed("in_progress", retry_after=1)
+        raise RefreshFailed(IN_PROGRESS, retry_after=1)
 
     async def _give_up(self, row: StoredToken, *, heir: str | None) -> bool:
         if not await self._tokens.rows.give_up(row, heir=heir, seconds=self._timing.lease_seconds):
@@ -250,12 +256,12 @@ class Refresher:
         if is_written:
             self.exchanges.ended(row, granted, exchange_id=owner, stored=True)
             return Refreshed(await self._read_again(row), is_exchanged=True)
-        self.counts["late_answer"] += 1
         log.warning("refresh_answer_too_late", token=row.id, connection=row.connection)
         try:
             refreshed = await self._rescue(row, granted)
         except TokenGone:
             # Whoever deleted the token had it revoked by what was stored then: the provider has moved on since.
+            self.counts["late_answer"] += 1
             self.exchanges.ended(row, granted, exchange_id=owner, stored=False)
             if self.give_back is not None and connection is not None:
                 await self.give_back(
@@ -263,6 +269,7 @@ class Refresher:
                 )
             raise
         is_stored = refreshed.token.refresh_token == granted.refresh_token is not None
+        self.counts["late_answer"] += not is_stored
         self.exchanges.ended(
             row, granted, exchange_id=owner, stored=is_stored, error=refreshed.token.last_refresh_error
         )
@@ -387,7 +394,7 @@ class Refresher:
         # asyncio.wait neither cancels the task when the caller is cancelled, nor when the time is over.
         done, _ = await asyncio.wait({task}, timeout=seconds)
         if not done:
-            raise RefreshFailed("in_progress", retry_after=1)
+            raise RefreshFailed(IN_PROGRESS, retry_after=1)
         if task.cancelled():
             raise RefreshFailed("shutting_down", retry_after=1)
         return task.result()

@@ -16,8 +16,10 @@ Rules (descope-contract.md section 11; DESIGN sections 2 and 7):
 
 from __future__ import annotations
 
+import asyncio
 import time
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections import Counter
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import replace
 
@@ -39,7 +41,7 @@ from gateway.vault.key_census import check_keys
 from gateway.vault.lease import Timing
 from gateway.vault.record import Record, to_log
 from gateway.vault.recovery import Recovery
-from gateway.vault.refresh import GiveBack, Refresher, RefreshFailed, TokenGone
+from gateway.vault.refresh import IN_PROGRESS, GiveBack, Refresher, RefreshFailed, TokenGone
 from gateway.vault.removal import Removal
 from gateway.vault.sealing import SealBroken, Sealer
 from gateway.vault.stored_token import ANSWER_LOST, StoredToken, TokenDraft
@@ -47,6 +49,7 @@ from gateway.vault.tokens import Tokens
 from gateway.vault.uploads import Uploads
 
 DATABASE_FAILED = "database_failed"  # what an answer says whose token could not even be leased
+REFRESH_IN_PROGRESS = "refresh_in_progress"  # what an answer says whose caller has waited enough: the job goes on
 RETRY_SECONDS = 5  # how soon a token that could not be refreshed, or a database that failed, is worth another look
 
 log = structlog.get_logger()
@@ -121,15 +124,14 @@ class Vault:
 
     async def close(self) -> None:
         """Begin no more refreshes ahead of expiry, and let the exchanges under way finish."""
-        await self._ahead.close()
-        await self._refresher.close()
+        await asyncio.gather(self._ahead.close(), self._refresher.close())
 
     def give_back_with(self, give_back: GiveBack) -> None:
         """Have grants revoked with *give_back* that were refreshed while somebody deleted their token."""
         self._refresher.give_back = give_back
 
     @property
-    def refresh_counts(self) -> Mapping[str, int]:
+    def exchange_counts(self) -> Counter[str]:
         """How often each outcome of an exchange came to this process, and what went wrong around them."""
         return self._refresher.counts
 
@@ -261,10 +263,10 @@ class Vault:
                 raise
             log.warning("refresh_not_begun", token=token.id, connection=connection.id, error=type(exc).__name__)
             return replace(token, last_refresh_error=DATABASE_FAILED), False
-        except RefreshFailed:
+        except RefreshFailed as exc:
             now = await self.tokens.get(token.id)
             if now is not None and not now.dead and now.is_valid(self._clock()):
-                return now, False
+                return now if now.version != token.version else _not_newer(now, exc), False
             raise
         return self._usable(refreshed.token, connection), refreshed.is_exchanged
 
@@ -329,6 +331,12 @@ class Vault:
         if not can_exchange(connection, token):
             return token.expires_at
         return min(token.expires_at, max(token.refresh_at, self._clock() + RETRY_SECONDS))
+
+
+def _not_newer(token: StoredToken, failed: RefreshFailed) -> StoredToken:
+    """Return *token*, which serves although no newer one came, as it says why: by its row, or by *failed*."""
+    error = REFRESH_IN_PROGRESS if failed.error == IN_PROGRESS else token.last_refresh_error or failed.error
+    return replace(token, last_refresh_error=error)
 
 
 async def check_sealing_key(store: Store, sealer: Sealer) -> None:

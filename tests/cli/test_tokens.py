@@ -7,18 +7,26 @@ import getpass
 import itertools
 import json
 import os
+import time
+from collections.abc import AsyncIterator
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
+import yaml
 from click.testing import CliRunner, Result
 
 from gateway.cli.data import open_store
-from gateway.cli.tokens import tokens
+from gateway.cli.tokens import refreshed, tokens
+from gateway.cli.vault import open_vault
 from gateway.vault.connections import Connection, Connections
 from gateway.vault.key_ring import SealingRing
 from gateway.vault.sealing import Sealer
-from gateway.vault.stored_token import TokenDraft
+from gateway.vault.stored_token import StoredToken, TokenDraft
 from gateway.vault.tokens import Tokens
+from tests.vault.conftest import LOOPBACK, QUICK
+from tests.world import Provider, settings
 
 pytestmark = pytest.mark.usefixtures("environment")
 
@@ -140,6 +148,65 @@ def test_nothing_is_revealed_without_its_line(tmp_path: Path) -> None:
 
     assert (1, True) == (result.exit_code, "the record cannot be written" in result.stderr)
     assert "CANARY" not in result.output
+
+
+@pytest.fixture
+async def provider() -> AsyncIterator[Provider]:
+    """A provider that rotates refresh tokens."""
+    server = await Provider().start()
+    yield server
+    await server.stop()
+
+
+async def granted(data: Path, provider: Provider, **changes: Any) -> StoredToken:
+    """Store a token of ada that *provider* can refresh, valid for an hour, and return it."""
+    async with open_vault(data, LOOPBACK) as vault:
+        if await vault.connections.load("c") is None:
+            await vault.connections.create(Connection("c", "c", client_id="x", token_url=f"{provider.url}/token"))
+        draft = TokenDraft("c", "ada", access_token="OLD", refresh_token=provider.issue())
+        return await vault.tokens.put(replace(draft, expires_at=time.time() + 3600, **changes))
+
+
+async def test_refresh_waits_for_a_slow_provider(tmp_path: Path, provider: Provider) -> None:
+    """Whoever asks has the newer token once the provider has answered."""
+    token = await granted(tmp_path, provider)
+    provider.delay_seconds = 0.5
+
+    newer = await refreshed(token.id, tmp_path, LOOPBACK)
+
+    assert ("", 1) == (newer.last_refresh_error, provider.exchanges)
+    assert newer.access_token != "OLD"
+
+
+async def test_refresh_whose_time_is_over_cuts_nothing(tmp_path: Path, provider: Provider) -> None:
+    """It says that the refresh is still under way, and ends when what the provider answered is stored."""
+    token = await granted(tmp_path, provider)
+    provider.delay_seconds = 1.0
+
+    told = await refreshed(token.id, tmp_path, LOOPBACK, timing=replace(QUICK, wait_seconds=0.2))
+
+    async with open_vault(tmp_path, LOOPBACK) as vault:
+        stored = await vault.tokens.get(token.id)
+    assert ("OLD", "refresh_in_progress") == (told.access_token, told.last_refresh_error)
+    assert stored is not None
+    assert (2, "") == (stored.version, stored.last_refresh_error)
+
+
+async def test_refresh_without_newer_token_is_no_success(tmp_path: Path, provider: Provider) -> None:
+    """A provider that fails is exit code 6, and `ls` says so from then on; nothing to refresh with is 1."""
+    token = await granted(tmp_path, provider)
+    config = tmp_path / "routes.yaml"
+    config.write_text(yaml.safe_dump(settings()))
+    await provider.stop()
+    failed = await asyncio.to_thread(run, tmp_path, "refresh", token.id, "-c", str(config))
+    listed = await asyncio.to_thread(run, tmp_path, "ls")
+    await provider.start()
+    bare = await granted(tmp_path, provider, user="bob", refresh_token=None)
+    refused = await asyncio.to_thread(run, tmp_path, "refresh", bare.id, "-c", str(config))
+
+    assert (6, True) == (failed.exit_code, "not refreshed" in failed.stderr), failed.output
+    assert listed.stdout.rstrip().endswith(", failing (unreachable)"), listed.stdout
+    assert (1, True) == (refused.exit_code, "it has no refresh token" in refused.stderr), refused.output
 
 
 @pytest.mark.parametrize("engine", ["sqlite"])

@@ -6,16 +6,20 @@ import asyncio
 import json
 import os
 import signal
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+import pytest
+
 from tests.e2e.gateway_process import RunningProcess, serving
 from tests.proxy.wire import request
-from tests.world import Received, Upstream, answer, create_connection, settings
+from tests.world import Provider, Received, Upstream, answer, create_connection, settings
 
 DRAIN_SECONDS = 1.0
-GUARD_SECONDS = 15.0
+GUARD_SECONDS = 60.0
 
 
 async def test_stop_ends_or_cuts_what_is_in_flight(tmp_path: Path, upstream: Upstream) -> None:
@@ -67,6 +71,56 @@ async def test_stop_ends_or_cuts_what_is_in_flight(tmp_path: Path, upstream: Ups
     assert {"/short": None, "/endless/1.1": "drained", "/endless/1.0": "drained"} == outcomes
     assert (1, 2) == (said["finished"], said["cut"])
     assert 0 == gateway.process.exit_code
+
+
+async def test_stop_waits_for_an_exchange(tmp_path: Path, provider: Provider) -> None:
+    """A stop while a provider is slow waits for its answer, says so, and stores it: longer than `drain_seconds`."""
+    async with asyncio.timeout(GUARD_SECONDS), _exchanging(tmp_path, provider) as gateway:
+        os.kill(gateway.process.pid, signal.SIGTERM)
+        await _saying(gateway, "waiting_for_exchanges")
+        provider.delay_seconds = 1.0
+        assert provider.gate is not None
+        provider.gate.set()
+        await gateway.process.ended()
+        said, outcomes = _said(gateway, "waiting_for_exchanges"), gateway.lines("exchange_outcome")
+
+    assert (0, 1) == (gateway.process.exit_code, said["count"])
+    assert [("granted", True)] == [(line["outcome"], line["stored"]) for line in outcomes]
+    assert "jobs_cut" not in gateway.process.stderr
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+async def test_second_signal_ends_at_once(tmp_path: Path, provider: Provider, number: signal.Signals) -> None:
+    """Whoever cannot wait for the slow provider signals again."""
+    async with asyncio.timeout(GUARD_SECONDS), _exchanging(tmp_path, provider) as gateway:
+        os.kill(gateway.process.pid, number)
+        await _saying(gateway, "waiting_for_exchanges")
+        os.kill(gateway.process.pid, number)
+        await gateway.process.ended()
+        assert provider.gate is not None
+        provider.gate.set()
+
+    assert gateway.process.exit_code not in (0, None)
+
+
+@asynccontextmanager
+async def _exchanging(tmp_path: Path, provider: Provider) -> AsyncIterator[RunningProcess]:
+    """A gateway with an exchange under way, which waits inside the provider."""
+    route = {"name": "api", "prefix": "/api", "upstream": provider.url, "connection": "api"}
+    async with serving(settings(route, drain_seconds=0), tmp_path / "data") as gateway:
+        await create_connection(gateway, provider)
+        await gateway.connect("ada", access_token="T1", refresh_token=provider.issue(), accessTokenExpiry=1)
+        provider.gate = asyncio.Event()
+        _, writer = await _open(gateway, request("GET", "/api/me", credential=await gateway.agent_key("ada")))
+        await provider.entered.wait()
+        yield gateway
+        writer.close()
+
+
+async def _saying(gateway: RunningProcess, event: str) -> None:
+    """Return when the gateway's log has *event*."""
+    while f'"event": "{event}"' not in gateway.process.stderr:  # noqa: ASYNC110  # another process' log
+        await asyncio.sleep(0.05)
 
 
 async def _open(gateway: RunningProcess, data: bytes) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:

@@ -7,6 +7,7 @@ from __future__ import annotations
 import os
 import re
 import secrets
+from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -69,6 +70,7 @@ class Town:
     client: OutboundClient
     seen: list[str] = field(default_factory=list)  # every path that a browser asked of our pages, without query
     recorded: list[tuple[str, dict[str, Any]]] = field(default_factory=list)
+    counts: Counter[str] = field(default_factory=Counter)  # exchanges by outcome
 
     async def link(self, connection: str = "contacts", user: str | None = ADA, **more: Any) -> ConnectLink:
         """Begin an attempt as an operator."""
@@ -106,6 +108,7 @@ async def town(database_url: str, *, redirect_urls: Iterable[str] = (), **pages_
         return response
 
     recorded: list[tuple[str, dict[str, Any]]] = []
+    counts: Counter[str] = Counter()
 
     def note(event: str, /, **fields: object) -> None:
         recorded.append((event, fields))
@@ -130,11 +133,23 @@ async def town(database_url: str, *, redirect_urls: Iterable[str] = (), **pages_
             clock=clock,
             random_bytes=os.urandom,
             record=note,
+            counts=counts,
         )
         pages = Pages(connecting, base_url=lambda: url, random_bytes=os.urandom, **pages_options)
         try:
             yield Town(
-                url, clock, store, connections, tokens, discovery, revocation, connecting, client, seen, recorded
+                url,
+                clock,
+                store,
+                connections,
+                tokens,
+                discovery,
+                revocation,
+                connecting,
+                client,
+                seen,
+                recorded,
+                counts,
             )
         finally:
             await connecting.close()

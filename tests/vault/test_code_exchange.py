@@ -42,6 +42,27 @@ async def test_id_token_for_somebody_else_is_refused(database_url: str, claims: 
     assert ["RT-1"] == [form["token"] for form in provider.revoked]
 
 
+OUTCOMES: dict[str, tuple[dict[str, Any], str]] = {
+    "granted": ({}, "granted"),
+    "refused": ({"token": {"error": "invalid_grant"}, "token_status": 400}, "invalid_grant"),
+    "a provider that is down": ({"token_status": 503}, "status_503"),
+}
+
+
+@pytest.mark.parametrize(("settings", "outcome"), OUTCOMES.values(), ids=OUTCOMES.keys())
+async def test_exchange_of_a_code_is_counted(database_url: str, settings: dict[str, Any], outcome: str) -> None:
+    """A code counts as an exchange, under the same outcomes as a refresh."""
+    async with town(database_url) as place, authority(**settings) as provider:
+        extra = {"discoveryUrl": provider.url}
+        await place.connections.create(
+            Connection("contacts", "Contacts", client_id="client", client_secret="s3cret", extra=extra)
+        )
+        async with Browser() as browser:
+            await browser.answer(await browser.get((await place.link()).url))
+
+        assert {outcome: 1} == place.counts
+
+
 GUID = "9188040d-6c67-4c5b-b112-36a304b66dad"
 OTHER = "72f988bf-86f1-41af-91ab-2d7cd011db47"
 TENANTS: dict[str, tuple[dict[str, Any], bool]] = {

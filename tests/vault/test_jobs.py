@@ -31,13 +31,36 @@ async def test_job_ends_although_its_caller_was_cancelled() -> None:
 
 
 async def test_close_ends_what_lasts_too_long() -> None:
-    """A job that does not end within the grace is cancelled, and closing goes on."""
+    """A job that does not end within the grace is cancelled, which the log tells, and closing goes on."""
     jobs = Jobs("test", expected=())
     task = jobs.spawn(asyncio.sleep(3600))
 
-    await jobs.close(grace_seconds=0.01)
+    with capture_logs() as logs:
+        await jobs.close(grace_seconds=0.01)
 
     assert task.cancelled()
+    assert [("jobs_cut", 1)] == [(line["event"], line["count"]) for line in logs]
+
+
+async def test_close_waits_for_what_a_job_begins() -> None:
+    """A job that is begun by another one while both are waited for ends, too."""
+    jobs, gate, done = Jobs("test", expected=()), asyncio.Event(), []
+
+    async def second() -> None:
+        await asyncio.sleep(0.05)
+        done.append("ended")
+
+    async def first() -> None:
+        await gate.wait()
+        jobs.spawn(second())
+
+    jobs.spawn(first())
+    closing = asyncio.create_task(jobs.close(grace_seconds=5.0))
+    await asyncio.sleep(0)
+    gate.set()
+    await closing
+
+    assert (["ended"], 0) == (done, len(jobs))
 
 
 async def test_only_unexpected_errors_are_logged() -> None:

@@ -6,7 +6,9 @@ from dataclasses import replace
 
 import pytest
 
-from gateway.vault.lease import MAX_LOOK_SECONDS, Timing, Watch
+from gateway.vault.discovery import ANSWER_SECONDS
+from gateway.vault.lease import MAX_LOOK_SECONDS, PATIENT, Timing, Watch
+from gateway.vault.refresh import PERSIST_MAX_SECONDS
 from tests.vault.conftest import Clock
 from tests.vault.test_ahead import token
 
@@ -51,10 +53,11 @@ def test_forgotten_lease_begins_anew() -> None:
 
 
 def test_times_fit_together() -> None:
-    """A holder may miss three renewals; a caller lives through a takeover; a stop is not longer than an exchange."""
+    """A holder may miss three renewals; a caller lives through a takeover; a stop or a command cuts nothing."""
     timing = Timing()
 
     assert timing.renew_seconds * 4 < timing.lease_seconds
     assert timing.lease_seconds < timing.wait_seconds
-    assert timing.close_seconds < timing.exchange_seconds
+    assert 2 * ANSWER_SECONDS + timing.exchange_seconds + 1.0 + PERSIST_MAX_SECONDS < timing.close_seconds
+    assert 2 * timing.close_seconds + timing.lease_seconds < PATIENT.wait_seconds
     assert timing.poll_seconds < MAX_LOOK_SECONDS

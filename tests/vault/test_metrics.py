@@ -85,6 +85,7 @@ def test_scrape_before_anything_was_read(house: House) -> None:
     assert [
         'gateway_token_refresh_faults_total{fault="lease_ran_out"} 0.0',
         'gateway_token_refresh_faults_total{fault="late_answer"} 0.0',
+        'gateway_token_refresh_faults_total{fault="answer_rescued"} 0.0',
         'gateway_token_refresh_faults_total{fault="answer_lost"} 0.0',
         'gateway_token_refresh_faults_total{fault="grant_dead"} 0.0',
         "gateway_oldest_failing_grant_seconds 0.0",

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import stat
 
 import pytest
+from structlog.testing import capture_logs
 
 from gateway.errors import ConnectionRequired, TokenServiceUnavailable
 from gateway.models import ConnectionToken
@@ -97,6 +99,50 @@ async def test_close_lets_an_exchange_finish(house: House, vault: Vault) -> None
     assert stored is not None
     assert "AT-alice-1" == stored.access_token
     await caller
+
+
+async def test_close_tells_what_it_waits_for(house: House, vault: Vault) -> None:
+    """The log says how many exchanges a stop waits for; lease renewals are none."""
+    for user in ("alice", "bob"):
+        await house.grant(vault, user=user, seconds=-1.0)
+    house.provider.gate = asyncio.Event()
+    callers = []
+    for user in ("alice", "bob"):
+        house.provider.entered.clear()
+        callers.append(asyncio.create_task(vault.fetch_stored(KEY._replace(user=user))))
+        await house.provider.entered.wait()
+
+    with capture_logs() as logs:
+        closing = asyncio.create_task(vault.close())
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        house.provider.gate.set()
+        await asyncio.gather(closing, *callers)
+
+    assert [2] == [line["count"] for line in logs if line["event"] == "waiting_for_exchanges"]
+
+
+async def test_no_exchange_begins_while_closing(house: House, vault: Vault) -> None:
+    """A job that waits for another process' exchange when the stop comes ends without one of its own."""
+    await house.grant(vault)
+    rejected = await fetch(vault)
+    house.provider.gate = asyncio.Event()
+    house.provider.fault = 503
+    async with house.vault() as other:
+        holder = asyncio.create_task(replace(other, rejected))
+        await house.provider.entered.wait()
+        waiter = asyncio.create_task(replace(vault, rejected))
+        await asyncio.sleep(QUICK.poll_seconds * 5)
+
+        await vault.close()
+        with pytest.raises(TokenServiceUnavailable):
+            await waiter
+        assert not holder.done()
+        house.provider.gate.set()
+        with pytest.raises(TokenServiceUnavailable):
+            await holder
+
+    assert ["RT-alice-0"] == house.provider.exchanges
 
 
 async def test_new_refresh_token_is_stored_before_the_access_token_is_handed_out(house: House, vault: Vault) -> None:
@@ -271,7 +317,7 @@ async def test_dead_holder_is_followed_after_its_lease(house: House, vault: Vaul
 
     assert "AT-alice-1" == (await fetch(vault)).access_token
     assert 1 == len(house.provider.exchanges)
-    assert 1 == vault.refresh_counts["lease_ran_out"]
+    assert 1 == vault.exchange_counts["lease_ran_out"]
 
 
 async def test_answer_of_a_dead_holder_counts_as_lost(house: House, vault: Vault) -> None:
@@ -336,6 +382,22 @@ async def test_slow_provider_does_not_hold_up_a_valid_token(house: House, vault:
     assert ["RT-alice-0"] == house.provider.exchanges
 
 
+async def test_forced_caller_who_stops_waiting_is_told(house: House, vault: Vault) -> None:
+    """The old token of a caller who has waited enough says that the refresh goes on; the row says nothing of it."""
+    await house.grant(vault)
+    house.provider.gate = asyncio.Event()
+    async with house.vault(timing=dataclasses.replace(QUICK, wait_seconds=0.2)) as hasty:
+        token, _ = await hasty.fetch_stored(KEY, force_refresh=True)
+        stored = await vault.tokens.find(KEY)
+        house.provider.gate.set()
+    newer, _ = await vault.fetch_stored(KEY)
+
+    assert ("AT-alice-0", "refresh_in_progress") == (token.access_token, token.last_refresh_error)
+    assert stored is not None
+    assert "" == stored.last_refresh_error
+    assert ("AT-alice-1", "") == (newer.access_token, newer.last_refresh_error)
+
+
 async def test_sleeper_does_not_write_while_another_exchanges(house: House, vault: Vault) -> None:
     """Compare-and-swap: what a process brings after another took its lease is not written over that one's work."""
     await house.grant(vault)
@@ -354,6 +416,7 @@ async def test_sleeper_does_not_write_while_another_exchanges(house: House, vaul
     assert ("AT-alice-0", 1, "another") == (stored.access_token, stored.version, stored.lease_owner)
     assert "AT-alice-1" == (await sleeper).access_token  # the other one never came back
     assert ["exchange_intent", "lease_ran_out", "answer_rescued", "exchange_outcome"] == house.events()
+    assert (1, 0) == (vault.exchange_counts["answer_rescued"], vault.exchange_counts["late_answer"])
 
 
 async def test_late_answer_revives_a_grant_that_was_called_dead(house: House, vault: Vault) -> None:
@@ -403,6 +466,7 @@ async def test_late_answer_never_replaces_another_refresh_token(house: House, va
     assert stored is not None
     assert "RT-uploaded-0" == stored.refresh_token
     assert "answer_rescued" not in house.events()
+    assert (0, 1) == (vault.exchange_counts["answer_rescued"], vault.exchange_counts["late_answer"])
 
 
 async def test_exchange_is_recorded_before_it_leaves_and_when_it_ended(house: House, vault: Vault) -> None:
