@@ -8,7 +8,7 @@ Rules:
 3. After an answer the rest of an unread body is read only if it is small; otherwise the connection is closed, by
    halves, so that the answer arrives. Who does not read its answers is not served on.
 4. When the caller goes away, the task is cancelled, and with it everything done for it. So it is when a drain's time is
-   over: `is_drained` then tells the two apart.
+   over: `is_drained` then tells the two apart. A drain also waits for answers in buffers of this process.
 5. `start` replaces aiohttp's loop of the same name: no task, no request object and no stream writer per request (50
    against 130 microseconds). The names it leans on are listed in `aiohttp_names.py`.
 """
@@ -16,8 +16,11 @@ Rules:
 from __future__ import annotations
 
 import asyncio
+import fcntl
 import socket
 import struct
+import sys
+import termios
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 
@@ -35,6 +38,8 @@ DISCARD_SECONDS = 2.0  # for the rest of a body, so that its connection can be k
 # How long a body is thrown away before its connection is closed: closed earlier, the reset would destroy the answer on
 # its way to a caller that sends all before it reads (RFC 9112 section 9.6).
 CLOSING_SECONDS = 10.0
+UNSENT_SECONDS = 0.02  # how often a drain looks whether a caller has read the rest of its answer
+UNSENT_LOOKS = 5  # over TLS: so often in a row nothing must be seen
 CUT_SECONDS = 1.0  # for a request that was cut in a drain to end its own exchange and write its outcome
 
 Serve = Callable[[RawRequestMessage, StreamReader, "CallerConnection"], Awaitable[bool]]
@@ -118,25 +123,65 @@ class CallerConnection(StrictConnection):
 
     async def drain_requests(self, seconds: float) -> bool | None:
         """
-        End the connection once the request under way has been answered, or after *seconds*.
+        End the connection once the request under way is answered and the answer has left, or after *seconds*.
 
-        Return whether it was answered in time; None where there was none.
+        Return whether that was in time; None where there was nothing to wait for.
         """
-        was_busy = self._request_in_progress
         task = self._task_handler
+        serving = task if self._request_in_progress else None
+        had_unsent = False
         self.close()  # the answer under way is the last; an idle connection ends here
-        if not was_busy or task is None:
-            self.force_close()
-            return None
-        _, unfinished = await asyncio.wait((task,), timeout=seconds)
-        if not unfinished:
-            self.force_close()
-            return True
+        try:
+            async with asyncio.timeout(seconds):
+                if serving is not None:
+                    await asyncio.wait((serving,))
+                had_unsent = await self._unsent_has_left()
+        except TimeoutError:
+            if serving is not None or self._has_unsent:
+                await self._cut(task)
+                return False
+        self.force_close()
+        return True if serving is not None or had_unsent else None
+
+    async def _cut(self, task: asyncio.Task[None] | None) -> None:
         self.is_drained = True
         self.abort()
-        task.cancel()
-        await asyncio.wait((task,), timeout=CUT_SECONDS)
-        return False
+        if task is not None and not task.done():
+            task.cancel()
+            await asyncio.wait((task,), timeout=CUT_SECONDS)
+
+    @property
+    def _has_unsent(self) -> bool:
+        """Whether some of an answer is still in this process."""
+        if self.transport is None:
+            return False
+        if self.transport.get_write_buffer_size():
+            return True
+        if not self._is_over_tls:
+            return False
+        # What TLS has encrypted waits in a buffer below, which nobody shows. Meanwhile the system's is hardly empty.
+        try:
+            queued = fcntl.ioctl(self.transport.get_extra_info("socket").fileno(), termios.TIOCOUTQ, bytes(4))
+        except (OSError, ValueError):  # it is closed already
+            return False
+        return bool(int.from_bytes(queued, sys.byteorder))
+
+    @property
+    def _is_over_tls(self) -> bool:
+        return self.transport is not None and self.transport.get_extra_info("sslcontext") is not None
+
+    async def _unsent_has_left(self) -> bool:
+        """Wait until nothing of an answer is in this process; return whether something was."""
+        had_unsent = False
+        looks = left = UNSENT_LOOKS if self._is_over_tls else 1
+        while left:
+            if self._has_unsent:
+                had_unsent, left = True, looks
+            else:
+                left -= 1
+            if left:
+                await asyncio.sleep(UNSENT_SECONDS)
+        return had_unsent
 
     def resume_reading(self, resume_parser: bool = True) -> None:
         """Read on, if reading was paused (`connection.py` has the price of doing it always)."""
@@ -179,7 +224,7 @@ class CallerConnection(StrictConnection):
             await self.drain(KEEPALIVE_SECONDS)
         except ConnectionError:
             return False
-        return True
+        return not self._close
 
     async def _serve_one(self, message: RawRequestMessage, payload: StreamReader) -> bool:
         self._request_in_progress = True

@@ -21,7 +21,7 @@ async def _unused(_: Any) -> web.StreamResponse:
 
 
 class Drained(NamedTuple):
-    """What became of the requests that were under way when a drain began."""
+    """What became of the requests whose answers had not left when a drain began."""
 
     finished: int
     cut: int
@@ -55,7 +55,7 @@ class TrafficServer(StrictServer):
         return CallerConnection(self, loop=self._running_loop, serve=self._serve)
 
     async def drain(self, seconds: float) -> Drained:
-        """Close the connections that are idle, let the requests under way end within *seconds*, and cut the others."""
+        """Close the connections that are idle, let answers leave whole within *seconds*, and cut the others."""
         connections = [each for each in self.connections if isinstance(each, CallerConnection)]
         ends = await asyncio.gather(*(connection.drain_requests(seconds) for connection in connections))
         return Drained(ends.count(True), ends.count(False))

@@ -6,8 +6,9 @@ import asyncio
 import json
 import os
 import signal
+import socket
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -15,11 +16,12 @@ from urllib.parse import urlsplit
 import pytest
 
 from tests.e2e.gateway_process import RunningProcess, serving
-from tests.proxy.wire import request
+from tests.proxy.wire import request, respond_with
 from tests.world import Provider, Received, Upstream, answer, create_connection, settings
 
 DRAIN_SECONDS = 1.0
 GUARD_SECONDS = 60.0
+ANSWER_BYTES = 30_000
 
 
 async def test_stop_ends_or_cuts_what_is_in_flight(tmp_path: Path, upstream: Upstream) -> None:
@@ -121,6 +123,62 @@ async def _saying(gateway: RunningProcess, event: str) -> None:
     """Return when the gateway's log has *event*."""
     while f'"event": "{event}"' not in gateway.process.stderr:  # noqa: ASYNC110  # another process' log
         await asyncio.sleep(0.05)
+
+
+@pytest.mark.parametrize(
+    ("drain_seconds", "reads_on", "counted"), [(GUARD_SECONDS, True, (1, 0)), (DRAIN_SECONDS, False, (0, 1))]
+)
+async def test_stop_waits_for_who_has_not_read_its_answers(
+    tmp_path: Path, upstream: Upstream, drain_seconds: float, reads_on: bool, counted: tuple[int, int]
+) -> None:
+    """
+    Answers that have ended and lie in the gateway's buffer arrive whole; a caller that reads none in time is reset.
+    """
+    upstream.respond = respond_with(answer(200, b"x" * ANSWER_BYTES))
+    route = {"name": "api", "prefix": "/api", "upstream": upstream.url, "connection": "api"}
+    configuration = settings(route, drain_seconds=drain_seconds)
+    async with asyncio.timeout(2 * GUARD_SECONDS), serving(configuration, tmp_path / "data") as gateway:
+        await create_connection(gateway, None)
+        await gateway.connect("ada", access_token="T1")
+        key = await gateway.agent_key("ada")
+        with socket.socket() as caller:
+            caller.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 20_000)
+            await _fill(gateway, caller, request("GET", "/api/x", credential=key))
+            os.kill(gateway.process.pid, signal.SIGTERM)
+            if not reads_on:
+                await gateway.process.ended()
+            got, end = await _rest(caller)
+        await gateway.process.ended()
+        said, answers = _said(gateway, "drained"), len(gateway.lines("outcome"))
+
+    assert counted == (said["finished"], said["cut"])
+    whole = got.count(b"x" * ANSWER_BYTES) == answers
+    assert ("closed" if reads_on else "reset", reads_on) == (end, whole)
+
+
+async def _fill(gateway: RunningProcess, caller: socket.socket, asked: bytes) -> None:
+    """Send *asked* again and again, reading nothing, until the gateway answers no more."""
+    parts = urlsplit(gateway.url)
+    caller.connect((parts.hostname, parts.port))
+    caller.setblocking(False)
+    answers, sent = -1, 0
+    while answers < (answers := len(gateway.lines("outcome"))) or answers == 0:
+        with suppress(BlockingIOError):
+            for _ in range(200):
+                sent += caller.send(asked)
+        await asyncio.sleep(0.5)
+    assert sent > answers * len(asked)
+
+
+async def _rest(caller: socket.socket) -> tuple[bytes, str]:
+    """Return what *caller* still receives, and how it ends."""
+    loop, got = asyncio.get_running_loop(), b""
+    try:
+        while data := await loop.sock_recv(caller, 65_536):
+            got += data
+    except ConnectionResetError:
+        return got, "reset"
+    return got, "closed"
 
 
 async def _open(gateway: RunningProcess, data: bytes) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:

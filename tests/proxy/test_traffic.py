@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+import socket
+import ssl
+from pathlib import Path
 
+import pytest
 from aiohttp.http_parser import RawRequestMessage
 from aiohttp.streams import StreamReader
 
 from gateway.proxy.listener import CallerConnection
 from gateway.proxy.traffic import TrafficServer
+from tests.net.certificates import Authority
 
 DONE = b"HTTP/1.1 204 No Content\r\n\r\n"
+ANSWER_BYTES = 8_000_000  # more than the system takes for a caller that reads nothing
 
 
 async def test_each_connection_is_served_and_ended() -> None:
@@ -45,3 +51,51 @@ async def test_each_connection_is_served_and_ended() -> None:
         writer.close()
     assert (["/0", "/1"], ["invalid_request"], [b"", b""]) == (served, malformed, rests)
     assert (0, 0) == drained
+
+
+@pytest.mark.parametrize("reads", [True, False], ids=["reads on", "reads nothing"])
+@pytest.mark.parametrize("keep_alive", [True, False], ids=["kept", "last"])
+@pytest.mark.parametrize("over_tls", [False, True], ids=["plain", "tls"])
+async def test_drain_waits_for_what_a_caller_has_not_read(
+    tmp_path: Path, over_tls: bool, keep_alive: bool, reads: bool
+) -> None:
+    """
+    An answer has ended when it has left this process, on a kept connection as on one that ends with it.
+    """
+    served = asyncio.Event()
+
+    async def serve(_: RawRequestMessage, __: StreamReader, client: CallerConnection) -> bool:
+        client.send(b"x" * ANSWER_BYTES)
+        served.set()
+        return keep_alive
+
+    loop = asyncio.get_running_loop()
+    traffic = TrafficServer(serve, on_refused=lambda _: None, loop=loop)
+    authority = Authority(tmp_path)
+    tls = authority.server_context() if over_tls else None
+    trusted = ssl.create_default_context(cafile=authority.ca_file) if over_tls else None
+    listening = await loop.create_server(traffic, "127.0.0.1", 0, ssl=tls)
+    with socket.socket() as sock:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 20_000)
+        sock.setblocking(False)
+        await loop.sock_connect(sock, listening.sockets[0].getsockname())
+        name = "127.0.0.1" if over_tls else None
+        reader, writer = await asyncio.open_connection(sock=sock, ssl=trusted, server_hostname=name, limit=1000)
+        writer.write(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+        async with asyncio.timeout(20):
+            await served.wait()
+            listening.close()
+            draining = asyncio.create_task(traffic.drain(10.0 if reads else 0.5))
+            if not reads:
+                await draining
+            got, end = 0, "closed"
+            try:
+                while data := await reader.read(65_536):
+                    got += len(data)
+            except ConnectionResetError:
+                end = "reset"
+            drained = await draining
+        writer.transport.abort()
+
+    assert ((1, 0) if reads else (0, 1)) == drained
+    assert ("closed", True) == (end, got == ANSWER_BYTES) if reads else ("reset", False) == (end, got == ANSWER_BYTES)
