@@ -7,7 +7,9 @@ Rules:
    while. Closed earlier, the reset would destroy the answer on its way (RFC 9112 section 9.6).
 3. A head has HEAD_SECONDS from its first byte on, then 408. One sweep a second looks; no timer per request.
 4. Refusals are counted; one line a second and kind at most is logged, without a byte of what was sent (threats G13).
-5. More connections than the limits allow, in all or from one address, are told so (503) and closed (threats G1).
+5. What takes too long to be read in one turn of the loop is read in several, while the transport pauses
+   (`net/backlog.py`).
+6. More connections than the limits allow, in all or from one address, are told so (503) and closed (threats G1).
 
 The names of aiohttp that this leans on are listed in `proxy/aiohttp_names.py`.
 """
@@ -26,6 +28,7 @@ from aiohttp.web_protocol import RequestHandler
 from gateway.errors import Refusal, RequestTimeout, TooManyConnections
 from gateway.listen.parser import StrictParser
 from gateway.models import TrafficLimits
+from gateway.net.backlog import Backlog
 
 KEEPALIVE_SECONDS = 75.0  # idle connections, and the time for a first request (threats R3, G1)
 HEAD_SECONDS = 15.0  # from a head's first byte to its last (threats G1, G2)
@@ -40,7 +43,7 @@ log = structlog.get_logger()
 class StrictConnection(RequestHandler):
     """One connection. Made by a `StrictServer`."""
 
-    __slots__ = ("_head_behind", "_head_since", "_linger_left", "_linger_until", "_strict")
+    __slots__ = ("_awaits_turn", "_head_behind", "_head_since", "_linger_left", "_linger_until", "_strict")
 
     def __init__(
         self, manager: StrictServer, *, loop: asyncio.AbstractEventLoop, needs_url: bool = True, **kwargs: Any
@@ -49,6 +52,7 @@ class StrictConnection(RequestHandler):
         super().__init__(manager, loop=loop, **kwargs)
         self._strict = StrictParser(self, loop, needs_url=needs_url)
         self._parser = self._strict  # type: ignore[assignment]  # it has the methods that aiohttp calls
+        self._awaits_turn = False
         self._head_since: float | None = None
         self._head_behind = 0  # how many requests were before it
         self._linger_until: float | None = None
@@ -87,9 +91,36 @@ class StrictConnection(RequestHandler):
             if self._linger_left < 0 and self.transport is not None:
                 self.transport.close()
             return
+        if self._awaits_turn:
+            if data:  # over TLS some may come although the transport pauses
+                self._strict.tail += data
+            return
         super().data_received(data)
         if self._strict.tail or self._head_since is not None:
+            if self._strict.is_behind:
+                self._fall_behind()
             self._time_head()
+
+    def _fall_behind(self) -> None:
+        server = self._manager
+        is_ending = self._close or self._force_close  # nothing is read then
+        if not (self._awaits_turn or is_ending) and isinstance(server, StrictServer):
+            self._awaits_turn = True
+            self._pause_transport_reading()
+            server.backlog.add(self._read_on)
+
+    def _read_on(self) -> None:
+        """Parse the next slice of what has come: it is this connection's turn."""
+        self._awaits_turn = False
+        if self.transport is None or self._linger_until is not None:
+            return
+        self.data_received(b"")
+        if not (self._awaits_turn or self._reading_paused or self._buffer_paused):
+            self._resume_transport_reading()
+
+    def _resume_transport_reading(self) -> None:
+        if not self._awaits_turn:
+            super()._resume_transport_reading()
 
     def _time_head(self) -> None:
         """Start the clock where a head has begun, stop it where none waits for its rest."""
@@ -123,7 +154,7 @@ class StrictConnection(RequestHandler):
         self._linger_left = LINGER_BYTES
         if self.transport.can_write_eof() and not self.transport.is_closing():
             self.transport.write_eof()
-        self._reading_paused = self._buffer_paused = False
+        self._reading_paused = self._buffer_paused = self._awaits_turn = False
         self._resume_transport_reading()
 
 
@@ -148,6 +179,7 @@ class StrictServer(web.Server):
         super().__init__(handler, **kwargs)
         self._is_shared = is_shared
         self.name = name
+        self.backlog = Backlog(asyncio.get_running_loop())
         self._on_refused = on_refused
         self._limits = limits
         self._open: dict[StrictConnection, str] = {}

@@ -16,6 +16,7 @@ import socket
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future
+from errno import EAGAIN
 from queue import SimpleQueue
 from typing import Any
 
@@ -53,10 +54,19 @@ class Lookups:
                 return flight
             flight = self._flights[host, port] = Future()
             if self._threads < min(len(self._flights), LOOKUP_THREADS):
-                threading.Thread(target=self._work, name=f"dns_{self._threads}", daemon=True).start()
-                self._threads += 1
+                self._start_thread(host, port)
         self._waiting.put((host, port))
         return flight
+
+    def _start_thread(self, host: str, port: int) -> None:
+        try:
+            threading.Thread(target=self._work, name=f"dns_{self._threads}", daemon=True).start()
+        except RuntimeError as exc:  # the system gives no thread: whoever asks later starts anew
+            if not self._threads:
+                del self._flights[host, port]
+                raise OSError(EAGAIN, "no thread for a look-up") from exc
+        else:
+            self._threads += 1
 
     def _work(self) -> None:
         while True:

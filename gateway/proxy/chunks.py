@@ -5,6 +5,8 @@ Rules:
 1. A size is 1 to 15 hexadecimal digits; lines end with CRLF; extensions and trailers are read within bounds and
    dropped.
 2. What has arrived of a chunk is given out at once. What is not understood ends the body as broken.
+3. A read takes CHUNKS_AT_ONCE chunks; whoever reads goes on in another turn of the loop (`net/backlog.py`). Small
+   chunks are never refused: that is how answers arrive token by token. Extensions and zeros without end are.
 """
 
 from __future__ import annotations
@@ -15,6 +17,11 @@ from gateway.proxy.answer_head import BARE_LF, NAME, TEXT
 
 MAX_SIZE_LINE_BYTES = 1_024  # size and extensions of one chunk; nobody is known to send more than a signature of 100
 MAX_TRAILER_BYTES = 8_190
+# 0.5 milliseconds. All the 256 KiB that one read of a socket brings can be 43,700 chunks.
+CHUNKS_AT_ONCE = 512
+# What is no data, beyond 16 times as much as there is data: the smallest chunk, "1 CRLF x CRLF", has 5 times as much.
+MAX_OVERHEAD_BYTES = 65_536
+_OVERHEAD_RATIO = 16
 
 # From the second chunk on the CRLF that ends the chunk before stands in front.
 _FIRST_SIZE = re.compile(rb"([0-9A-Fa-f]{1,15})[ \t]*+(?:;%b*+)?+\r\n" % TEXT)
@@ -29,15 +36,19 @@ class ChunksInvalid(Exception):
 class Chunks:
     """
     The chunks of one body. *is_over*: its end was read; *extra*: bytes came after it.
+
+    *is_behind*: more has come than one read takes; the next one gets it, with nothing new or in front of what is new.
     """
 
-    __slots__ = ("_is_first", "_is_last", "_left", "_tail", "extra", "is_over")
+    __slots__ = ("_is_first", "_is_last", "_left", "_overhead", "_tail", "extra", "is_behind", "is_over")
 
     def __init__(self) -> None:
         self._is_first = True
         self._is_last = False
         self._left = 0
         self._tail = b""
+        self._overhead = 0
+        self.is_behind = False
         self.is_over = False
         self.extra = False
 
@@ -52,6 +63,8 @@ class Chunks:
             data, self._tail = self._tail + data, b""
         parts: list[bytes] = []
         at = 0
+        self.is_behind = False
+        chunks = 0
         while not self._is_last:
             if self._left:
                 part = data[at : at + self._left]
@@ -61,6 +74,10 @@ class Chunks:
                 at += len(part)
                 if self._left:
                     break
+            if chunks == CHUNKS_AT_ONCE and at < len(data):
+                self._tail = data[at:]
+                self.is_behind = True
+                break
             matched = (_FIRST_SIZE if self._is_first else _SIZE).match(data, at)
             if matched is None:
                 self._keep_line(data[at:])
@@ -68,8 +85,12 @@ class Chunks:
             if matched.end() - at > MAX_SIZE_LINE_BYTES:
                 raise ChunksInvalid
             self._is_first = False
-            at = matched.end()
+            chunks += 1
             self._left = int(matched[1], 16)
+            self._overhead += matched.end() - at - _OVERHEAD_RATIO * self._left
+            if self._overhead > MAX_OVERHEAD_BYTES:
+                raise ChunksInvalid
+            at = matched.end()
             self._is_last = self._left == 0
         if self._is_last:
             self._read_trailers(data, at)

@@ -12,7 +12,8 @@ Rules:
    sender decides (`forward.py`).
 4. A body that lasts until the end of the connection is whole only where the upstream ended it in order: under TLS with
    close_notify, else anybody on the way could cut it (RFC 9112 section 9.8).
-5. There is no timer per request (1.5-2 microseconds each): an exchange has a deadline, and `pool.py` looks at it.
+5. An answer in very many chunks is read in several turns of the loop, while the transport pauses (`net/backlog.py`).
+6. There is no timer per request (1.5-2 microseconds each): an exchange has a deadline, and `pool.py` looks at it.
 
 Leaves the head to `answer_head.py`, the chunked coding to `chunks.py`. Built on aiohttp's flow control and its
 StreamReader; the names it leans on are listed in `aiohttp_names.py`.
@@ -31,6 +32,7 @@ from aiohttp.streams import StreamReader
 
 from gateway.errors import UpstreamProtocolError, UpstreamUnreachable
 from gateway.models import Timeouts
+from gateway.net.backlog import Backlog
 from gateway.proxy.answer_head import AnswerHead, HeadInvalid, check_beginning, read_head
 from gateway.proxy.chunks import Chunks, ChunksInvalid
 from gateway.proxy.whole_body import WholeBody
@@ -67,6 +69,8 @@ class UpstreamConnection(BaseProtocol):
 
     __slots__ = (
         "_answer",
+        "_awaits_turn",
+        "_backlog",
         "_begun_at",
         "_body",
         "_chunks",
@@ -92,8 +96,10 @@ class UpstreamConnection(BaseProtocol):
         "keep_alive_seconds",
     )
 
-    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(self, loop: asyncio.AbstractEventLoop, backlog: Backlog) -> None:
         super().__init__(loop)
+        self._backlog = backlog
+        self._awaits_turn = False
         self.address = ""
         self.awaits_caller = False  # more of the request's body, which it does not send
         self.deadline = float("inf")
@@ -259,6 +265,15 @@ class UpstreamConnection(BaseProtocol):
             self._reading_paused = False
             self._resume_transport_reading()
 
+    def _resume_transport_reading(self) -> None:
+        if not self._awaits_turn:
+            super()._resume_transport_reading()
+
+    @property
+    def connected(self) -> bool:
+        """Whether more of the answer may come; aiohttp's stream asks before it waits."""
+        return self.transport is not None or self._awaits_turn
+
     # --- asyncio.Protocol ------------------------------------------------------------------------------------
 
     def data_received(self, data: bytes) -> None:
@@ -370,6 +385,22 @@ class UpstreamConnection(BaseProtocol):
         self._body.feed_data(chunks.read(data))
         if chunks.is_over:
             self._end_body(extra=chunks.extra)
+        elif chunks.is_behind and not self._awaits_turn:
+            self._awaits_turn = True
+            self._pause_transport_reading()
+            self._backlog.add(self._read_on)
+
+    def _read_on(self) -> None:
+        """Read the next slice of the chunks that have come: it is this connection's turn."""
+        self._awaits_turn = False
+        if self._body is not None and self._failure is None:
+            self.data_received(b"")
+        if self._awaits_turn:
+            return
+        if self.transport is None:
+            self._cut_body()
+        elif not self._reading_paused:
+            self._resume_transport_reading()
 
     def _read_rest(self, data: bytes) -> None:
         assert self._body is not None
@@ -417,10 +448,14 @@ class UpstreamConnection(BaseProtocol):
         elif self._body is not None and self._failure is None:
             if self._has_ended and exc is None and self._read == self._read_rest:
                 self._body.feed_eof()
-            else:
-                self._body.set_exception(Truncated())
+            elif not self._awaits_turn:  # else the end may be among what has come already
+                self._cut_body()
         self._wake()
         super().connection_lost(exc)
+
+    def _cut_body(self) -> None:
+        if self._body is not None and self._failure is None:
+            self._body.set_exception(Truncated())
 
     def rest(self) -> None:
         """Between two exchanges nothing may come: from now on any byte ends the connection."""

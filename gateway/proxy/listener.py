@@ -40,6 +40,7 @@ DISCARD_SECONDS = 2.0  # for the rest of a body, so that its connection can be k
 CLOSING_SECONDS = 10.0
 UNSENT_SECONDS = 0.02  # how often a drain looks whether a caller has read the rest of its answer
 UNSENT_LOOKS = 5  # over TLS: so often in a row nothing must be seen
+CLOSING_BYTES = 16_777_216  # for as long as that; who sends more to be refused is cut
 CUT_SECONDS = 1.0  # for a request that was cut in a drain to end its own exchange and write its outcome
 
 Serve = Callable[[RawRequestMessage, StreamReader, "CallerConnection"], Awaitable[bool]]
@@ -246,14 +247,14 @@ class CallerConnection(StrictConnection):
 
     async def _discard(self, payload: StreamReader, *, then_close: bool) -> bool:
         """Read the rest of a body that nobody wants. Return whether it ended soon enough to go on."""
-        discarded = 0
+        discarded, most = 0, CLOSING_BYTES if then_close else MAX_DISCARDED_BYTES
         if then_close and self.transport is not None and self.transport.can_write_eof():
             self.transport.write_eof()
         try:
             async with asyncio.timeout(CLOSING_SECONDS if then_close else DISCARD_SECONDS):
                 while chunk := await payload.readany():
                     discarded += len(chunk)
-                    if discarded > MAX_DISCARDED_BYTES and not then_close:
+                    if discarded > most:
                         return False
         except (TimeoutError, web.HTTPException, Exception):  # whatever breaks a body ends the connection
             return False

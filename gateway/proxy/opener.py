@@ -18,6 +18,7 @@ from ssl import SSLCertVerificationError, SSLContext, SSLError
 
 from gateway.errors import ConnectTimeout, UpstreamNotTrusted, UpstreamTlsFailed, UpstreamUnreachable
 from gateway.models import Route
+from gateway.net.backlog import Backlog
 from gateway.proxy.connection import UpstreamConnection
 
 Addresses = list[tuple[int, tuple[object, ...]]]  # family and socket address, as `create_connection` takes them
@@ -37,6 +38,7 @@ def direct_opener(
     *resolve* gives the checked addresses, anew for each connection; *tls* is None for plain http.
     """
     server_hostname = route.origin.host if tls is not None else None
+    backlog = Backlog(loop)
 
     async def open_connection() -> UpstreamConnection:
         addresses = await resolve()
@@ -47,7 +49,7 @@ def direct_opener(
             try:
                 async with asyncio.timeout_at(deadline if left == 1 else now + (deadline - now) / 2):
                     _, connection = await loop.create_connection(
-                        lambda: UpstreamConnection(loop),
+                        lambda: UpstreamConnection(loop, backlog),
                         str(sockaddr[0]),
                         int(str(sockaddr[1])),
                         family=family,
@@ -77,6 +79,7 @@ def tunnel_opener(
 ) -> Opener:
     """Return what opens a connection to *route*'s upstream through *tunnel*, which gives one to it, anew each time."""
     origin = route.origin
+    backlog = Backlog(loop)
 
     async def open_connection() -> UpstreamConnection:
         try:
@@ -84,7 +87,7 @@ def tunnel_opener(
                 opened = await tunnel()
                 try:
                     _, connection = await loop.create_connection(
-                        lambda: UpstreamConnection(loop),
+                        lambda: UpstreamConnection(loop, backlog),
                         sock=opened,
                         ssl=tls,
                         server_hostname=origin.host if tls is not None else None,

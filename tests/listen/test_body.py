@@ -9,7 +9,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.errors import InvalidRequest
-from gateway.listen.body import MAX_EXTENSION_BYTES, MAX_SIZE_LINE_BYTES, MAX_TRAILER_BYTES, ChunkedBody
+from gateway.listen.body import (
+    MAX_EXTENSION_BYTES,
+    MAX_OVERHEAD_BYTES,
+    MAX_SIZE_LINE_BYTES,
+    MAX_TRAILER_BYTES,
+    STEPS,
+    ChunkedBody,
+)
 
 GOOD = {
     "no bytes": (b"0\r\n\r\n", b""),
@@ -20,6 +27,11 @@ GOOD = {
     "an extension": (b"5;a\r\nhello\r\n0;b=c\r\n\r\n", b"hello"),
     "extensions with blanks and quotes": (b'5 ; a = "b;\\"c" ;d\r\nhello\r\n0\r\n\r\n', b"hello"),
     "trailers": (b"0\r\nA: b\r\nC:\r\n\r\n", b""),
+    "as many small chunks as there may be": (
+        b"1\r\nx\r\n" * (MAX_OVERHEAD_BYTES // 4 - 2) + b"0\r\n\r\n",
+        b"x" * (MAX_OVERHEAD_BYTES // 4 - 2),
+    ),
+    "chunks of 5 bytes without end": (b"5\r\nhello\r\n" * 40_000 + b"0\r\n\r\n", b"hello" * 40_000),
     "CRLF in the data": (b"7\r\n\r\n0\r\n\r\n\r\n0\r\n\r\n", b"\r\n0\r\n\r\n"),
 }
 
@@ -54,6 +66,8 @@ BROKEN = {
     "trailers that do not end": b"0\r\n" + b"A: b\r\n" * (MAX_TRAILER_BYTES // 6 + 1),
     "one trailer that does not end": b"0\r\nA: " + b"b" * MAX_TRAILER_BYTES,
     "CR alone in the trailers": b"0\r\n\rA\r\n",
+    "a flood of chunks": b"1\r\nx\r\n" * (MAX_OVERHEAD_BYTES // 4 + 1),
+    "a flood of zeros before sizes": b"000000000000001\r\nx\r\n" * (MAX_OVERHEAD_BYTES // 18 + 1),
 }
 
 
@@ -68,6 +82,9 @@ def decode(data: bytes, *, cuts: list[int] | None = None) -> tuple[bytes, bytes,
             continue
         more, at = body.feed(piece, 0)
         decoded += more
+        while body.is_behind:
+            more, at = body.feed(piece, at)
+            decoded += more
         tail = piece[at:]
     return decoded, tail, body.is_done
 
@@ -88,6 +105,19 @@ def test_broken_coding_is_refused(case: str, step: int) -> None:
     data = BROKEN[case]
     with pytest.raises(InvalidRequest):
         decode(data, cuts=list(range(0, len(data), step)))
+
+
+def test_one_feeding_takes_so_many_steps() -> None:
+    """What is too much for one feeding is read in several, and nobody else's bytes with it."""
+    body = ChunkedBody()
+    data = b"1\r\nx\r\n" * STEPS + b"0\r\n\r\nGET"
+
+    first, at = body.feed(data, 0)
+    assert (b"x" * (STEPS // 2), 6 * STEPS // 2, True) == (first, at, body.is_behind)
+    second, at = body.feed(data, at)
+    assert (b"x" * (STEPS // 2), 6 * STEPS, True) == (second, at, body.is_behind)
+    assert (b"", len(data) - 3) == body.feed(data, at)
+    assert (True, False) == (body.is_done, body.is_behind)
 
 
 @given(st.lists(st.binary(min_size=1, max_size=40), max_size=6), st.lists(st.integers(0, 300), max_size=12))

@@ -86,6 +86,8 @@ class Reader:
         self.read += messages
         for _ in messages:
             self.parser.message_consumed()
+        if self.parser.is_behind:
+            self.feed(b"")
 
     def told(self) -> list[str]:
         """Return each message as its target and body, or as the code of its refusal."""

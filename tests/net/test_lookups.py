@@ -10,7 +10,7 @@ import threading
 
 import pytest
 
-from gateway.errors import NameLookupTimeout
+from gateway.errors import NameLookupTimeout, NameNotResolved
 from gateway.models import Egress
 from gateway.net.dial import resolve
 from gateway.net.lookups import LOOKUP_THREADS, Dialable, Lookups
@@ -110,3 +110,19 @@ def test_a_hanging_look_up_does_not_hold_up_the_end_of_the_process() -> None:
     ended = subprocess.run([sys.executable, "-c", program], timeout=20, check=False)
 
     assert 0 == ended.returncode
+
+
+async def test_name_is_asked_again_after_the_system_gave_no_thread() -> None:
+    """
+    A look-up for which there is no thread is refused, and holds up nobody who asks for the same name later.
+    """
+    lookups = Lookups(Hanging())
+    usual = threading.stack_size(1 << 46)  # more than any address space has
+    try:
+        with pytest.raises(NameNotResolved):
+            await ask("quick.example.com", lookups)
+    finally:
+        threading.stack_size(usual)
+
+    assert "8.8.8.8" == await ask("quick.example.com", lookups)
+    assert "<Lookups under way=0 threads=1>" == repr(lookups)

@@ -6,7 +6,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gateway.proxy.chunks import MAX_SIZE_LINE_BYTES, MAX_TRAILER_BYTES, Chunks, ChunksInvalid
+from gateway.proxy.chunks import (
+    CHUNKS_AT_ONCE,
+    MAX_OVERHEAD_BYTES,
+    MAX_SIZE_LINE_BYTES,
+    MAX_TRAILER_BYTES,
+    Chunks,
+    ChunksInvalid,
+)
 
 READ: dict[str, tuple[bytes, bytes, bool]] = {
     # case: (coded, body, whether bytes came after it)
@@ -24,14 +31,20 @@ READ: dict[str, tuple[bytes, bytes, bool]] = {
     "trailers": (b"1\r\na\r\n0\r\nX-Sum: 1\r\nY:\r\n\r\n", b"a", False),
     "line breaks in a body": (b"4\r\n\r\n\r\n\r\n0\r\n\r\n", b"\r\n\r\n", False),
     "extra": (b"1\r\na\r\n0\r\n\r\nHTTP/1.1", b"a", True),
+    "more chunks than one read takes": (b"1\r\na\r\n" * 40_000 + b"0\r\n\r\n", b"a" * 40_000, False),
+    "as many as one read takes": (b"1\r\na\r\n" * CHUNKS_AT_ONCE + b"0\r\n\r\n", b"a" * CHUNKS_AT_ONCE, False),
     "the longest extension": (b"1;" + b"x" * (MAX_SIZE_LINE_BYTES - 4) + b"\r\na\r\n0\r\n\r\n", b"a", False),
 }
 
 
 def read(*packets: bytes) -> tuple[bytes, Chunks]:
     """Return the body in *packets*, and what read it."""
-    chunks = Chunks()
-    return b"".join([chunks.read(packet) for packet in packets]), chunks
+    chunks, parts = Chunks(), []
+    for packet in packets:
+        parts.append(chunks.read(packet))
+        while chunks.is_behind:
+            parts.append(chunks.read(b""))
+    return b"".join(parts), chunks
 
 
 @pytest.mark.parametrize("case", READ)
@@ -71,6 +84,8 @@ BROKEN: dict[str, bytes] = {
     "a bare LF after a chunk": b"1\r\na\n0\r\n\r\n",
     "no line break after a chunk": b"1\r\na0\r\n\r\n",
     "an extension too long": b"1;" + b"x" * 65_536 + b"\r\na\r\n0\r\n\r\n",
+    "extensions without end": (b"1;" + b"x" * 1_000 + b"\r\na\r\n") * (MAX_OVERHEAD_BYTES // 900),
+    "zeros and blanks without end": (b"000000000000001" + b" " * 100 + b"\r\na\r\n") * (MAX_OVERHEAD_BYTES // 90),
     "an extension without an end": b"1;" + b"x" * 65_536,
     "a trailer that is none": b"0\r\nx\r\n\r\n",
     "a folded trailer": b"0\r\nX: a\r\n b\r\n\r\n",
@@ -89,6 +104,17 @@ def test_body_that_could_be_read_in_two_ways_is_refused(case: str) -> None:
         read(BROKEN[case])
     with pytest.raises(ChunksInvalid):
         read(*(bytes([byte]) for byte in BROKEN[case]))
+
+
+def test_one_read_takes_so_many_chunks() -> None:
+    """
+    What is too much for one read is kept for the next one, which may bring more.
+    """
+    chunks = Chunks()
+
+    assert (b"a" * CHUNKS_AT_ONCE, True) == (chunks.read(b"1\r\na\r\n" * 2 * CHUNKS_AT_ONCE), chunks.is_behind)
+    assert (b"a" * CHUNKS_AT_ONCE, True) == (chunks.read(b"1\r\nb\r\n0\r\n\r\n"), chunks.is_behind)
+    assert (b"b", False, True) == (chunks.read(b""), chunks.is_behind, chunks.is_over)
 
 
 @settings(deadline=None)

@@ -13,6 +13,7 @@ import pytest
 import uvloop
 
 from gateway.models import Timeouts
+from gateway.net.backlog import Backlog
 from gateway.proxy.connection import Truncated, UpstreamConnection
 from tests.net.certificates import Authority
 
@@ -38,7 +39,7 @@ async def read_answer(port: int, tls: ssl.SSLContext) -> bytes:
     """Send a request to *port* and return the body of the answer."""
     loop = asyncio.get_running_loop()
     _, connection = await loop.create_connection(
-        lambda: UpstreamConnection(loop), "127.0.0.1", port, ssl=tls, server_hostname="127.0.0.1"
+        lambda: UpstreamConnection(loop, Backlog(loop)), "127.0.0.1", port, ssl=tls, server_hostname="127.0.0.1"
     )
     connection.begin(method="GET", timeouts=Timeouts())
     connection.write(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
@@ -69,7 +70,7 @@ async def is_quiet_before_and_after(port: int, tls: ssl.SSLContext, go_on: threa
     """Return whether a kept connection to *port* is quiet after its answer, and whether it is after a second one."""
     loop = asyncio.get_running_loop()
     _, connection = await loop.create_connection(
-        lambda: UpstreamConnection(loop), "127.0.0.1", port, ssl=tls, server_hostname="127.0.0.1"
+        lambda: UpstreamConnection(loop, Backlog(loop)), "127.0.0.1", port, ssl=tls, server_hostname="127.0.0.1"
     )
     connection.begin(method="GET", timeouts=Timeouts())
     connection.write(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")

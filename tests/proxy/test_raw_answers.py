@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 
 from gateway.errors import Refusal
 from gateway.models import Timeouts
+from gateway.net.backlog import Backlog
 from gateway.proxy.connection import Stale, Truncated, UpstreamConnection
 from tests.proxy.raw_answers import TABLES, Row
 from tests.proxy.wire import call, calling, request
@@ -127,7 +128,7 @@ async def outcome(row: Row, packets: list[bytes]) -> Outcome:
     loop = asyncio.get_running_loop()
     ours, theirs = socket.socketpair()
     with theirs:
-        _, connection = await loop.create_connection(lambda: UpstreamConnection(loop), sock=ours)
+        _, connection = await loop.create_connection(lambda: UpstreamConnection(loop, Backlog(loop)), sock=ours)
         connection.begin(method=row.method, timeouts=Timeouts())
         for packet in packets:
             connection.data_received(packet)
