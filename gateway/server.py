@@ -4,8 +4,8 @@ The gateway as a whole: every object is built here once, joined, served on three
 Rules:
 1. This is the only module that knows every part. Parts get plain values and protocols.
 2. Nothing listens before everything behind it is ready; a start that fails leaves nothing open.
-3. A stop drains: readiness turns false, no new connection is taken, what is in flight gets `drain_seconds`, then it is
-   cut; tokens being refreshed are stored in any case.
+3. A stop drains: readiness turns false; after `drain_delay_seconds` no new connection is taken, what is in flight gets
+   `drain_seconds`, then it is cut; tokens being refreshed are stored in any case.
 4. Without aiohttp's C parser, or with a version that lacks a name we lean on, nothing starts.
 """
 
@@ -109,8 +109,10 @@ class Gateway:
         return gateway
 
     async def stop(self, *, drain_seconds: float | None = None) -> None:
-        """Drain, then end everything. *drain_seconds* replaces the configuration's."""
+        """Drain, then end everything. *drain_seconds* replaces the configuration's, and leaves its delay out."""
         self._is_ready = False
+        if drain_seconds is None and self._configuration.drain_delay_seconds:
+            await asyncio.sleep(self._configuration.drain_delay_seconds)  # for balancers to notice
         seconds = self._configuration.drain_seconds if drain_seconds is None else drain_seconds
         if self._listening is not None and self._traffic is not None:
             self._listening.close()

@@ -155,6 +155,6 @@ async def _serve(configuration: Configuration, data: Path) -> None:
     await stop.wait()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.remove_signal_handler(number)  # the next one ends the process at once
-    log.info("draining", seconds=configuration.drain_seconds)
+    log.info("draining", delay=configuration.drain_delay_seconds, seconds=configuration.drain_seconds)
     await gateway.stop()
     log.info("stopped")
