@@ -62,6 +62,7 @@ from gateway.vault.listener import ApiRunner
 
 SWEEP_SECONDS = 1.0
 BACKLOG = 1024
+HANDSHAKE_SECONDS = 5.0  # of TLS; only after it the listener's limits know of a connection
 DATABASE_FILE = "gateway.db"
 
 log = structlog.get_logger()
@@ -316,7 +317,14 @@ class Gateway:
             is_shared=TrustedProxies(bind.trusted_proxies).includes,
         )
         with _naming(Bind(bind.host, bind.port)):
-            self._listening = await loop.create_server(self._traffic, bind.host, bind.port, ssl=tls, backlog=BACKLOG)
+            self._listening = await loop.create_server(
+                self._traffic,
+                bind.host,
+                bind.port,
+                ssl=tls,
+                backlog=BACKLOG,
+                ssl_handshake_timeout=None if tls is None else HANDSHAKE_SECONDS,
+            )
         port = self._listening.sockets[0].getsockname()[1]
         self.traffic_url = _url("http" if tls is None else "https", bind.host, port)
 
