@@ -4,8 +4,8 @@ The gateway as a whole: every object is built here once, joined, served on three
 Rules:
 1. This is the only module that knows every part. Parts get plain values and protocols.
 2. Nothing listens before everything behind it is ready; a start that fails leaves nothing open.
-3. A stop drains: readiness turns false, no new connection is taken, what is in flight gets `drain_seconds`, then it is
-   cut; tokens being refreshed are stored in any case.
+3. A stop drains: readiness turns false; after `drain_delay_seconds` no new connection is taken, what is in flight gets
+   `drain_seconds`, then it is cut; tokens being refreshed are stored in any case.
 4. Without aiohttp's C parser, or with a version that lacks a name we lean on, nothing starts.
 """
 
@@ -62,6 +62,7 @@ from gateway.vault.listener import ApiRunner
 
 SWEEP_SECONDS = 1.0
 BACKLOG = 1024
+HANDSHAKE_SECONDS = 5.0  # of TLS; only after it the listener's limits know of a connection
 DATABASE_FILE = "gateway.db"
 
 log = structlog.get_logger()
@@ -109,8 +110,10 @@ class Gateway:
         return gateway
 
     async def stop(self, *, drain_seconds: float | None = None) -> None:
-        """Drain, then end everything. *drain_seconds* replaces the configuration's."""
+        """Drain, then end everything. *drain_seconds* replaces the configuration's, and leaves its delay out."""
         self._is_ready = False
+        if drain_seconds is None and self._configuration.drain_delay_seconds:
+            await asyncio.sleep(self._configuration.drain_delay_seconds)  # for balancers to notice
         seconds = self._configuration.drain_seconds if drain_seconds is None else drain_seconds
         if self._listening is not None and self._traffic is not None:
             self._listening.close()
@@ -314,7 +317,14 @@ class Gateway:
             is_shared=TrustedProxies(bind.trusted_proxies).includes,
         )
         with _naming(Bind(bind.host, bind.port)):
-            self._listening = await loop.create_server(self._traffic, bind.host, bind.port, ssl=tls, backlog=BACKLOG)
+            self._listening = await loop.create_server(
+                self._traffic,
+                bind.host,
+                bind.port,
+                ssl=tls,
+                backlog=BACKLOG,
+                ssl_handshake_timeout=None if tls is None else HANDSHAKE_SECONDS,
+            )
         port = self._listening.sockets[0].getsockname()[1]
         self.traffic_url = _url("http" if tls is None else "https", bind.host, port)
 

@@ -156,6 +156,6 @@ async def _serve(configuration: Configuration, data: Path) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.remove_signal_handler(number)
         signal.signal(number, signal.SIG_DFL)  # the next one ends the process at once: no KeyboardInterrupt, no cleanup
-    log.info("draining", seconds=configuration.drain_seconds)
+    log.info("draining", delay=configuration.drain_delay_seconds, seconds=configuration.drain_seconds)
     await gateway.stop()
     log.info("stopped")

@@ -48,6 +48,7 @@ def build(file: ConfigurationFile, *, directory: Path, warnings: tuple[Problem, 
     return Configuration(
         project=file.project,
         listeners=_listeners(file.listeners, directory, is_vault=isinstance(token_service, VaultSettings)),
+        drain_delay_seconds=file.drain_delay_seconds,
         drain_seconds=file.drain_seconds,
         issuers=_issuers(file.callers),
         management_keys=file.callers.management_keys,

@@ -297,6 +297,7 @@ Asymmetric = BeforeValidator(lambda value: _parsed(_algorithm)(value) if isinsta
 
 Seconds = Annotated[float, Field(gt=0, le=86_400, allow_inf_nan=False), BeforeValidator(_from_template(_decimal))]
 DrainSeconds = Annotated[float, Field(ge=0, le=3600, allow_inf_nan=False), BeforeValidator(_from_template(_decimal))]
+DrainDelay = Annotated[float, Field(ge=0, le=300, allow_inf_nan=False), BeforeValidator(_from_template(_decimal))]
 Count = Annotated[int, Field(ge=1, le=1_000_000), BeforeValidator(_from_template(_whole))]
 Bytes = Annotated[int, Field(ge=0, le=1 << 40), BeforeValidator(_from_template(_whole))]
 ReplayBytes = Annotated[int, Field(ge=0, le=16_777_216), BeforeValidator(_from_template(_whole))]  # kept in memory

@@ -173,6 +173,9 @@ class ConfigurationFile(Model):
         description='The id in "Bearer <project>:<credential>".'
     )
     listeners: ListenersFile = Field(ListenersFile(), description="The three doors; flags win over these.")
+    drain_delay_seconds: g.DrainDelay = Field(
+        0.0, description="How long a stop tells that the gateway is not ready, and serves on, before it drains."
+    )
     drain_seconds: g.DrainSeconds = Field(
         30.0, description="How long calls under way may go on after a stop was asked for."
     )

@@ -40,6 +40,7 @@ def as_data(configuration: Configuration) -> dict[str, Any]:
         "version": 1,
         "project": configuration.project,
         "listeners": _listeners(configuration.listeners),
+        "drain_delay_seconds": configuration.drain_delay_seconds,
         "drain_seconds": configuration.drain_seconds,
         "callers": {
             "issuers": [_issuer(issuer) for issuer in configuration.issuers],

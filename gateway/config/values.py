@@ -188,6 +188,7 @@ class Configuration:
 
     project: str
     listeners: Listeners
+    drain_delay_seconds: float = 0.0
     drain_seconds: float = 30.0
     issuers: tuple[IssuerSettings, ...] = ()
     management_keys: bool = False

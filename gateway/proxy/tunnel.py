@@ -6,7 +6,8 @@ Rules:
    into it.
 2. Each side is read only as fast as the other takes it.
 3. A side that ends by itself ends the other, after what was under way to it. One that breaks, a tunnel in which nothing
-   moves for the route's idle time, and a caller that may not call any more break both.
+   moves for the route's idle time, and a caller that may not call any more break both. That it cannot be decided at the
+   moment breaks nothing.
 4. A refreshed token changes nothing of a tunnel that is open.
 """
 
@@ -101,7 +102,8 @@ class Tunnel:
                 try:
                     await self._decide_again()
                 except Refusal as refusal:
-                    return self._break(refusal.code)
+                    if not refusal.retryable:  # what passes by itself is asked again the next time
+                        return self._break(refusal.code)
 
     def _break(self, reason: str) -> str:
         for side in (self._caller, self._upstream):

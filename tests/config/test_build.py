@@ -99,6 +99,16 @@ def test_callers() -> None:
     assert example("everything").management_keys is True
 
 
+def test_stop_has_a_delay_and_a_time() -> None:
+    """
+    Both are of the file; without it there is no delay.
+    """
+    found, default = example("everything"), example("minimal")
+
+    assert (2.5, 5) == (found.drain_delay_seconds, found.drain_seconds)
+    assert (0, 30) == (default.drain_delay_seconds, default.drain_seconds)
+
+
 def test_connections() -> None:
     """
     A connection has its secret, and its origins in their one spelling.

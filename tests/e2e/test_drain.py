@@ -16,11 +16,12 @@ from urllib.parse import urlsplit
 import pytest
 
 from tests.e2e.gateway_process import RunningProcess, serving
-from tests.proxy.wire import request, respond_with
+from tests.proxy.wire import eventually, request, respond_with
 from tests.world import Provider, Received, Upstream, answer, create_connection, settings
 
 DRAIN_SECONDS = 1.0
 GUARD_SECONDS = 60.0
+DELAY_SECONDS = 2.0
 ANSWER_BYTES = 30_000
 
 
@@ -42,7 +43,7 @@ async def test_stop_ends_or_cuts_what_is_in_flight(tmp_path: Path, upstream: Ups
     upstream.respond = respond
     route = {"name": "api", "prefix": "/api", "upstream": upstream.url, "connection": "api"}
     configuration = settings(route, drain_seconds=DRAIN_SECONDS)
-    async with asyncio.timeout(GUARD_SECONDS), serving(configuration, tmp_path / "data") as gateway:
+    async with asyncio.timeout(2 * GUARD_SECONDS), serving(configuration, tmp_path / "data") as gateway:
         await create_connection(gateway, None)
         await gateway.connect("ada", access_token="T1")
         key = await gateway.agent_key("ada")
@@ -154,6 +155,107 @@ async def test_stop_waits_for_who_has_not_read_its_answers(
     assert counted == (said["finished"], said["cut"])
     whole = got.count(b"x" * ANSWER_BYTES) == answers
     assert ("closed" if reads_on else "reset", reads_on) == (end, whole)
+
+
+async def test_stop_serves_on_until_its_delay_is_over(tmp_path: Path, upstream: Upstream) -> None:
+    """
+    Who asks for readiness learns of the stop, and for `drain_delay_seconds` no call fails, on whatever connection.
+    """
+    upstream.respond = respond_with(answer(200, b"{}"))
+    route = {"name": "api", "prefix": "/api", "upstream": upstream.url, "connection": "api"}
+    configuration = settings(route, drain_delay_seconds=DELAY_SECONDS, drain_seconds=DRAIN_SECONDS)
+    async with asyncio.timeout(2 * GUARD_SECONDS), serving(configuration, tmp_path / "data") as gateway:
+        await create_connection(gateway, None)
+        await gateway.connect("ada", access_token="T1")
+        asked = request("GET", "/api/x", credential=await gateway.agent_key("ada"))
+        reader, writer = await _open(gateway, asked)
+        kept = [await reader.readuntil(b"{}")]
+        ready = [await _readiness(gateway)]
+
+        os.kill(gateway.process.pid, signal.SIGTERM)
+        assert await eventually(lambda: '"draining"' in gateway.process.stderr)
+        ready.append(await _readiness(gateway))
+        writer.write(asked)
+        kept.append(await reader.readuntil(b"{}"))
+        other, other_writer = await _open(gateway, asked)
+        new = await other.readuntil(b"{}")
+        rest = await reader.read()
+        await gateway.process.ended()
+        for each in (writer, other_writer):
+            each.close()
+
+    assert [200, 503] == ready
+    assert [True] * 3 == [got.startswith(b"HTTP/1.1 200 ") and b"Connection: close" not in got for got in (*kept, new)]
+    assert (b"", 0) == (rest, gateway.process.exit_code)
+
+
+@pytest.mark.parametrize("delay_seconds", [0, 300])
+async def test_second_signal_ends_at_once(tmp_path: Path, upstream: Upstream, delay_seconds: float) -> None:
+    """
+    Whoever asks twice does not wait: neither for the delay nor for a call under way.
+    """
+    over = asyncio.Event()
+
+    async def respond(_: Received, __: asyncio.StreamWriter) -> None:
+        await over.wait()
+
+    upstream.respond = respond
+    route = {"name": "api", "prefix": "/api", "upstream": upstream.url, "connection": "api"}
+    configuration = settings(route, drain_delay_seconds=delay_seconds, drain_seconds=300)
+    async with asyncio.timeout(2 * GUARD_SECONDS), serving(configuration, tmp_path / "data") as gateway:
+        await create_connection(gateway, None)
+        await gateway.connect("ada", access_token="T1")
+        _, writer = await _open(gateway, request("GET", "/api/x", credential=await gateway.agent_key("ada")))
+        assert await eventually(lambda: bool(upstream.received))
+        os.kill(gateway.process.pid, signal.SIGTERM)
+        assert await eventually(lambda: '"draining"' in gateway.process.stderr)
+        os.kill(gateway.process.pid, signal.SIGTERM)
+        await gateway.process.ended()
+        over.set()
+        writer.close()
+
+    assert -signal.SIGTERM == gateway.process.exit_code
+
+
+async def test_stop_stores_what_is_being_refreshed(tmp_path: Path, upstream: Upstream, provider: Provider) -> None:
+    """
+    The call that asked for a refresh is cut; the exchange ends, and the next gateway has its token.
+    """
+    tokens: list[str] = []
+
+    async def respond(received: Received, writer: asyncio.StreamWriter) -> None:
+        tokens.extend(received.values("Authorization"))
+        writer.write(answer(401 if tokens[-1] == "Bearer T1" else 200, b"{}"))
+
+    upstream.respond = respond
+    provider.gate = asyncio.Event()
+    route = {"name": "api", "prefix": "/api", "upstream": upstream.url, "connection": "api"}
+    configuration = settings(route, drain_seconds=DRAIN_SECONDS)
+    async with asyncio.timeout(2 * GUARD_SECONDS):
+        async with serving(configuration, tmp_path / "data") as gateway:
+            await create_connection(gateway, provider)
+            await gateway.connect("ada", access_token="T1", refresh_token=provider.issue())
+            asked = request("GET", "/api/x", credential=await gateway.agent_key("ada"))
+            reader, writer = await _open(gateway, asked)
+            await provider.entered.wait()
+            os.kill(gateway.process.pid, signal.SIGTERM)
+            end = await _end(reader)
+            provider.gate.set()
+            await gateway.process.ended()
+            writer.close()
+        async with serving(configuration, tmp_path / "data") as gateway:
+            reader, writer = await _open(gateway, asked)
+            got = await reader.readuntil(b"{}")
+            writer.close()
+
+    assert ("reset", 1, 0) == (end, provider.exchanges, provider.reused)
+    assert got.startswith(b"HTTP/1.1 200 ")
+    assert 2 == len(tokens) and tokens[1].startswith("Bearer access-1-")
+
+
+async def _readiness(gateway: RunningProcess) -> int:
+    async with gateway.session.get(f"{gateway.process.console_url}/readyz") as got:
+        return got.status
 
 
 async def _fill(gateway: RunningProcess, caller: socket.socket, asked: bytes) -> None:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import pytest
 
-from gateway.errors import CallerUnauthenticated
+from gateway.errors import CallerUnauthenticated, DeniedByPolicy, KeysUnavailable, RateLimited, Refusal
 from gateway.proxy import tunnel as module
 from gateway.proxy.tunnel import Tunnel, TunnelBroken
 
@@ -146,6 +146,23 @@ async def test_caller_that_may_no_more_is_cut(monkeypatch: pytest.MonkeyPatch) -
             await ends.tunnel.run()
 
     assert (3, "caller_unauthenticated") == (decisions, broken.value.reason)
+
+
+async def test_caller_that_cannot_be_judged_at_the_moment_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    """
+    A refusal for a while cuts nothing, however often it comes; the first that says no does.
+    """
+    monkeypatch.setattr(module, "DECIDE_SECONDS", 0.1)
+    left: list[Refusal] = [KeysUnavailable(), KeysUnavailable(), RateLimited(), DeniedByPolicy()]
+
+    async def decide_again() -> None:
+        raise left.pop(0)
+
+    async with asyncio.timeout(WAIT_SECONDS), between(decide_again=decide_again) as ends:
+        with pytest.raises(TunnelBroken) as broken:
+            await ends.tunnel.run()
+
+    assert ([], "denied_by_policy") == (left, broken.value.reason)
 
 
 async def test_cancelled_tunnel_leaves_nothing_open() -> None:
