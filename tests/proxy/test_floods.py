@@ -8,7 +8,6 @@ from pathlib import Path
 
 import pytest
 
-from gateway.listen.body import STEPS
 from gateway.models import Timeouts
 from gateway.net.backlog import Backlog
 from gateway.proxy.chunks import CHUNKS_AT_ONCE
@@ -154,7 +153,7 @@ async def test_caller_who_goes_away_behind_its_flood_leaves_nothing(
     head = request("POST", "/api/x", credential=issuer.token("ada"), fields=CHUNKED)
     for _ in range(10):
         async with calling(gateway) as caller:
-            await caller.send(head + b"5\r\nhello\r\n" * STEPS * 4)
+            await caller.send(head + b"5\r\nhello\r\n" * CHUNKS_AT_ONCE * 8)
             caller.reset()
 
     assert 200 == (await call(gateway, request("GET", "/api/x", credential=issuer.token("ada")))).status
