@@ -314,7 +314,7 @@ class StrictParser:
             start = at
             piece, at = body.feed(data, at)
             is_done = body.is_done
-            self.is_behind = body.is_behind or (at < len(data) and is_done and at - start > SMALL_BODY_BYTES)
+            self.is_behind = at < len(data) and (body.is_behind or (is_done and at - start > SMALL_BODY_BYTES))
         if piece:
             payload.feed_data(piece)
         if is_done:

@@ -59,6 +59,7 @@ _NAMES: tuple[tuple[object, tuple[str, ...]], ...] = (
             "_paused",
             "_reading_paused",
             "_resume_transport_reading",
+            "connected",
             "resume_reading",
             "transport",
         ),

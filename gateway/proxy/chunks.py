@@ -64,7 +64,6 @@ class Chunks:
         parts: list[bytes] = []
         at = 0
         self.is_behind = False
-        chunks = 0
         while not self._is_last:
             if self._left:
                 part = data[at : at + self._left]
@@ -74,7 +73,7 @@ class Chunks:
                 at += len(part)
                 if self._left:
                     break
-            if chunks == CHUNKS_AT_ONCE and at < len(data):
+            if len(parts) >= CHUNKS_AT_ONCE and at < len(data):
                 self._tail = data[at:]
                 self.is_behind = True
                 break
@@ -82,15 +81,15 @@ class Chunks:
             if matched is None:
                 self._keep_line(data[at:])
                 break
-            if matched.end() - at > MAX_SIZE_LINE_BYTES:
+            line_bytes = matched.end() - at
+            if line_bytes > MAX_SIZE_LINE_BYTES:
                 raise ChunksInvalid
             self._is_first = False
-            chunks += 1
-            self._left = int(matched[1], 16)
-            self._overhead += matched.end() - at - _OVERHEAD_RATIO * self._left
+            self._left = size = int(matched[1], 16)
+            self._overhead += line_bytes - _OVERHEAD_RATIO * size
             if self._overhead > MAX_OVERHEAD_BYTES:
                 raise ChunksInvalid
-            at = matched.end()
+            at += line_bytes
             self._is_last = self._left == 0
         if self._is_last:
             self._read_trailers(data, at)

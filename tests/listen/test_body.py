@@ -10,11 +10,11 @@ from hypothesis import strategies as st
 
 from gateway.errors import InvalidRequest
 from gateway.listen.body import (
+    CHUNKS_AT_ONCE,
     MAX_EXTENSION_BYTES,
     MAX_OVERHEAD_BYTES,
     MAX_SIZE_LINE_BYTES,
     MAX_TRAILER_BYTES,
-    STEPS,
     ChunkedBody,
 )
 
@@ -107,15 +107,15 @@ def test_broken_coding_is_refused(case: str, step: int) -> None:
         decode(data, cuts=list(range(0, len(data), step)))
 
 
-def test_one_feeding_takes_so_many_steps() -> None:
+def test_one_feeding_takes_so_many_chunks() -> None:
     """What is too much for one feeding is read in several, and nobody else's bytes with it."""
     body = ChunkedBody()
-    data = b"1\r\nx\r\n" * STEPS + b"0\r\n\r\nGET"
+    data = b"1\r\nx\r\n" * 2 * CHUNKS_AT_ONCE + b"0\r\n\r\nGET"
 
     first, at = body.feed(data, 0)
-    assert (b"x" * (STEPS // 2), 6 * STEPS // 2, True) == (first, at, body.is_behind)
+    assert (b"x" * (CHUNKS_AT_ONCE), 6 * CHUNKS_AT_ONCE, True) == (first, at, body.is_behind)
     second, at = body.feed(data, at)
-    assert (b"x" * (STEPS // 2), 6 * STEPS, True) == (second, at, body.is_behind)
+    assert (b"x" * (CHUNKS_AT_ONCE), 12 * CHUNKS_AT_ONCE, True) == (second, at, body.is_behind)
     assert (b"", len(data) - 3) == body.feed(data, at)
     assert (True, False) == (body.is_done, body.is_behind)
 
