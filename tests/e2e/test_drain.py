@@ -190,7 +190,7 @@ async def test_stop_serves_on_until_its_delay_is_over(tmp_path: Path, upstream: 
 
 
 @pytest.mark.parametrize("delay_seconds", [0, 300])
-async def test_second_signal_ends_at_once(tmp_path: Path, upstream: Upstream, delay_seconds: float) -> None:
+async def test_second_signal_ends_delay_and_drain_at_once(tmp_path: Path, upstream: Upstream, delay_seconds: float) -> None:
     """
     Whoever asks twice does not wait: neither for the delay nor for a call under way.
     """
