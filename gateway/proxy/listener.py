@@ -51,7 +51,7 @@ _RESET = struct.pack("ii", 1, 0)  # socket(7): SO_LINGER on, 0 seconds: close wi
 class CallerConnection(StrictConnection):
     """One caller's connection. Made by `TrafficServer`."""
 
-    __slots__ = ("_peer", "_serve", "before", "is_drained")
+    __slots__ = ("_is_ending", "_peer", "_serve", "before", "is_drained")
 
     def __init__(self, manager: StrictServer, *, loop: asyncio.AbstractEventLoop, serve: Serve) -> None:
         super().__init__(
@@ -64,6 +64,7 @@ class CallerConnection(StrictConnection):
         self._peer: str | None = None
         self.before: Before | None = None
         self.is_drained = False
+        self._is_ending = False
 
     def refusal_answer(self, refusal: Refusal) -> bytes:
         """Return the answer to what could not be read."""
@@ -80,7 +81,7 @@ class CallerConnection(StrictConnection):
     @property
     def is_closing(self) -> bool:
         """Whether this answer is the last on its connection."""
-        return self._close or self._force_close
+        return self._close or self._force_close or self._is_ending
 
     def send(self, data: bytes) -> None:
         """Write *data* to the caller, or raise ConnectionError when it has gone."""
@@ -131,7 +132,9 @@ class CallerConnection(StrictConnection):
         task = self._task_handler
         serving = task if self._request_in_progress else None
         had_unsent = False
-        self.close()  # the answer under way is the last; an idle connection ends here
+        self._is_ending = True  # the answer under way is the last
+        if serving is None:
+            self.close()  # aiohttp reads nothing more then: not while a body may still come
         try:
             async with asyncio.timeout(seconds):
                 if serving is not None:
@@ -225,7 +228,7 @@ class CallerConnection(StrictConnection):
             await self.drain(KEEPALIVE_SECONDS)
         except ConnectionError:
             return False
-        return not self._close
+        return not self.is_closing
 
     async def _serve_one(self, message: RawRequestMessage, payload: StreamReader) -> bool:
         self._request_in_progress = True
@@ -237,7 +240,7 @@ class CallerConnection(StrictConnection):
                 self._handler_waiter.set_result(None)
         if not payload.is_eof() and not self._force_close:
             keep_alive = await self._discard(payload, then_close=not keep_alive) and keep_alive
-        return keep_alive and not self._close
+        return keep_alive and not self.is_closing
 
     def _restart_keepalive(self) -> None:
         self._keepalive = True

@@ -58,7 +58,7 @@ async def relay(
     is_whole = answer.body.at_eof()
     # The gateway stops since this request came; or a body was announced and not asked for: the caller may send it now
     # or not (RFC 9110 section 10.1.1), so nobody knows whether a body comes next or a request.
-    if request.client.is_closing or (request.fields.expects_continue and not request.is_invited):
+    if request.client.is_closing or request.may_get_uninvited_body:
         request.keep_alive = False
     framing, is_chunked = _framing(request, answer, len(data) if is_whole else None)
     lines = [status_line(answer.status), *fields.lines]

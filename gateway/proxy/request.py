@@ -131,6 +131,11 @@ class ProxyRequest:
             and int(headers["Content-Length"]) <= MAX_DISCARDED_BYTES
         )
 
+    @property
+    def may_get_uninvited_body(self) -> bool:
+        """Whether the caller has announced a body, waits for `100 Continue`, and has not got it."""
+        return self.fields.expects_continue and self.fields.has_body and not self.is_invited
+
     def read_handshake(self) -> None:
         """
         Read which protocol the request wants to switch to, if any.

@@ -190,7 +190,9 @@ async def test_stop_serves_on_until_its_delay_is_over(tmp_path: Path, upstream: 
 
 
 @pytest.mark.parametrize("delay_seconds", [0, 300])
-async def test_second_signal_ends_delay_and_drain_at_once(tmp_path: Path, upstream: Upstream, delay_seconds: float) -> None:
+async def test_second_signal_ends_delay_and_drain_at_once(
+    tmp_path: Path, upstream: Upstream, delay_seconds: float
+) -> None:
     """
     Whoever asks twice does not wait: neither for the delay nor for a call under way.
     """
@@ -303,3 +305,34 @@ async def _end(reader: asyncio.StreamReader) -> str:
 def _said(gateway: RunningProcess, event: str) -> dict[str, Any]:
     lines = (json.loads(line) for line in gateway.process.stderr.splitlines() if line.startswith("{"))
     return next(line for line in lines if line["event"] == event)
+
+
+async def test_upload_goes_on_while_the_gateway_stops(tmp_path: Path, upstream: Upstream) -> None:
+    """A body that is still coming when a stop begins is read to its end, within `drain_seconds`, and answered."""
+    arrived = asyncio.Event()
+
+    async def on_body(_: bytes) -> None:
+        arrived.set()
+
+    upstream.on_body = on_body
+    route = {"name": "api", "prefix": "/api", "upstream": upstream.url, "connection": "api"}
+    async with asyncio.timeout(GUARD_SECONDS), serving(settings(route), tmp_path / "data") as gateway:
+        await create_connection(gateway, None)
+        await gateway.connect("ada", access_token="T1")
+        key = await gateway.agent_key("ada")
+        reader, writer = await _open(
+            gateway, request("POST", "/api/x", credential=key, fields=("Content-Length: 10",)) + b"first"
+        )
+        await arrived.wait()
+        os.kill(gateway.process.pid, signal.SIGTERM)
+        await _saying(gateway, "draining")
+        await asyncio.sleep(0.2)
+        writer.write(b" rest")
+        answered = await reader.read()
+        await gateway.process.ended()
+        said = _said(gateway, "drained")
+        writer.close()
+
+    assert answered.startswith(b"HTTP/1.1 200 ")
+    assert [b"first rest"] == [each.body for each in upstream.received]
+    assert (1, 0) == (said["finished"], said["cut"])
