@@ -2,7 +2,8 @@
 # and again only when a lock or pyproject.toml has changed.
 #
 #   make demo      a provider, an API, two users and the gateway, on loopback, offline
-#   make test      the tests; make test ARGS="tests/proxy -k refresh" for some of them
+#   make test      the tests, file by file in two processes (JOBS=4 for four); make test ARGS="tests/proxy -k refresh"
+#                  for some of them, in one
 #   make check     format, lint, types, import contracts, Dockerfile
 #   make bench     requests per second beside the tutorial's proxy (BENCH=quick for a short run)
 #   make soak      storms and kill -9 on the vault's refresh, on SQLite and PostgreSQL (under ten minutes)
@@ -15,6 +16,7 @@ SHELL := /bin/sh
 .PHONY: help demo test check bench bench-vault soak format lock
 
 ARGS ?=
+JOBS ?= 2
 VENV := .venv
 BIN := $(VENV)/bin
 SOURCES := gateway tests bench soak
@@ -35,7 +37,7 @@ demo: $(VENV)/.runtime
 	@$(BIN)/gateway demo $(ARGS)
 
 test: $(VENV)/.dev $(PROVIDER)/node_modules/.installed $(NODE_SDK)/node_modules/.installed
-	@$(BIN)/python -m pytest $(ARGS)
+	@$(BIN)/python -m pytest $(if $(ARGS),$(ARGS),-n $(JOBS) --dist loadfile)
 
 check: $(VENV)/.dev
 	@$(BIN)/python -m ruff format --check --quiet --output-format concise $(SOURCES) \
