@@ -12,6 +12,7 @@ A request's way (DESIGN section 2), and where to read about each step:
     send        proxy/forward.py     the request as it leaves, on a proxy/connection.py of a proxy/pool.py;
                                      proxy/attempts.py sends it once more
     answer      proxy/relay.py       the upstream's answer, as proxy/answer_head.py has read it, streamed back
+    switch      proxy/websocket.py   the handshake of a WebSocket; proxy/tunnel.py passes what follows
     record      proxy/record.py      what left, line by line; audit/log.py keeps it
 
 `proxy/exchange.py` is the order of these steps. Around them: `vault/` keeps and refreshes connection tokens,
