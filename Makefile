@@ -37,7 +37,7 @@ demo: $(VENV)/.runtime
 	@$(BIN)/gateway demo $(ARGS)
 
 test: $(VENV)/.dev $(PROVIDER)/node_modules/.installed $(NODE_SDK)/node_modules/.installed
-	@$(BIN)/python -m pytest $(if $(ARGS),$(ARGS),-n $(JOBS) --dist loadfile)
+	@$(BIN)/python -m pytest $(if $(ARGS),$(ARGS),-n $(JOBS) --dist loadfile --no-loadscope-reorder)
 
 check: $(VENV)/.dev
 	@$(BIN)/python -m ruff format --check --quiet --output-format concise $(SOURCES) \
