@@ -47,8 +47,8 @@ from gateway.proxy.body import RequestBody
 from gateway.proxy.discovery import WELL_KNOWN, ProtectedResource
 from gateway.proxy.forwarded import TrustedProxies
 from gateway.proxy.lane import Lane
-from gateway.proxy.pages import Connects, Pages, show
-from gateway.proxy.record import Call, EgressLog
+from gateway.proxy.pages import Connects, Pages, show, with_link
+from gateway.proxy.record import Call, EgressLog, Strangers
 from gateway.proxy.relay import AnswerCut
 from gateway.proxy.request import Client, ProxyRequest
 from gateway.proxy.request_fields import RequestFields, RequestRules
@@ -112,8 +112,7 @@ class Exchange:
         )
         self._trusted_proxies = trusted_proxies or TrustedProxies()
         self._no_route = RequestRules(None, via=via, trusts_proxies=bool(self._trusted_proxies))
-        self._strangers = 0
-        self._strangers_since = 0.0
+        self._strangers = Strangers(egress_log)
 
     # --- the order -------------------------------------------------------------------------------------------
 
@@ -135,7 +134,7 @@ class Exchange:
         except Refusal as refusal:
             error = refusal.code
             if isinstance(refusal, ConnectionRequired | ConnectionScopeMissing):
-                refusal = await self._with_link(call, refusal)
+                refusal = await with_link(call, refusal, self._connects)
             self._refuse(request, refusal)
         except asyncio.CancelledError:
             error = "drained" if client.is_drained else "client_aborted"
@@ -170,31 +169,6 @@ class Exchange:
             return False
         await show(request, self._pages)
         return True
-
-    async def _with_link(
-        self, call: Call, refusal: ConnectionRequired | ConnectionScopeMissing
-    ) -> ConnectionRequired | ConnectionScopeMissing:
-        """Return *refusal* with what its caller can do: the link for the user, and where to wait (DESIGN section 5)."""
-        if self._connects is None or call.caller is None or call.match is None or call.subject is None:
-            return refusal
-        route, subject = call.match.route, call.subject
-        key = TokenKey(route.connection, subject.user, subject.tenant, route.scopes, subject.account)
-        missing = refusal.missing_scopes if isinstance(refusal, ConnectionScopeMissing) else None
-        try:
-            offer = await self._connects.offer(key, call.caller, missing_scopes=missing)
-        except Exception as exc:  # the refusal stands by itself; a link is a help
-            log.warning("connect_link_failed", error=type(exc).__name__, place=place_of(exc))
-            return refusal
-        if offer is None:
-            return refusal
-        # A new one: the refusal of a shared fetch is everybody's who waited for it, the link is this caller's.
-        return type(refusal)(
-            refusal.detail,
-            connection=refusal.connection,
-            missing_scopes=refusal.missing_scopes,
-            connect_url=offer.url,
-            wait_url=offer.wait_url,
-        )
 
     async def _pass(self, request: ProxyRequest) -> None:
         call = request.call
@@ -378,9 +352,7 @@ class Exchange:
         if call.caller is None and error is None:
             return  # a page: nobody's call
         if call.caller is None:
-            if self._strangers == 0:
-                self._strangers_since = call.started_at
-            self._strangers += 1
+            self._strangers.count(call.started_at)
             return
         try:
             self._log.append(record.outcome(call, seconds=now - call.started, error=error))
@@ -392,21 +364,14 @@ class Exchange:
     def count_unread(self, refusal: Refusal) -> None:
         """Count a request that could not be read, or a connection too many: a stranger's, whoever it was."""
         self._metrics.request("", "other", refusal.status, 0.0)
-        if self._strangers == 0:
-            self._strangers_since = self._clock()
-        self._strangers += 1
+        self._strangers.count(self._clock())
 
     def sweep(self) -> None:
         """Once a second: write the count of strangers, let go of what is over, enforce the upstreams' deadlines."""
         self._tokens.sweep()
         for lane in self._lanes.values():
             lane.pool.sweep()
-        if self._strangers:
-            count, self._strangers = self._strangers, 0
-            try:
-                self._log.append(record.unauthenticated(count, first=self._strangers_since, last=self._clock()))
-            except Refusal:
-                self._strangers += count
+        self._strangers.write(self._clock())
 
 
 def _who(caller: Caller) -> tuple[str | None, ...]:

@@ -13,15 +13,20 @@ from __future__ import annotations
 import asyncio
 from typing import Protocol
 
+import structlog
 from aiohttp.web_protocol import RequestPayloadError
 
-from gateway.errors import BodyTooLarge, InvalidRequest, RequestTimeout
+from gateway.errors import BodyTooLarge, ConnectionRequired, ConnectionScopeMissing, InvalidRequest, RequestTimeout
 from gateway.models import Caller, ConnectOffer, PageAnswer, PageRequest, TokenKey
 from gateway.proxy.answers import status_line
+from gateway.proxy.record import Call
 from gateway.proxy.request import ProxyRequest
+from gateway.telemetry import place_of
 
 MAX_BODY_BYTES = 65_536
 BODY_SECONDS = 10.0
+
+log = structlog.get_logger()
 
 
 class Pages(Protocol):
@@ -45,6 +50,32 @@ class Connects(Protocol):
 
         *missing_scopes*: what the token of *key* lacks (empty: not said which); None: there is none.
         """
+
+
+async def with_link(
+    call: Call, refusal: ConnectionRequired | ConnectionScopeMissing, connects: Connects | None
+) -> ConnectionRequired | ConnectionScopeMissing:
+    """Return *refusal* with what its caller can do: the link for the user, and where to wait (DESIGN section 5)."""
+    if connects is None or call.caller is None or call.match is None or call.subject is None:
+        return refusal
+    route, subject = call.match.route, call.subject
+    key = TokenKey(route.connection, subject.user, subject.tenant, route.scopes, subject.account)
+    missing = refusal.missing_scopes if isinstance(refusal, ConnectionScopeMissing) else None
+    try:
+        offer = await connects.offer(key, call.caller, missing_scopes=missing)
+    except Exception as exc:  # the refusal stands by itself; a link is a help
+        log.warning("connect_link_failed", error=type(exc).__name__, place=place_of(exc))
+        return refusal
+    if offer is None:
+        return refusal
+    # A new one: the refusal of a shared fetch is everybody's who waited for it, the link is this caller's.
+    return type(refusal)(
+        refusal.detail,
+        connection=refusal.connection,
+        missing_scopes=refusal.missing_scopes,
+        connect_url=offer.url,
+        wait_url=offer.wait_url,
+    )
 
 
 async def show(request: ProxyRequest, pages: Pages) -> None:

@@ -20,6 +20,7 @@ from typing import Any, Literal, Protocol
 
 import orjson
 
+from gateway.errors import RecordUnavailable
 from gateway.models import Caller, RouteMatch, Subject
 
 Echo = Literal["field", "body", "cut", "unread"]
@@ -132,6 +133,31 @@ def outcome(call: Call, *, seconds: float, error: str | None) -> bytes:
         orjson.dumps(call.echo) if call.echo else b"[]",
         _text(error),
     )
+
+
+class Strangers:
+    """The refused callers whom nobody knows, between two lines: a flood of them is a line a second."""
+
+    def __init__(self, egress_log: EgressLog) -> None:
+        self._log = egress_log
+        self._count = 0
+        self._since = 0.0
+
+    def count(self, at: float) -> None:
+        """Count one who was refused *at*, in POSIX seconds."""
+        if not self._count:
+            self._since = at
+        self._count += 1
+
+    def write(self, now: float) -> None:
+        """Write the line of those since the last one, if there were any; kept where it cannot be written."""
+        if not self._count:
+            return
+        count, self._count = self._count, 0
+        try:
+            self._log.append(unauthenticated(count, first=self._since, last=now))
+        except RecordUnavailable:
+            self._count += count
 
 
 def unauthenticated(count: int, *, first: float, last: float) -> bytes:

@@ -6,8 +6,9 @@ import json
 
 import pytest
 
+from gateway.errors import RecordUnavailable
 from gateway.models import Caller, Origin, Route, RouteMatch, Subject
-from gateway.proxy.record import Call, attempt, intent, outcome, timestamp, unauthenticated
+from gateway.proxy.record import Call, Strangers, attempt, intent, outcome, timestamp, unauthenticated
 
 ROUTE = Route("api", "/api", Origin("https", "api.example.com", 443), "contacts")
 
@@ -107,6 +108,37 @@ def test_strangers_are_counted() -> None:
     line = json.loads(unauthenticated(7, first=1.0, last=2.0))
 
     assert ("unauthenticated", 7, "1970-01-01T00:00:01.000Z") == (line["event"], line["count"], line["first"])
+
+
+class Full:
+    """A log that takes nothing until there is room again."""
+
+    def __init__(self) -> None:
+        self.has_room = False
+        self.lines: list[bytes] = []
+
+    def append(self, line: bytes) -> None:
+        if not self.has_room:
+            raise RecordUnavailable
+        self.lines.append(line)
+
+
+def test_strangers_are_kept_until_they_can_be_written() -> None:
+    """
+    A line a second for those who came; none for nobody; nobody is forgotten while the log takes nothing.
+    """
+    log = Full()
+    strangers = Strangers(log)
+    strangers.write(1.0)
+    strangers.count(2.0)
+    strangers.write(3.0)
+    strangers.count(4.0)
+    log.has_room = True
+    strangers.write(5.0)
+    strangers.write(6.0)
+
+    (line,) = map(json.loads, log.lines)
+    assert (2, "1970-01-01T00:00:02.000Z") == (line["count"], line["first"])
 
 
 def test_time_has_milliseconds() -> None:
