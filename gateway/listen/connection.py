@@ -60,7 +60,7 @@ class StrictConnection(RequestHandler):
 
     def refusal_answer(self, refusal: Refusal) -> bytes:
         """Return the whole answer to what could not be read: constant, and the last on its connection."""
-        raise NotImplementedError
+        raise NotImplementedError  # each door has a form of its own: problem+json, or the token API's flat errors
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Serve the connection, or say that there are too many."""

@@ -119,6 +119,7 @@ async def test_upstream_with_a_truncated_gzip_stream(tmp_path: Path, upstream: U
 UNAVAILABLE = refused(503, "token_service_unavailable")
 LOST = refused(403, "connection_required")
 PROVIDER = {
+    "an answer that drips but comes": (Fault(drip_seconds=0.001), PASSED, True),
     "a connection that is reset at once": (Fault("accept"), UNAVAILABLE, True),
     "a reset when the request comes": (Fault("request"), UNAVAILABLE, True),
     "an end when the request comes": (Fault("request", "close"), UNAVAILABLE, True),
