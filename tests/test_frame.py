@@ -4,12 +4,17 @@ What holds for the tree as a whole: tests mirror the sources, locks name no addr
 
 from __future__ import annotations
 
+import importlib
 import json
+import pkgutil
 import re
 import subprocess
 import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from re import _parser  # nobody else tells what a pattern is made of
+from types import ModuleType
+from typing import Any
 
 import click
 import pytest
@@ -157,6 +162,47 @@ def test_missing_tool_skips_by_name_or_fails(monkeypatch: pytest.MonkeyPatch, *,
     outcome = pytest.fail.Exception if required else pytest.skip.Exception
     with pytest.raises(outcome, match="wrk is missing: apt-get install wrk"):
         tools.missing("wrk", "apt-get install wrk")
+
+
+def test_no_pattern_has_a_possessive_group() -> None:
+    """
+    CPython before 3.11.5, which Debian 12 has, takes half an iteration of one for a match (gh-106052).
+    """
+    patterns = {
+        f"{name}.{attribute}": value
+        for name, module in all_modules()
+        for attribute, value in vars(module).items()
+        if isinstance(value, re.Pattern)
+    }
+
+    assert 40 <= len(patterns)
+    assert [] == [name for name, pattern in patterns.items() if possessive_groups(pattern)]
+    assert possessive_groups(re.compile("(?:ab)*+"))
+    assert not possessive_groups(re.compile("(?>(?:a*+[b+]++)*)"))
+
+
+def possessive_groups(pattern: re.Pattern[Any]) -> bool:
+    return _has_possessive_group(_parser.parse(pattern.pattern, pattern.flags & ~re.UNICODE))
+
+
+def _has_possessive_group(parsed: Any) -> bool:
+    for operation, argument in parsed:
+        if str(operation) == "POSSESSIVE_REPEAT" and (
+            len(argument[2]) > 1 or str(argument[2][0][0]) not in ("IN", "LITERAL", "ANY", "NOT_LITERAL")
+        ):
+            return True
+        inner = argument if isinstance(argument, tuple | list) else (argument,)
+        for part in inner:
+            parts = part if isinstance(part, list) else [part]
+            if any(isinstance(each, _parser.SubPattern) and _has_possessive_group(each) for each in parts):
+                return True
+    return False
+
+
+def all_modules() -> Iterator[tuple[str, ModuleType]]:
+    for module in pkgutil.walk_packages(gateway.__path__, "gateway."):
+        if not module.name.endswith("__main__"):
+            yield module.name, importlib.import_module(module.name)
 
 
 @pytest.mark.parametrize("code", sorted(refusal.code for refusal in gateway.errors.REFUSALS))
