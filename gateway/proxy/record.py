@@ -185,7 +185,7 @@ def _who_and_what(call: Call) -> bytes:
         members["subject"] = {"user": subject.user, "tenant": subject.tenant, "account": subject.account}
     target = call.target
     if match is not None:
-        route, _, target = match
+        route, _, _, target = match
         members["route"] = route.name
         members["connection"] = route.connection
         members["rule"] = call.rule
