@@ -6,7 +6,7 @@ import asyncio
 import os
 import zlib
 from collections.abc import Awaitable
-from contextlib import suppress
+from contextlib import AsyncExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -29,6 +29,8 @@ from tests.proxy.wire import call, eventually, request
 BLOCK = os.urandom(MEGABYTE)
 MAX_GROWTH_BYTES = 30 << 20  # as for bodies
 PINGS = 20_000
+SLOW = 100
+SLOW_BYTES = 1 << 19  # of memory for each caller that does not read (threats G3); 0.3 MiB were measured
 
 
 @dataclass(slots=True)
@@ -98,6 +100,48 @@ async def test_frame_of_a_gibibyte_passes_in_small_memory(tmp_path: Path) -> Non
     assert down[0] == down[1]
     assert growth < MAX_GROWTH_BYTES
     assert (up[0].count, down[0].count) == (outcome["bytes_received"], outcome["bytes_sent"])
+
+
+@needs_proc
+async def test_callers_that_do_not_read_cost_bounded_memory(tmp_path: Path) -> None:
+    """
+    100 callers let an endless message come and do not read: the gateway stops reading as well, and serves another.
+    """
+    written = dict.fromkeys(range(SLOW), 0)
+    numbers = iter(range(SLOW + 1))
+    over = asyncio.Event()
+
+    async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        number = next(numbers)
+        if number == SLOW:
+            writer.write(await reader.readexactly(5))
+            return
+        while not over.is_set():
+            writer.write(BLOCK[:65_536])
+            await writer.drain()
+            written[number] += 65_536
+
+    async with AsyncExitStack() as stack:
+        port = await stack.enter_async_context(switching(handle))
+        gateway = await stack.enter_async_context(gateway_before(port, tmp_path))
+        key = await gateway.agent_key("ada")
+        before = gateway.process.rss_bytes
+        gateway.process.forget_peak()
+        for _ in range(SLOW):
+            caller = await stack.enter_async_context(switched(gateway, key))
+            pausing = caller.writer.transport
+            assert isinstance(pausing, asyncio.Transport)
+            pausing.pause_reading()
+        await _stalled(written)
+        async with switched(gateway, key) as other:
+            await other.send(b"hello")
+            seen = await other.reader.readexactly(5)
+        growth = gateway.process.peak_rss_bytes - before
+        over.set()
+
+    assert b"hello" == seen
+    assert min(written.values()) > 0
+    assert growth < SLOW * SLOW_BYTES
 
 
 @needs_proc
@@ -218,6 +262,16 @@ async def test_end_without_a_close_frame_ends_the_other_side(tmp_path: Path) -> 
         over.set()
 
     assert ENDS == seen
+
+
+async def _stalled(written: dict[int, int]) -> None:
+    """Return when nothing has been written for a while."""
+    before, quiet = -1, 0
+    while quiet < 10:
+        await asyncio.sleep(0.1)
+        now = sum(written.values())
+        quiet = quiet + 1 if now == before else 0
+        before = now
 
 
 async def _ended(reader: asyncio.StreamReader) -> None:
