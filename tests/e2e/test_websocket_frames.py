@@ -3,74 +3,34 @@
 from __future__ import annotations
 
 import asyncio
-import os
-import zlib
-from collections.abc import Awaitable
-from contextlib import AsyncExitStack, suppress
-from dataclasses import dataclass
+from contextlib import AsyncExitStack
 from pathlib import Path
 
-from tests.e2e.gateway_process import RunningProcess
 from tests.e2e.test_bodies import needs_proc
 from tests.e2e.websocket_ends import (
-    MEGABYTE,
+    BLOCK,
+    ENDS,
     WAIT_SECONDS,
     Echo,
+    at_a_stalled_end,
     echoed,
+    ended_by,
     gateway_before,
     opened,
     outcome_of,
+    pour,
     reset,
+    swallow,
     switched,
     switching,
+    tunnels,
 )
 from tests.proxy.wire import call, eventually, request
 
-BLOCK = os.urandom(MEGABYTE)
 MAX_GROWTH_BYTES = 30 << 20  # as for bodies
 PINGS = 20_000
 SLOW = 100
 SLOW_BYTES = 1 << 19  # of memory for each caller that does not read (threats G3); 0.3 MiB were measured
-
-
-@dataclass(slots=True)
-class Meter:
-    """Counts and sums what passes one end."""
-
-    count: int = 0
-    crc: int = 0
-
-    def add(self, data: bytes) -> None:
-        self.count += len(data)
-        self.crc = zlib.crc32(data, self.crc)
-
-
-async def _pour(writer: asyncio.StreamWriter, blocks: int) -> Meter:
-    """Write one binary frame of *blocks* megabytes, while the other end does not read, and on."""
-    poured = Meter()
-    header = b"\x82\x7f" + (blocks * MEGABYTE).to_bytes(8)
-    for piece in (header, *[BLOCK] * blocks):
-        writer.write(piece)
-        await writer.drain()
-        poured.add(piece)
-    return poured
-
-
-async def _swallow(reader: asyncio.StreamReader, blocks: int) -> Meter:
-    """Read a frame of *blocks* megabytes."""
-    read = Meter()
-    while read.count < 10 + blocks * MEGABYTE and (data := await reader.read(1 << 18)):
-        read.add(data)
-    return read
-
-
-async def _at_a_stalled_end(pouring: Awaitable[Meter], swallowing: Awaitable[Meter]) -> tuple[Meter, Meter]:
-    """Return what both ends count, of which one begins to read when the other has waited for it a while."""
-    task = asyncio.ensure_future(pouring)
-    done, _ = await asyncio.wait((task,), timeout=1)
-    assert not done, "as much as that is held nowhere on the way"
-    poured, swallowed = await asyncio.gather(task, swallowing)
-    return poured, swallowed
 
 
 @needs_proc
@@ -90,8 +50,8 @@ async def test_frame_of_a_gibibyte_passes_in_small_memory(tmp_path: Path) -> Non
             reader, writer = await ends.get()
             before = gateway.process.rss_bytes
             gateway.process.forget_peak()
-            up = await _at_a_stalled_end(_pour(caller.writer, 256), _swallow(reader, 256))
-            down = await _at_a_stalled_end(_pour(writer, 1024), _swallow(caller.reader, 1024))
+            up = await at_a_stalled_end(pour(caller.writer, 256), swallow(reader, 256))
+            down = await at_a_stalled_end(pour(writer, 1024), swallow(caller.reader, 1024))
             growth = gateway.process.peak_rss_bytes - before
         over.set()
         outcome = await outcome_of(gateway)
@@ -221,14 +181,6 @@ async def test_broken_frame_is_told_by_the_end_that_reads_it(tmp_path: Path, ech
     assert (101, None) == (outcome["status"], outcome["error"])
 
 
-ENDS = {
-    "the caller is reset": "client_aborted",
-    "the caller ends without a word": None,
-    "the upstream is reset": "upstream_cut",
-    "the upstream ends without a word": None,
-}
-
-
 async def test_end_without_a_close_frame_ends_the_other_side(tmp_path: Path) -> None:
     """
     Whichever end vanishes, the other is ended, the record says how, and the one place of the route is free again.
@@ -256,9 +208,9 @@ async def test_end_without_a_close_frame_ends_the_other_side(tmp_path: Path) -> 
                     reset(ending)
                 else:
                     ending.close()
-                await _ended(left)
-                assert await eventually(lambda: len(_tunnels(gateway)) == number)  # noqa: B023  # awaited here
-                seen[case] = _tunnels(gateway)[-1]
+                await ended_by(left)
+                assert await eventually(lambda: len(tunnels(gateway)) == number)  # noqa: B023  # awaited here
+                seen[case] = tunnels(gateway)[-1]
         over.set()
 
     assert ENDS == seen
@@ -272,14 +224,3 @@ async def _stalled(written: dict[int, int]) -> None:
         now = sum(written.values())
         quiet = quiet + 1 if now == before else 0
         before = now
-
-
-async def _ended(reader: asyncio.StreamReader) -> None:
-    """Return once *reader*'s connection has ended, in whichever way."""
-    with suppress(ConnectionError):
-        assert b"" == await asyncio.wait_for(reader.read(), WAIT_SECONDS)
-
-
-def _tunnels(gateway: RunningProcess) -> list[str | None]:
-    """Return the error of each WebSocket that has ended, in order."""
-    return [line["error"] for line in gateway.lines("outcome") if line["status"] == 101]

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import socket
+import ssl
 import struct
+import zlib
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +24,7 @@ from tests.proxy.wire import RawCaller, calling, eventually, request
 from tests.world import Provider, create_connection, settings
 
 MEGABYTE = 1 << 20
+BLOCK = os.urandom(MEGABYTE)
 WAIT_SECONDS = 10.0
 GUARD_SECONDS = 120.0  # a test that waits for what never comes ends here
 HANDSHAKE = (
@@ -30,6 +35,13 @@ HANDSHAKE = (
 )
 ACCEPT = "s3pPLMBiTxaQ9kYGzzhZRbK+xOo="
 SWITCH = f"HTTP/1.1 101 Ok\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Accept: {ACCEPT}\r\n"
+# Who ends a WebSocket, and the error of its outcome line.
+ENDS = {
+    "the caller is reset": "client_aborted",
+    "the caller ends without a word": None,
+    "the upstream is reset": "upstream_cut",
+    "the upstream ends without a word": None,
+}
 
 
 class Echo:
@@ -86,7 +98,7 @@ Handle = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 
 
 @asynccontextmanager
-async def switching(handle: Handle) -> AsyncIterator[int]:
+async def switching(handle: Handle, *, tls: ssl.SSLContext | None = None) -> AsyncIterator[int]:
     """Run an upstream that switches for whoever asks, and yield its port; *handle* has the bytes after that."""
 
     async def serve_one(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -96,14 +108,14 @@ async def switching(handle: Handle) -> AsyncIterator[int]:
             await handle(reader, writer)
         writer.close()
 
-    async with await asyncio.start_server(serve_one, "127.0.0.1", 0) as server:
+    async with await asyncio.start_server(serve_one, "127.0.0.1", 0, ssl=tls) as server:
         yield server.sockets[0].getsockname()[1]
 
 
 @asynccontextmanager
-async def switched(gateway: RunningProcess, key: str) -> AsyncIterator[RawCaller]:
+async def switched(gateway: RunningProcess, key: str, *, tls: ssl.SSLContext | None = None) -> AsyncIterator[RawCaller]:
     """Open a connection that the gateway has switched, for frames of any bytes."""
-    async with calling(gateway, wait_seconds=WAIT_SECONDS) as caller:
+    async with calling(gateway, wait_seconds=WAIT_SECONDS, tls=tls) as caller:
         await caller.send(request("GET", "/api/socket", credential=key, fields=HANDSHAKE))
         assert (await caller.head()).startswith(b"HTTP/1.1 101 ")
         yield caller
@@ -125,3 +137,54 @@ async def outcome_of(gateway: RunningProcess, count: int = 1) -> dict[str, Any]:
     """Return the last outcome line once there are *count*."""
     assert await eventually(lambda: len(gateway.lines("outcome")) >= count)
     return gateway.lines("outcome")[-1]
+
+
+@dataclass(slots=True)
+class Meter:
+    """Counts and sums what passes one end."""
+
+    count: int = 0
+    crc: int = 0
+
+    def add(self, data: bytes) -> None:
+        self.count += len(data)
+        self.crc = zlib.crc32(data, self.crc)
+
+
+async def pour(writer: asyncio.StreamWriter, blocks: int) -> Meter:
+    """Write one binary frame of *blocks* megabytes, while the other end does not read, and on."""
+    poured = Meter()
+    header = b"\x82\x7f" + (blocks * MEGABYTE).to_bytes(8)
+    for piece in (header, *[BLOCK] * blocks):
+        writer.write(piece)
+        await writer.drain()
+        poured.add(piece)
+    return poured
+
+
+async def swallow(reader: asyncio.StreamReader, blocks: int) -> Meter:
+    """Read a frame of *blocks* megabytes."""
+    read = Meter()
+    while read.count < 10 + blocks * MEGABYTE and (data := await reader.read(1 << 18)):
+        read.add(data)
+    return read
+
+
+async def at_a_stalled_end(pouring: Awaitable[Meter], swallowing: Awaitable[Meter]) -> tuple[Meter, Meter]:
+    """Return what both ends count, of which one begins to read when the other has waited for it a while."""
+    task = asyncio.ensure_future(pouring)
+    done, _ = await asyncio.wait((task,), timeout=1)
+    assert not done, "as much as that is held nowhere on the way"
+    poured, swallowed = await asyncio.gather(task, swallowing)
+    return poured, swallowed
+
+
+async def ended_by(reader: asyncio.StreamReader) -> None:
+    """Return once *reader*'s connection has ended, in whichever way."""
+    with suppress(ConnectionError):
+        assert b"" == await asyncio.wait_for(reader.read(), WAIT_SECONDS)
+
+
+def tunnels(gateway: RunningProcess) -> list[str | None]:
+    """Return the error of each WebSocket that has ended, in order."""
+    return [line["error"] for line in gateway.lines("outcome") if line["status"] == 101]
