@@ -152,6 +152,42 @@ def test_no_path_of_this_machine_and_no_registry_in_the_tree() -> None:
     assert [] == found
 
 
+# Each with the beginning by which its provider's scanner, or ours, finds it. What tests make up is shorter, or says so.
+REAL_SECRETS = re.compile(
+    r"\bgh[pousr]_[A-Za-z0-9]{36}\b|\bgithub_pat_\w{82}\b|\bxox[abpr]-\d{9,}-\d{9,}-[\w-]{20,}|\bAKIA[A-Z0-9]{16}\b"
+    r"|\bAIza[\w-]{35}\b|\b[rs]k_live_\w{24,}|\bsk-(?:proj|ant)-[\w-]{40,}|\bglpat-[\w-]{20}\b|\bya29\.[\w-]{60,}"
+    r"|\bgw[am]_[0-9A-Za-z]{20}_[0-9A-Za-z]{49}\b|-----BEGIN (?:[A-Z]+ )*PRIVATE KEY-----\n"
+)
+
+
+def test_no_real_secret_in_the_tree() -> None:
+    """
+    No file holds what has the form of a provider's token, of a key of the gateway's, or of a private key (threats E14).
+    """
+    shown = "ghp_" + "a" * 36 + " gwa_" + "0" * 20 + "_" + "1" * 49
+    found = [path.relative_to(ROOT) for path in tracked_files() if REAL_SECRETS.search(text_of(path))]
+
+    assert 2 == len(REAL_SECRETS.findall(shown))
+    assert [] == found
+
+
+def test_no_task_inherits_whose_call_it_is() -> None:
+    """
+    Who calls is handed on as a value: no context variable, no module's variable holds it; nothing is unpickled (D13).
+    """
+    forbidden = re.compile(
+        r"ContextVar\(|bind_contextvars|\bthreading\.local\b|\b(?:import|from) (?:pickle|marshal|shelve)\b"
+    )
+    texts = {path: text_of(ROOT / path) for path in sources()}
+    # The second that the record's times were last written in is nobody's.
+    written = {
+        path.as_posix(): found for path, text in texts.items() if (found := re.findall(r"^ +global (.+)", text, re.M))
+    }
+
+    assert [] == [path for path, text in texts.items() if forbidden.search(text)]
+    assert {"gateway/proxy/record.py": ["_second, _second_text"]} == written
+
+
 @pytest.mark.parametrize("required", [False, True], ids=["on a developer's machine", "in CI"])
 def test_missing_tool_skips_by_name_or_fails(monkeypatch: pytest.MonkeyPatch, *, required: bool) -> None:
     """
