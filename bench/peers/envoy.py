@@ -18,7 +18,7 @@ from bench.peers import CACHED_CALLERS, UPSTREAM_NAME, TlsFiles
 from bench.peers.processes import TOOLS, install_wheels, own_directory, serving
 
 NAME = "envoy"
-RECORD, LINE = "access.log", b" status="
+RECORD, LINE = "access.log", b'" status='
 ENVIRONMENT = TOOLS / NAME
 LOCK = Path(__file__).with_name("envoy.lock")
 EXTENSIONS = "type.googleapis.com/envoy.extensions"

@@ -93,9 +93,7 @@ def install_packages(*packages: str) -> None:
 def install_wheels(environment: Path, *, lock: Path) -> None:
     """Make a virtual environment at *environment* with what *lock* pins; one that exists is brought up to it."""
     _fetch(sys.executable, "-m", "venv", environment)
-    _fetch(
-        environment / "bin" / "python", "-m", "pip", "install", "--quiet", "--require-hashes", "--no-deps", "-r", lock
-    )
+    _fetch(environment / "bin" / "python", "-m", "pip", "install", "-qq", "--require-hashes", "--no-deps", "-r", lock)
 
 
 def install_node_packages(project: Path) -> None:
