@@ -22,7 +22,7 @@ from urllib.request import urlopen
 
 from bench.contestants import LOAD_CORE, Issuer, Upstream, free_port
 from bench.peers import TlsFiles
-from bench.peers.nginx import LISTENING_WITH_TLS, LUA_MODULES, MAIN, install_lua, missing_lua
+from bench.peers.nginx import LISTENING_WITH_TLS, LUA_MODULES, MAIN, command, install_lua, missing_lua
 from bench.peers.processes import own_directory, serving
 
 NAME = "upstream"
@@ -172,6 +172,5 @@ def running(issuer: Issuer, *, token: str, directory: Path, tls: TlsFiles | None
         jwks_file=issuer.jwks_file,
     )
     (own / "nginx.conf").write_text(MAIN.format(modules=LUA_MODULES, http=block))
-    command = ("nginx", "-p", own, "-c", "nginx.conf", "-e", "stderr")
-    with serving(*command, port=port, directory=own, core=LOAD_CORE):
+    with serving(*command(own), port=port, directory=own, core=LOAD_CORE):
         yield NginxUpstream(port, token, control_port)
