@@ -10,7 +10,7 @@ Rules (descope-contract.md section 11; DESIGN sections 2 and 7):
 4. `replace` asks the provider only while the stored token still is the rejected one.
 5. A token that is still valid is never waited for: one that is due is refreshed in the background before (`ahead.py`),
    and a caller who meets it all the same has it after a few seconds at most, whatever the provider does.
-6. A database that does not answer is left alone between tries (`net/breaker.py`): callers are refused at once.
+6. A database that does not answer is left alone between tries (`breaker.py`): callers are refused at once.
 7. What cannot be opened is not served and not repaired: it is logged by id, and the service counts as unavailable.
 """
 
@@ -26,13 +26,14 @@ from dataclasses import replace
 import structlog
 from sqlalchemy.exc import SQLAlchemyError
 
+from gateway.breaker import Breaker
 from gateway.errors import ConnectionRequired, ConnectionUnknown, TokenServiceUnavailable
 from gateway.models import Caller, ConnectionToken, TokenKey
-from gateway.net.breaker import Breaker
 from gateway.net.client import OutboundClient
 from gateway.store.engine import Store
 from gateway.vault.adoption import Adoption
 from gateway.vault.ahead import RefreshAhead
+from gateway.vault.backoff import RefreshFailed
 from gateway.vault.connections import Connection, Connections
 from gateway.vault.discovery import Discovery
 from gateway.vault.grants import can_exchange, may_mint
@@ -41,7 +42,7 @@ from gateway.vault.key_census import check_keys
 from gateway.vault.lease import Timing
 from gateway.vault.record import Record, to_log
 from gateway.vault.recovery import Recovery
-from gateway.vault.refresh import IN_PROGRESS, GiveBack, Refresher, RefreshFailed, TokenGone
+from gateway.vault.refresh import IN_PROGRESS, GiveBack, Refresher, TokenGone
 from gateway.vault.removal import Removal
 from gateway.vault.sealing import SealBroken, Sealer
 from gateway.vault.stored_token import ANSWER_LOST, StoredToken, TokenDraft
