@@ -7,7 +7,9 @@ Rules:
 2. Then one caller asks, the probe. Its success lets everyone through; its failure begins the next pause. A probe that
    never tells how it ended counts as lost after PROBE_SECONDS (or as its owner says); one that was not made after all
    is withdrawn, and the next caller makes it.
-3. Success at any time forgets all failures: what was answered to one call says that the dependency is there.
+3. Success at any time forgets all failures: what was answered to one call says that the dependency is there. Who says
+   with *answers_before* when he began has no failure counted that began before the last answer: whoever hung while the
+   dependency was away does not pause it again.
 4. Given *random_bytes*, each pause is up to a quarter longer, so that replicas do not probe together.
 
 Monotonic time: a clock that jumps neither opens nor closes it.
@@ -42,6 +44,7 @@ class Breaker:
         self._random_bytes = random_bytes
         self._failures = 0
         self._closed_until = float("-inf")
+        self.answers = 0
 
     def __repr__(self) -> str:
         return f"<Breaker failures={self._failures}>"
@@ -67,9 +70,12 @@ class Breaker:
     def succeeded(self) -> None:
         """The dependency has answered."""
         self._failures = 0
+        self.answers += 1
 
-    def failed(self) -> bool:
+    def failed(self, *, answers_before: int | None = None) -> bool:
         """The dependency has not answered. Return whether that begins the first pause of this outage."""
+        if answers_before not in (None, self.answers):
+            return False
         self._failures += 1
         if not self.is_closed():
             longer = 0.0 if self._random_bytes is None else self._random_bytes(1)[0] / 1024

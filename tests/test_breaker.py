@@ -58,6 +58,21 @@ def test_success_in_between_forgets(breaker: Breaker) -> None:
     assert breaker.wait_seconds() is None
 
 
+def test_failure_that_began_before_an_answer_does_not_count(breaker: Breaker) -> None:
+    """
+    What hung while the dependency was away is no news once somebody has been answered.
+    """
+    began = breaker.answers
+    breaker.succeeded()
+    for _ in range(2 * FAILURES):
+        assert not breaker.failed(answers_before=began)
+    assert breaker.is_closed()
+
+    for _ in range(FAILURES):
+        breaker.failed(answers_before=breaker.answers)
+    assert not breaker.is_closed()
+
+
 def test_one_probe_after_the_pause(breaker: Breaker, clock: Clock) -> None:
     """
     After the pause one caller asks and the others wait; its success lets all through.

@@ -128,7 +128,7 @@ class ChangeFeed:
                 if polls % 1000 == 0:
                     await self.prune()
             except DatabasePaused:
-                continue  # told when it began
+                continue  # the store has told when it began
             except (SQLAlchemyError, OSError) as exc:
                 log.warning("change_feed_failed", error=type(exc).__name__)
 

@@ -30,6 +30,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
+import structlog
 from sqlalchemy import event, func, select
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError, SQLAlchemyError
@@ -85,6 +86,8 @@ SQLITE_POOL: dict[str, Any] = {"pool_size": 8, "max_overflow": 0}
 # it is rarely a caller who finds out that the database is back.
 FAILURES = 2
 PAUSE_SECONDS = 1.0
+
+log = structlog.get_logger()
 
 
 class DatabasePaused(SQLAlchemyError):
@@ -168,22 +171,22 @@ class Store:
         Raises:
             DatabasePaused: the database is not asked for now.
         """
-        is_probe = self._admit()
+        is_probe, answers = self._admit(), self._breaker.answers
         try:
             seconds = LOOKUP_SECONDS if is_lookup else TRANSACTION_SECONDS
             async with asyncio.timeout(seconds) as limit, self._engine.connect() as connection:
                 if not self._is_sqlite:
-                    await _bound(connection, limit)
+                    _bound(connection, limit)
                     await connection.execution_options(isolation_level="REPEATABLE READ")
                 yield connection
         except (SQLAlchemyError, OSError):
-            self._breaker.failed()
+            self._failed(answers)
             raise
         except BaseException:  # of whoever reads, or who reads has gone: it says nothing about the database
             if is_probe:
                 self._breaker.withdrawn()
             raise
-        self._breaker.succeeded()
+        self._succeeded()
 
     @asynccontextmanager
     async def write(self, *, is_alone: bool = True) -> AsyncIterator[AsyncConnection]:
@@ -195,11 +198,11 @@ class Store:
         Raises:
             DatabasePaused: the database is not asked for now.
         """
-        is_probe = self._admit()
+        is_probe, answers = self._admit(), self._breaker.answers
         try:
             async with asyncio.timeout(TRANSACTION_SECONDS) as limit, self._engine.connect() as connection:
                 if not self._is_sqlite:
-                    await _bound(connection, limit)
+                    _bound(connection, limit)
                 await connection.execution_options(gateway_write=True)
                 async with connection.begin():
                     if is_alone:
@@ -208,11 +211,11 @@ class Store:
         except BaseException as exc:
             # A write that fails may have waited for a lock: it tells nothing, but that a probe has found nobody.
             if is_probe and isinstance(exc, SQLAlchemyError | OSError):
-                self._breaker.failed()
+                self._failed(answers)
             elif is_probe:
                 self._breaker.withdrawn()
             raise
-        self._breaker.succeeded()
+        self._succeeded()
 
     def _admit(self) -> bool:
         """Return whether what follows is the breaker's probe. Raises DatabasePaused where nothing may follow."""
@@ -221,6 +224,15 @@ class Store:
         if (wait := self._breaker.wait_seconds()) is not None:
             raise DatabasePaused(wait)
         return True
+
+    def _succeeded(self) -> None:
+        if not self._breaker.is_closed():
+            log.info("database_answers")
+        self._breaker.succeeded()
+
+    def _failed(self, answers_before: int) -> None:
+        if self._breaker.failed(answers_before=answers_before):
+            log.error("database_paused", failures=FAILURES, pause_seconds=PAUSE_SECONDS)
 
     async def close(self) -> None:
         """Close every connection. What was committed is on disk."""
@@ -233,10 +245,11 @@ async def _begin_alone(connection: AsyncConnection) -> None:
         await connection.execute(select(func.pg_advisory_xact_lock(WRITE_LOCK)))
 
 
-async def _bound(connection: AsyncConnection, limit: asyncio.Timeout) -> None:
+def _bound(connection: AsyncConnection, limit: asyncio.Timeout) -> None:
     """Let nothing on *connection* last longer than *limit*, its end neither, which SQLAlchemy does not let cancel."""
-    raw = await connection.get_raw_connection()
-    raw.driver_connection.until = limit.when()  # type: ignore[union-attr]  # a PromptConnection
+    if connection.sync_connection is not None:
+        driver: Any = connection.sync_connection.connection.driver_connection
+        driver.until = limit.when()
 
 
 def _unbound(dbapi_connection: Any, _record: Any) -> None:

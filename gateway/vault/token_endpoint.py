@@ -50,7 +50,7 @@ class Turn:
         self._endpoint = endpoint
         self.whose = whose
         self.is_probe = is_probe
-        self.answers_before = 0 if endpoint is None else endpoint.answers
+        self.answers_before = 0 if endpoint is None else endpoint.breaker.answers
 
     def __enter__(self) -> Self:
         return self
@@ -82,13 +82,12 @@ class TokenEndpoint:
 
     def __init__(self, origin: str, *, monotonic: Callable[[], float], random_bytes: Callable[[int], bytes]) -> None:
         self._origin = origin
-        self._breaker = Breaker(monotonic=monotonic, probe_seconds=PROBE_SECONDS, random_bytes=random_bytes)
+        self.breaker = Breaker(monotonic=monotonic, probe_seconds=PROBE_SECONDS, random_bytes=random_bytes)
         self._room = asyncio.Semaphore(MAX_UNDER_WAY)
         self._failing: set[str] = set()  # whose failures were counted: fewer than the breaker takes
-        self.answers = 0
 
     def __repr__(self) -> str:
-        return f"<TokenEndpoint {self._origin} {self._breaker!r}>"
+        return f"<TokenEndpoint {self._origin} {self.breaker!r}>"
 
     async def turn(self, whose: str, *, wait_seconds: float) -> Turn:
         """
@@ -97,16 +96,16 @@ class TokenEndpoint:
         Raises:
             RefreshFailed: the endpoint is left alone for now, or has too many others to answer.
         """
-        if self._breaker.is_closed():
+        if self.breaker.is_closed():
             try:
                 async with asyncio.timeout(wait_seconds):
                     await self._room.acquire()
             except TimeoutError:
                 raise RefreshFailed(ENDPOINT_BUSY, retry_after=BUSY_RETRY_SECONDS) from None
-            if self._breaker.is_closed():
+            if self.breaker.is_closed():
                 return Turn(self, whose)
             self._room.release()  # it has opened meanwhile
-        if (wait := self._breaker.wait_seconds()) is not None:
+        if (wait := self.breaker.wait_seconds()) is not None:
             raise RefreshFailed(ENDPOINT_PAUSED, retry_after=wait)
         return Turn(self, whose, is_probe=True)
 
@@ -116,24 +115,23 @@ class TokenEndpoint:
             self._answered()
         elif has_answered is False:
             self._failed(turn)
-        elif turn.is_probe and not self._breaker.is_closed():
-            self._breaker.withdrawn()
+        elif turn.is_probe and not self.breaker.is_closed():
+            self.breaker.withdrawn()
         if not turn.is_probe:
             self._room.release()
 
     def _answered(self) -> None:
-        self.answers += 1
         self._failing.clear()
-        if not self._breaker.is_closed():
+        if not self.breaker.is_closed():
             log.info("token_endpoint_answers", endpoint=self._origin)
-        self._breaker.succeeded()
+        self.breaker.succeeded()
 
     def _failed(self, turn: Turn) -> None:
-        if turn.answers_before != self.answers or (self._breaker.is_closed() and turn.whose in self._failing):
+        if self.breaker.is_closed() and turn.whose in self._failing:
             return
-        if self._breaker.is_closed():
+        if self.breaker.is_closed() and turn.answers_before == self.breaker.answers:
             self._failing.add(turn.whose)
-        if self._breaker.failed():
+        if self.breaker.failed(answers_before=turn.answers_before):
             log.warning("token_endpoint_paused", endpoint=self._origin, failures=FAILURES, pause_seconds=PAUSE_SECONDS)
 
 
