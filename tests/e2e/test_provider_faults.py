@@ -15,6 +15,7 @@ from urllib.parse import urlsplit
 
 import pytest
 
+from gateway.store.changes import POLL_SECONDS
 from tests.e2e.faults import (
     GUARD_SECONDS,
     HTTP_FAULTS,
@@ -159,6 +160,7 @@ async def _run(gateway: Running, row: str, *, credential: str) -> Outcome:
         lines = outcomes(gateway, name)
         refresh = Refresh(seen(got, lines[0]), ended["outcome"], ended["error"], seen(after, lines[-1]))
         await _connect(gateway, name, provider)
+        await asyncio.sleep(3 * POLL_SECONDS)  # the gateway hears of its own uploads, and drops what they changed
         again = await call(gateway, path, credential)
         reconnected = seen(again, outcomes(gateway, name)[-1])
         return Outcome(refresh, is_let_go, reconnected, provider.exchanges, provider.reused)
