@@ -108,7 +108,7 @@ HTTP_FAULTS = {
     ),
     # it is enormous
     "an enormous head": Fault(rewrite=_with(lambda body: body, b"X-Filler: " + b"x" * 100_000)),
-    "an enormous body": Fault(rewrite=_with(_enormous)),
+    "an enormous body": Fault("answer", "close", rewrite=_with(_enormous)),
     "an enormous body without a length": Fault("answer", "close", rewrite=_with(_enormous, has_length=False)),
 }
 
