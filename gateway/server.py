@@ -55,7 +55,7 @@ from gateway.proxy.traffic import TrafficServer
 from gateway.store.changes import ChangeFeed
 from gateway.store.engine import Store, sqlite_url
 from gateway.store.instance import instance_id
-from gateway.telemetry import Metrics, place_of
+from gateway.telemetry import LoopLag, Metrics, place_of
 from gateway.vault import api as token_api
 from gateway.vault.assembly import OpenVault, open_vault
 from gateway.vault.listener import ApiRunner
@@ -203,6 +203,9 @@ class Gateway:
         await feed.start()
         own.push_async_callback(feed.stop)
         await self._sweep_in_background(exchange)
+        lag = LoopLag(loop, monotonic=time.monotonic)
+        own.callback(lag.close)
+        metrics.register(lag)
         await self._listen_for_operators(metrics)
         if opened is not None and configuration.listeners.token_api is not None:
             app = token_api.create_app(

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
 import io
 import json
 import logging
+import time
 from collections.abc import Iterator
 
 import pytest
 import structlog
 
-from gateway.telemetry import Metrics, configure_logs
+from gateway.telemetry import LAG_LOOK_SECONDS, LoopLag, Metrics, configure_logs
 
 
 @pytest.fixture
@@ -39,6 +41,33 @@ def test_methods_are_a_bounded_label() -> None:
     assert 'gateway_requests_total{method="other",route="api",status="405"} 100.0' in text
     assert "INVENTED" not in text
     assert 'gateway_request_seconds_count{route="api"} 101.0' in text
+
+
+async def test_loop_lag_is_the_worst_of_late(monkeypatch: pytest.MonkeyPatch) -> None:
+    """
+    A callback that keeps the loop for itself is seen, for as long as the looks behind it are fewer than are kept.
+    """
+    monkeypatch.setattr("gateway.telemetry.LAG_LOOKS", 4)
+    metrics = Metrics()
+    lag = LoopLag(asyncio.get_running_loop(), monotonic=time.monotonic)
+    metrics.register(lag)
+    await asyncio.sleep(2 * LAG_LOOK_SECONDS)
+    time.sleep(1)  # noqa: ASYNC251  # that is the fault
+    await asyncio.sleep(LAG_LOOK_SECONDS)
+    stalled = lag_of(metrics)
+    for _ in range(100):
+        await asyncio.sleep(LAG_LOOK_SECONDS)
+        if (later := lag_of(metrics)) < 0.9:
+            break
+    lag.close()
+
+    assert 0.9 < stalled < 60
+    assert 0 <= later < 0.9
+
+
+def lag_of(metrics: Metrics) -> float:
+    lines = metrics.render().decode().splitlines()
+    return float(next(line for line in lines if line.startswith("gateway_loop_lag_seconds ")).split()[1])
 
 
 def test_our_logs_are_json_lines(logs: io.StringIO) -> None:
