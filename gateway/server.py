@@ -55,7 +55,7 @@ from gateway.proxy.traffic import TrafficServer
 from gateway.store.changes import ChangeFeed
 from gateway.store.engine import Store, sqlite_url
 from gateway.store.instance import instance_id
-from gateway.telemetry import LoopLag, Metrics, place_of
+from gateway.telemetry import Metrics, place_of
 from gateway.vault import api as token_api
 from gateway.vault.assembly import OpenVault, open_vault
 from gateway.vault.listener import ApiRunner
@@ -82,6 +82,7 @@ class Gateway:
         self._traffic: TrafficServer | None = None
         self._listening: asyncio.Server | None = None
         self._runners: list[StrictRunner] = []
+        self.metrics = Metrics()  # of the process: its owner may have more to tell
         self.record_path = data / RECORD_FILE
         self.traffic_url = ""
         self.token_api_url: str | None = None
@@ -124,7 +125,7 @@ class Gateway:
     async def _build(self, data: Path, environ: Mapping[str, str]) -> None:
         configuration = self._configuration
         own = self._owned
-        metrics = Metrics()
+        metrics = self.metrics
         egress_log = LogFile.open(self.record_path)
         self.record_path = egress_log.path
         own.callback(egress_log.close)
@@ -203,9 +204,6 @@ class Gateway:
         await feed.start()
         own.push_async_callback(feed.stop)
         await self._sweep_in_background(exchange)
-        lag = LoopLag(loop, monotonic=time.monotonic)
-        own.callback(lag.close)
-        metrics.register(lag)
         await self._listen_for_operators(metrics)
         if opened is not None and configuration.listeners.token_api is not None:
             app = token_api.create_app(

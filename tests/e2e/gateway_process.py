@@ -15,7 +15,7 @@ import re
 import sys
 from asyncio.subprocess import DEVNULL, PIPE, Process
 from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -37,6 +37,8 @@ class GatewayProcess:
 
     def __init__(self, process: Process) -> None:
         self._process = process
+        # asyncio hides the transport; its pipes can be had from there.
+        self._log = process._transport.get_pipe_transport(2)  # type: ignore[attr-defined]
         self._written: dict[str, list[bytes]] = {"stdout": [], "stderr": []}
         self._serving: asyncio.Future[dict[str, Any]] = asyncio.get_running_loop().create_future()
         self._readers = [
@@ -69,12 +71,27 @@ class GatewayProcess:
             self._process.terminate()
             try:
                 async with asyncio.timeout(STOP_SECONDS):
-                    await self._process.wait()
+                    while self._process.returncode is None:  # noqa: ASYNC110  # `wait` also waits for the log's end
+                        await asyncio.sleep(0.01)
             except TimeoutError:
                 self._process.kill()
                 await self._process.wait()
+        self._log.resume_reading()
         await asyncio.gather(*self._readers)
         self._serving.cancel()
+
+    def stall_log(self) -> None:
+        """Read no more of what the process logs, and leave no room for more, until `stop`."""
+        self._log.pause_reading()
+        pipe = os.open(f"/proc/{self.pid}/fd/2", os.O_WRONLY | os.O_NONBLOCK)
+        with suppress(BlockingIOError):
+            while True:
+                os.write(pipe, b"\n")
+        os.close(pipe)
+
+    def leave_log(self) -> None:
+        """Go away as the reader of what the process logs."""
+        self._log.close()
 
     async def ended(self) -> None:
         """Return when the process has ended by itself and all that it wrote is here."""
