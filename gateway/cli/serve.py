@@ -6,7 +6,8 @@ Rules:
 2. A first signal drains, a second one ends at once.
 3. Logs are JSON lines on stderr; stdout stays empty.
 4. Nobody who serves waits for the reader of the logs (`telemetry.LogLines`).
-5. The process leaves no core dump, and no other process of its user can read its memory: both hold tokens (threats E6).
+5. The process may have as many descriptors open as the system allows it at all (`ulimit -Hn`).
+6. The process leaves no core dump, and no other process of its user can read its memory: both hold tokens (threats E6).
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ import resource
 import signal
 import sys
 import time
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -108,6 +109,7 @@ def run_until_signal(configuration: Configuration, data: Path) -> None:
     lines = LogLines(sys.stderr.fileno())
     configure_logs(stream=lines)
     close_memory()
+    raise_descriptors(2 * configuration.listeners.traffic.limits.connections)  # of agents, and of their calls
     try:
         with closing(lines), asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             runner.run(_serve(configuration, data, lines))
@@ -135,6 +137,22 @@ def close_memory() -> None:
         libc = ctypes.CDLL(None, use_errno=True)
         if libc.prctl(PR_SET_DUMPABLE, 0, 0, 0, 0) != 0:
             raise OSError(ctypes.get_errno(), "prctl(PR_SET_DUMPABLE) is not possible")
+
+
+def raise_descriptors(wanted: int) -> None:
+    """
+    Let this process have as many descriptors as its hard limit says; warn where that is less than *wanted*.
+
+    A shell and systemd give 1,024 and allow more. Without one left, a new connection ends without a word.
+    """
+    import structlog
+
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with suppress(ValueError, OSError):  # macOS takes no "unlimited" here
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+    limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if limit != resource.RLIM_INFINITY and limit < wanted:
+        structlog.get_logger().warning("descriptors_few", limit=limit, wanted=wanted)
 
 
 async def _serve(configuration: Configuration, data: Path, lines: LogLines) -> None:
