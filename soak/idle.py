@@ -36,12 +36,12 @@ class Idle:
     slowest_call_seconds: float
 
 
-async def idle(directory: Path, *, strangers: int) -> Idle:
+async def idle(data: Path, *, strangers: int) -> Idle:
     """Have so many strangers come and leave at once, and as many come and be let go, while one caller calls."""
     upstream = await Upstream().start()
     configuration = settings({"name": "api", "prefix": "/api", "upstream": upstream.url, "connection": "api"})
     configuration["listeners"]["traffic"]["limits"] = {"connections": strangers + 100}
-    async with asyncio.timeout(MAX_SECONDS), serving(configuration, directory / "data") as gateway:
+    async with asyncio.timeout(MAX_SECONDS), serving(configuration, data) as gateway:
         await create_connection(gateway, None)
         await gateway.connect("ada", access_token="T1")  # noqa: S106  # made up
         calls: list[tuple[int, float]] = []
