@@ -6,7 +6,8 @@
 #                  for some of them, in one
 #   make check     format, lint, types, import contracts, Dockerfile
 #   make bench     requests per second beside the tutorial's proxy (BENCH=quick for a short run)
-#   make soak      storms and kill -9 on the vault's refresh, on SQLite and PostgreSQL (under ten minutes)
+#   make soak      10,000 idle strangers, overload, storms and kill -9 on the vault's refresh, on SQLite and PostgreSQL
+#                  (ten minutes)
 #   make bench-vault   fetches a second through the token API, among 100 and 100,000 tokens
 #   make format    rewrite the sources as `make check` wants them
 #   make lock      pin the newest versions that pyproject.toml allows (needs uv)
