@@ -15,7 +15,7 @@ from tests.proxy.wire import call, request
 from tests.world import settings
 
 FREE = 10
-CALLERS = 60
+CALLERS = 60  # of each door
 GUARD_SECONDS = 60.0
 
 
@@ -32,10 +32,11 @@ async def test_exhausted_descriptors_close_no_door(tmp_path: Path) -> None:
         most = len(os.listdir(f"/proc/{pid}/fd")) + FREE  # noqa: PTH208  # counted, not named
         resource.prlimit(pid, resource.RLIMIT_NOFILE, (most, before[1]))
         with ExitStack() as callers:
-            for door in [doors[0]] * CALLERS + doors:
-                callers.enter_context(_connection(door))
-            while gateway.process.stderr.count('"event": "accept_failed"') < len(doors):  # noqa: ASYNC110
-                await asyncio.sleep(0.05)
+            for number, door in enumerate(doors, 1):  # the first uses them up, and the others find none
+                for _ in range(CALLERS):
+                    callers.enter_context(_connection(door))
+                while gateway.process.stderr.count('"event": "accept_failed"') < number:  # noqa: ASYNC110
+                    await asyncio.sleep(0.05)
             waiting = [callers.enter_context(_connection(door)) for door in doors]
             for each in waiting:
                 each.sendall(request("GET", "/nowhere"))
