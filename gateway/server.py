@@ -17,8 +17,8 @@ import os
 import random
 import ssl
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import AsyncExitStack, contextmanager, suppress
+from collections.abc import Callable, Mapping
+from contextlib import AsyncExitStack, suppress
 from functools import partial
 from pathlib import Path
 
@@ -36,6 +36,8 @@ from gateway.config.values import Bind, Configuration, DescopeSettings, TrafficL
 from gateway.console import health
 from gateway.console.listener import ConsoleRunner
 from gateway.errors import Refusal
+from gateway.listen.acceptor import Acceptor
+from gateway.listen.connection import StrictServer
 from gateway.listen.runner import StrictRunner
 from gateway.models import Route
 from gateway.net.client import OutboundClient
@@ -61,8 +63,6 @@ from gateway.vault.assembly import OpenVault, open_vault
 from gateway.vault.listener import ApiRunner
 
 SWEEP_SECONDS = 1.0
-BACKLOG = 1024
-HANDSHAKE_SECONDS = 5.0  # of TLS; only after it the listener's limits know of a connection
 DATABASE_FILE = "gateway.db"
 
 log = structlog.get_logger()
@@ -80,7 +80,7 @@ class Gateway:
         self._owned = AsyncExitStack()
         self._is_ready = False
         self._traffic: TrafficServer | None = None
-        self._listening: asyncio.Server | None = None
+        self._acceptor: Acceptor | None = None
         self._runners: list[StrictRunner] = []
         self.metrics = Metrics()  # of the process: its owner may have more to tell
         self.record_path = data / RECORD_FILE
@@ -116,8 +116,8 @@ class Gateway:
         if drain_seconds is None and self._configuration.drain_delay_seconds:
             await asyncio.sleep(self._configuration.drain_delay_seconds)  # for balancers to notice
         seconds = self._configuration.drain_seconds if drain_seconds is None else drain_seconds
-        if self._listening is not None and self._traffic is not None:
-            self._listening.close()
+        if self._acceptor is not None and self._traffic is not None:
+            self._acceptor.close()
             drained = await self._traffic.drain(seconds)
             log.info("drained", finished=drained.finished, cut=drained.cut)
         await self._owned.aclose()
@@ -290,9 +290,9 @@ class Gateway:
         self._runners.append(runner)
         await runner.setup()
         self._owned.push_async_callback(runner.cleanup)
-        with _naming(bind):
-            await web.TCPSite(runner, bind.host, bind.port, backlog=BACKLOG).start()
-        return _url("http", bind.host, runner.addresses[0][1])
+        assert isinstance(runner.server, StrictServer)
+        acceptor = await self._listen(runner.server, bind)
+        return _url("http", bind.host, acceptor.port)
 
     async def _listen_for_traffic(self, exchange: Exchange, metrics: Metrics, loop: asyncio.AbstractEventLoop) -> None:
         bind = self._configuration.listeners.traffic
@@ -317,17 +317,17 @@ class Gateway:
             limits=bind.limits,
             is_shared=TrustedProxies(bind.trusted_proxies).includes,
         )
-        with _naming(Bind(bind.host, bind.port)):
-            self._listening = await loop.create_server(
-                self._traffic,
-                bind.host,
-                bind.port,
-                ssl=tls,
-                backlog=BACKLOG,
-                ssl_handshake_timeout=None if tls is None else HANDSHAKE_SECONDS,
-            )
-        port = self._listening.sockets[0].getsockname()[1]
-        self.traffic_url = _url("http" if tls is None else "https", bind.host, port)
+        self._acceptor = await self._listen(self._traffic, Bind(bind.host, bind.port), tls)
+        self.traffic_url = _url("http" if tls is None else "https", bind.host, self._acceptor.port)
+
+    async def _listen(self, server: StrictServer, bind: Bind, tls: ssl.SSLContext | None = None) -> Acceptor:
+        """Give *server* what connects to *bind* until the gateway stops."""
+        try:
+            acceptor = await Acceptor.listen(server, bind.host, bind.port, tls=tls)
+        except OSError as exc:
+            raise CannotStart(f"cannot listen on {bind}: {exc.strerror or exc}") from exc
+        self._owned.push_async_callback(acceptor.end)
+        return acceptor
 
 
 def settle_garbage() -> None:
@@ -336,15 +336,6 @@ def settle_garbage() -> None:
     gc.collect()
     gc.freeze()
     gc.set_threshold(50_000, 20, 20)
-
-
-@contextmanager
-def _naming(bind: Bind) -> Iterator[None]:
-    """Say of a failure to listen where it was tried."""
-    try:
-        yield
-    except OSError as exc:
-        raise CannotStart(f"cannot listen on {bind}: {exc.strerror or exc}") from exc
 
 
 def _counting(metrics: Metrics, listener: str) -> Callable[[Refusal], None]:
