@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import uvloop
-from aiohttp.http_parser import RawRequestMessage
 from aiohttp.streams import StreamReader
 
 from gateway.listen.acceptor import Acceptor
+from gateway.listen.head import RequestHead
 from gateway.models import TrafficLimits
 from gateway.proxy.listener import CallerConnection
 from gateway.proxy.traffic import TrafficServer
@@ -47,7 +47,7 @@ class Site:
         )
         self.acceptor: Acceptor
 
-    async def _serve(self, _: RawRequestMessage, __: StreamReader, client: CallerConnection) -> bool:
+    async def _serve(self, _: RequestHead, __: StreamReader, client: CallerConnection) -> bool:
         self.served.append(client)
         client.send(DONE)
         return True
