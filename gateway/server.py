@@ -32,6 +32,7 @@ from gateway.access.keys import KeyRing
 from gateway.access.policy import PolicySet
 from gateway.audit.events import EventLog
 from gateway.audit.log import RECORD_FILE, LogFile
+from gateway.audit.space import DiskSpace
 from gateway.config.values import Bind, Configuration, DescopeSettings, TrafficListener
 from gateway.console import health
 from gateway.console.listener import ConsoleRunner
@@ -129,6 +130,10 @@ class Gateway:
         self.record_path = egress_log.path
         own.callback(egress_log.close)
         record = EventLog(egress_log, clock=time.time)
+        places = {"data": data, "record": egress_log.path.parent}  # one disk, or a volume for each
+        space = DiskSpace(places, min_free_bytes=configuration.record.min_free_bytes)
+        space.look()
+        metrics.register(space)
         store = await Store.open(environ.get("GATEWAY_DATABASE_URL") or sqlite_url(data / DATABASE_FILE))
         own.push_async_callback(store.close)
         feed = ChangeFeed(store, clock=time.time, monotonic=time.monotonic)
@@ -202,8 +207,8 @@ class Gateway:
         )
         await feed.start()
         own.push_async_callback(feed.stop)
-        await self._sweep_in_background(exchange)
-        await self._listen_for_operators(metrics)
+        await self._sweep_in_background(exchange, space)
+        await self._listen_for_operators(metrics, space)
         if opened is not None and configuration.listeners.token_api is not None:
             app = token_api.create_app(
                 opened.vault,
@@ -251,7 +256,7 @@ class Gateway:
                 log.warning("origin_not_allowed", route=route.name, connection=connection.id, origin=str(route.origin))
         return opened
 
-    async def _sweep_in_background(self, exchange: Exchange) -> None:
+    async def _sweep_in_background(self, exchange: Exchange, space: DiskSpace) -> None:
         loop = asyncio.get_running_loop()
 
         def sweep_once() -> None:
@@ -259,6 +264,7 @@ class Gateway:
             for door in (self._traffic, *self._runners):
                 if door is not None:
                     door.sweep(loop.time())
+            space.look()
 
         async def sweep() -> None:
             while True:
@@ -278,8 +284,11 @@ class Gateway:
 
         self._owned.push_async_callback(end)
 
-    async def _listen_for_operators(self, metrics: Metrics) -> None:
-        app = health.create_app(metrics, is_ready=lambda: self._is_ready)
+    async def _listen_for_operators(self, metrics: Metrics, space: DiskSpace) -> None:
+        def readiness() -> health.Readiness:
+            return "draining" if not self._is_ready else "disk_low" if space.is_low else "ready"
+
+        app = health.create_app(metrics, readiness=readiness)
         runner = ConsoleRunner(app, on_refused=_counting(metrics, "console"), shutdown_timeout=5.0)
         self.console_url = await self._serve_app(runner, self._configuration.listeners.console)
 

@@ -1,0 +1,41 @@
+"""A disk that is really full: a small tmpfs of a test's own, mounted where the test wants it."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from tests.tools import missing
+
+BALLAST = "ballast"
+
+
+@contextmanager
+def small_disk(path: Path, *, mebibytes: int) -> Iterator[Path]:
+    """Mount a file system of *mebibytes* on *path*; the test is skipped where it may not mount, or fails in CI."""
+    path.mkdir(parents=True)
+    options = f"size={mebibytes}m,mode=700"
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", options, "tmpfs", path], capture_output=True, check=False)
+    if mounted.returncode != 0:
+        missing("the right to mount a tmpfs", "run the tests as root, with CAP_SYS_ADMIN")
+    try:
+        yield path
+    finally:
+        subprocess.run(["umount", "--lazy", path], check=True)
+
+
+def fill(disk: Path, *, leaving_bytes: int) -> None:
+    """Take all of *disk* but *leaving_bytes*, in a file that `release` removes."""
+    found = os.statvfs(disk)
+    ballast = disk / BALLAST
+    taken = ballast.stat().st_size if ballast.exists() else 0
+    with ballast.open("ab") as file:
+        os.posix_fallocate(file.fileno(), 0, taken + found.f_bavail * found.f_frsize - leaving_bytes)
+
+
+def release(disk: Path) -> None:
+    """Give back what `fill` has taken."""
+    (disk / BALLAST).unlink()
