@@ -185,7 +185,7 @@ class Route:
     nothing, a word in the record, or it is cut. *method_override*: a field that names another method is refused, or
     judged beside the real one. *foreign_credentials*: a credential of the caller's own for the upstream is removed, or
     the request refused. *multiplex*: requests that carry several calls pass. *minting*: calls that hand out further
-    credentials are refused, or pass.
+    credentials are refused, or pass. *audit*: a call's line is in the kernel before the call leaves, or on the disk.
     """
 
     name: str
@@ -210,6 +210,7 @@ class Route:
     foreign_credentials: Literal["remove", "refuse"] = "remove"
     multiplex: bool = False
     minting: Literal["refuse", "pass"] = "refuse"
+    audit: Literal["default", "required"] = "default"
 
 
 class RouteMatch(NamedTuple):

@@ -1,16 +1,20 @@
-"""A disk that is really full: a small tmpfs of a test's own, mounted where the test wants it."""
+"""
+Disks that misbehave: one that is really full (a small tmpfs of a test's own), and one that hangs or fails to write.
+"""
 
 from __future__ import annotations
 
 import os
 import subprocess
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from tests.tools import missing
 
 BALLAST = "ballast"
+GUARD_SECONDS = 30.0  # nothing is held for longer, whatever a test forgets
 
 
 @contextmanager
@@ -39,3 +43,32 @@ def fill(disk: Path, *, leaving_bytes: int) -> None:
 def release(disk: Path) -> None:
     """Give back what `fill` has taken."""
     (disk / BALLAST).unlink()
+
+
+class Syncs:
+    """
+    An fdatasync that counts, and does what a test wants: it holds those that begin until they are let go, and fails.
+
+    *on_sync* is called by each as it begins, in the thread that syncs.
+    """
+
+    def __init__(self) -> None:
+        self.begun = 0
+        self.error: Exception | None = None
+        self.on_sync: Callable[[], None] = lambda: None
+        self._may_go = threading.Event()
+        self._may_go.set()
+
+    def __call__(self, descriptor: int) -> None:
+        self.begun += 1
+        self.on_sync()
+        self._may_go.wait(GUARD_SECONDS)
+        if self.error is not None:
+            raise self.error
+        os.fdatasync(descriptor)
+
+    def hold(self) -> None:
+        self._may_go.clear()
+
+    def let_go(self) -> None:
+        self._may_go.set()

@@ -24,6 +24,7 @@ from aiohttp import web
 from cryptography.hazmat.primitives.asymmetric import rsa
 
 from gateway.access.keys import KeyRing
+from gateway.audit.commit import fdatasync
 from gateway.config.load import parse
 from gateway.server import Gateway
 from gateway.store.changes import ChangeFeed
@@ -345,10 +346,12 @@ def settings(*routes: dict[str, Any], issuers: tuple[Issuer, ...] = (), **more: 
 
 
 @asynccontextmanager
-async def running(configuration: dict[str, Any], data: Path) -> AsyncIterator[Running]:
+async def running(
+    configuration: dict[str, Any], data: Path, *, sync: Callable[[int], None] = fdatasync
+) -> AsyncIterator[Running]:
     """Run a gateway with *configuration*, written and read as YAML, in *data*; yield it with a management key."""
     parsed = parse(yaml.safe_dump(configuration).encode(), name="routes.yaml", directory=data, environ=os.environ)
-    gateway = await Gateway.start(parsed, data=data, environ={})
+    gateway = await Gateway.start(parsed, data=data, environ={}, sync=sync)
     try:
         async with key_ring(data) as ring:
             management_key = (await ring.create_management("tests")).secret

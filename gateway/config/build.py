@@ -208,6 +208,7 @@ def _route(file: RouteFile, egress: Egress, directory: Path) -> Route:
         foreign_credentials=file.foreign_credentials,
         multiplex=file.multiplex,
         minting=file.minting,
+        audit=file.audit,
     )
 
 

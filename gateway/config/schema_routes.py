@@ -213,6 +213,7 @@ class RouteFile(Model):
     minting: Literal["refuse", "pass"] = Field(
         "refuse", description="Paths at which the API hands out further credentials."
     )
-    audit: Annotated[Literal["default", "required"], g.Later("default")] = Field(
-        "default", description="Only default yet: whether the record must be on disk first."
+    audit: Literal["default", "required"] = Field(
+        "default",
+        description="What must have the record's line before a call leaves: the kernel, or (required) the disk.",
     )

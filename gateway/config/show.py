@@ -160,7 +160,7 @@ def _route(route: Route) -> dict[str, Any]:
         "foreign_credentials": route.foreign_credentials,
         "multiplex": route.multiplex,
         "minting": route.minting,
-        "audit": "default",
+        "audit": route.audit,
     }
     if route.allow:
         data["allow"] = [f"{entry.method} {entry.path}" for entry in route.allow]

@@ -16,9 +16,11 @@ from aiohttp import web
 
 from gateway.telemetry import Metrics
 
-Readiness = Literal["ready", "draining", "disk_low"]
+Readiness = Literal["ready", "draining", "record_unavailable", "disk_low"]
 DETAILS: Mapping[Readiness, str] = {
     "draining": "The gateway was asked to stop: calls under way end, new ones belong elsewhere.",
+    "record_unavailable": "The disk does not take the record, and calls are refused. One that hangs is waited for;"
+    " where it has failed to write (record_not_synced in the log), repair it and start the gateway anew.",
     "disk_low": "The disk that holds the record and the data is almost full, and calls are refused once it is. Free"
     " some of it, or lower record.min_free_bytes.",
 }

@@ -225,6 +225,7 @@ def test_routes() -> None:
             multiplex=True,
             upgrade=frozenset({"websocket"}),
             minting="pass",
+            audit="required",
         )
         == first
     )
@@ -234,7 +235,7 @@ def test_routes() -> None:
         second.credential,
         second.inject,
     )
-    assert "record" == second.echo_guard
+    assert ("record", "default") == (second.echo_guard, second.audit)
 
 
 def test_egress() -> None:
