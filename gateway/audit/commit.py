@@ -108,7 +108,7 @@ class GroupCommit:
 
     def _begin(self) -> None:
         """Have the disk write what the group that has gathered waits for."""
-        if self._gathering is None:
+        if self._gathering is None or self._running is not None:
             return  # the loop stood still for so long that it was refused first
         loop = asyncio.get_running_loop()
         if self._thread is None:

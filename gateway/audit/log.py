@@ -48,6 +48,7 @@ class LogFile(Collector):
         self.path = path
         self._descriptor = descriptor
         self._size = os.fstat(descriptor).st_size
+        self._refused = 0  # lines since the last one that was written
         self._commit = GroupCommit(descriptor, sync=sync, limit_seconds=limit_seconds)
 
     @classmethod
@@ -93,16 +94,19 @@ class LogFile(Collector):
         try:
             written = os.write(self._descriptor, data)
         except OSError as exc:
-            log.error("record_unavailable", error=type(exc).__name__, errno=exc.errno)
+            self._count_refused(type(exc).__name__, exc.errno)
             raise RecordUnavailable(retry_after=5) from exc
         if written != len(data):
-            log.error("record_unavailable", error="short write")
+            self._count_refused("short write", None)
             try:
                 os.ftruncate(self._descriptor, self._size)
             except OSError as exc:
                 raise RecordUnavailable(retry_after=5) from exc
             raise RecordUnavailable(retry_after=5)
         self._size += written
+        if self._refused:
+            log.info("record_available", refused=self._refused)
+            self._refused = 0
 
     async def append_durably(self, line: bytes) -> None:
         """
@@ -115,6 +119,12 @@ class LogFile(Collector):
             raise RecordUnavailable(retry_after=5)
         self.append(line)
         await self._commit.wait()
+
+    def _count_refused(self, error: str, number: int | None) -> None:
+        """Tell the first of a row of lines that could not be written: a flood of calls must not fill a log as well."""
+        if not self._refused:
+            log.error("record_unavailable", error=error, errno=number)
+        self._refused += 1
 
     def collect(self) -> Iterator[Metric]:
         """Yield how often calls have waited for the disk together, and for how long. Called by prometheus-client."""

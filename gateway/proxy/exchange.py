@@ -359,7 +359,6 @@ class Exchange:
         except Refusal:
             # The intent is in the kernel; an intent without an outcome is found when the record is verified.
             self._metrics.outcomes_lost.inc()
-            log.error("outcome_not_recorded", id=call.id)
 
     def count_unread(self, refusal: Refusal) -> None:
         """Count a request that could not be read, or a connection too many: a stranger's, whoever it was."""

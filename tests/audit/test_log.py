@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from structlog.testing import capture_logs
 
 from gateway.audit.log import LogFile
 from gateway.errors import RecordUnavailable
@@ -109,6 +110,25 @@ def test_full_disk_refuses() -> None:
 
     assert caught.value.retryable
     assert 5 == caught.value.retry_after
+
+
+def test_flood_of_refusals_is_two_lines(tmp_path: Path) -> None:
+    """
+    However many lines find no room, the log says when that begins, and when it has ended with their number.
+    """
+    log = LogFile.open(tmp_path / "egress.jsonl")
+    with capture_logs() as lines:
+        for _ in range(2):
+            with file_size_limit(5):
+                for _ in range(100):
+                    with pytest.raises(RecordUnavailable):
+                        log.append(b"123456")
+            log.append(b"1")
+            log.append(b"2")
+    log.close()
+
+    assert ["record_unavailable", "record_available"] * 2 == [line["event"] for line in lines]
+    assert ("short write", 100) == (lines[0]["error"], lines[1]["refused"])
 
 
 def test_lost_descriptor_refuses(tmp_path: Path) -> None:
