@@ -113,8 +113,9 @@ class GroupCommit:
         loop = asyncio.get_running_loop()
         if self._thread is None:
             # A daemon: one that the disk never lets go of must not keep the process from ending.
-            self._thread = Thread(target=self._work, args=(loop,), name="record-commit", daemon=True)
-            self._thread.start()
+            thread = Thread(target=self._work, args=(loop,), name="record-commit", daemon=True)
+            thread.start()  # where the system gives none, who waits is refused at the limit, and the next one tries
+            self._thread = thread
         self._running, self._gathering = self._gathering, None
         self._began = loop.time()
         self._orders.put(True)
