@@ -134,12 +134,14 @@ def running_baseline(upstream: Upstream, issuer: Issuer, *, directory: Path) -> 
 
 
 @contextmanager
-def running_gateway(upstream: Upstream, *, directory: Path) -> Iterator[Proxy]:
-    """Run the gateway, set up through its command line and its token API."""
-    port = free_port()
+def running_gateway(
+    upstream: Upstream, *, directory: Path, name: str = "gateway", audit: str = "default"
+) -> Iterator[Proxy]:
+    """Run the gateway, set up through its command line and its token API; its route says *audit*."""
+    port, directory = free_port(), directory / name
     own = (
         *("--jwks-uri", f"http://127.0.0.1:{upstream.port}/bench/jwks", "--user", USER, "--directory", str(directory)),
-        *("--token-api-port", str(free_port()), "--console-port", str(free_port())),
+        *("--token-api-port", str(free_port()), "--console-port", str(free_port()), "--audit", audit),
     )
     with running("bench.gateway_under_test", *_common(upstream, port=port), *own, core=PROXY_CORE) as ready:
-        yield Proxy("gateway", port, ready["pid"], directory, ready["record"], ready["line"].encode())
+        yield Proxy(name, port, ready["pid"], directory, ready["record"], ready["line"].encode())

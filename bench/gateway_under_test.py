@@ -40,6 +40,7 @@ routes:
     upstream: {upstream}
     connection: bench
     allow: ["GET /**"]
+    audit: {audit}
 """
 
 
@@ -113,10 +114,12 @@ def main() -> None:
         parser.add_argument(f"--{name}", type=int, required=True)
     for name in ("upstream", "token", "user", "issuer", "audience", "jwks-uri"):
         parser.add_argument(f"--{name}", required=True)
+    parser.add_argument("--audit", default="default")
     parser.add_argument("--directory", type=Path, required=True)
     arguments = parser.parse_args()
     data = arguments.directory / "state"
     routes = arguments.directory / "routes.yaml"
+    arguments.directory.mkdir(exist_ok=True)
     routes.write_text(ROUTES.format(project=PROJECT, **vars(arguments)))
     key = make_management_key(data)
     signal.signal(signal.SIGTERM, end)

@@ -61,6 +61,10 @@ Medians over the rounds. Each proxy has core 0 for itself while it is measured; 
 core 1. A round counts only if every request reached the upstream with the injected token and no other credential, none
 failed, and the record has a line for each.
 """
+COMPARED: Mapping[tuple[str, str], str] = {
+    ("gateway", "baseline"): "The gateway serves {:.1f} times as many requests as the baseline.",
+    ("required", "gateway"): "With `audit: required` the gateway serves {:.2f} times as many requests as without.",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,11 +165,10 @@ def table(rounds: Mapping[str, Sequence[Round]]) -> str:
 
 
 def ratio(rounds: Mapping[str, Sequence[Round]]) -> str:
-    """Return the sentence that compares the medians, where there are two."""
+    """Return the sentences that compare the medians, as far as both were measured."""
     medians = {name: median(each.requests_per_second for each in measured) for name, measured in rounds.items()}
-    if len(medians) < 2:
-        return "The gateway was not measured."
-    return f"The gateway serves {medians['gateway'] / medians['baseline']:.1f} times as many requests as the baseline."
+    said = [text.format(medians[a] / medians[b]) for (a, b), text in COMPARED.items() if {a, b} <= medians.keys()]
+    return " ".join(said) or "Nothing was compared."
 
 
 def environment(tool: str) -> str:
@@ -187,7 +190,7 @@ def write_report(rounds: Mapping[str, Sequence[Round]], *, tool: str) -> None:
 
 
 def main() -> None:
-    """Measure the proxies named on the command line, both without a name."""
+    """Measure what the command line names: gateway and baseline, which are the report; required, the gateway so."""
     names = sys.argv[1:] or ["gateway", "baseline"]
     if (os.cpu_count() or 1) < 2 or shutil.which("taskset") is None:
         raise SystemExit("bench: this needs two cores and taskset (apt-get install util-linux)")
@@ -203,6 +206,9 @@ def main() -> None:
             proxies.append(stack.enter_context(running_baseline(upstream, issuer, directory=directory)))
         if "gateway" in names:
             proxies.append(stack.enter_context(running_gateway(upstream, directory=directory)))
+        if "required" in names:
+            required = running_gateway(upstream, directory=directory, name="required", audit="required")
+            proxies.append(stack.enter_context(required))
         rounds: dict[str, list[Round]] = {proxy.name: [] for proxy in proxies}
         for proxy in proxies:  # imports, caches and connections are not what is measured
             run_load(proxy.port, credential=issuer.credential, seconds=1)
@@ -213,7 +219,7 @@ def main() -> None:
                 rounds[proxy.name].append(measured)
                 print(f"round {number} {proxy.name}: {measured.requests_per_second:,.0f} requests/s", file=sys.stderr)
     print(f"\n{table(rounds)}\n\n{ratio(rounds)}\n{environment(tool)}")
-    if len(rounds) == 2 and os.environ.get("BENCH") != "quick":
+    if set(rounds) == {"gateway", "baseline"} and os.environ.get("BENCH") != "quick":
         write_report(rounds, tool=tool)
         print(f"Written to {REPORT.relative_to(ROOT)}.")
 

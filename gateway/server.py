@@ -30,8 +30,10 @@ from gateway.access.identity import Identity
 from gateway.access.issuers import Issuers
 from gateway.access.keys import KeyRing
 from gateway.access.policy import PolicySet
+from gateway.audit.commit import fdatasync
 from gateway.audit.events import EventLog
 from gateway.audit.log import RECORD_FILE, LogFile
+from gateway.audit.space import DiskSpace
 from gateway.config.values import Bind, Configuration, DescopeSettings, TrafficListener
 from gateway.console import health
 from gateway.console.listener import ConsoleRunner
@@ -89,11 +91,19 @@ class Gateway:
         self.console_url = ""
 
     @classmethod
-    async def start(cls, configuration: Configuration, *, data: Path, environ: Mapping[str, str]) -> Gateway:
+    async def start(
+        cls,
+        configuration: Configuration,
+        *,
+        data: Path,
+        environ: Mapping[str, str],
+        sync: Callable[[int], None] = fdatasync,
+    ) -> Gateway:
         """
         Build every part, open the listeners, and return the gateway once it serves.
 
-        *data* is the directory of its state; *environ* gives GATEWAY_DATABASE_URL and the sealing key.
+        *data* is the directory of its state; *environ* gives GATEWAY_DATABASE_URL and the sealing key; *sync*
+        brings the record to the disk.
 
         Raises:
             CannotStart, SealingKeyError, SchemaTooNew, ConnectionInvalid, OSError: as their messages say.
@@ -103,7 +113,7 @@ class Gateway:
         data.mkdir(parents=True, exist_ok=True, mode=0o700)  # noqa: ASYNC240  # once, before anything is served
         gateway = cls(configuration, data)
         try:
-            await gateway._build(data, environ)
+            await gateway._build(data, environ, LogFile.open(gateway.record_path, sync=sync))
         except BaseException:
             await gateway._owned.aclose()
             raise
@@ -122,14 +132,18 @@ class Gateway:
             log.info("drained", finished=drained.finished, cut=drained.cut)
         await self._owned.aclose()
 
-    async def _build(self, data: Path, environ: Mapping[str, str]) -> None:
+    async def _build(self, data: Path, environ: Mapping[str, str], egress_log: LogFile) -> None:
         configuration = self._configuration
         own = self._owned
         metrics = self.metrics
-        egress_log = LogFile.open(self.record_path)
         self.record_path = egress_log.path
         own.callback(egress_log.close)
         record = EventLog(egress_log, clock=time.time)
+        places = {"data": data, "record": egress_log.path.parent}  # one disk, or a volume for each
+        space = DiskSpace(places, min_free_bytes=configuration.record.min_free_bytes)
+        space.look()
+        for collector in (space, egress_log):
+            metrics.register(collector)
         store = await Store.open(environ.get("GATEWAY_DATABASE_URL") or sqlite_url(data / DATABASE_FILE))
         own.push_async_callback(store.close)
         feed = ChangeFeed(store, clock=time.time, monotonic=time.monotonic)
@@ -203,8 +217,8 @@ class Gateway:
         )
         await feed.start()
         own.push_async_callback(feed.stop)
-        await self._sweep_in_background(exchange)
-        await self._listen_for_operators(metrics)
+        await self._sweep_in_background(exchange, space)
+        await self._listen_for_operators(metrics, space, egress_log)
         if opened is not None and configuration.listeners.token_api is not None:
             app = token_api.create_app(
                 opened.vault,
@@ -252,7 +266,7 @@ class Gateway:
                 log.warning("origin_not_allowed", route=route.name, connection=connection.id, origin=str(route.origin))
         return opened
 
-    async def _sweep_in_background(self, exchange: Exchange) -> None:
+    async def _sweep_in_background(self, exchange: Exchange, space: DiskSpace) -> None:
         loop = asyncio.get_running_loop()
 
         def sweep_once() -> None:
@@ -260,6 +274,7 @@ class Gateway:
             for door in (self._traffic, *self._runners):
                 if door is not None:
                     door.sweep(loop.time())
+            space.look()
 
         async def sweep() -> None:
             while True:
@@ -279,8 +294,15 @@ class Gateway:
 
         self._owned.push_async_callback(end)
 
-    async def _listen_for_operators(self, metrics: Metrics) -> None:
-        app = health.create_app(metrics, is_ready=lambda: self._is_ready)
+    async def _listen_for_operators(self, metrics: Metrics, space: DiskSpace, egress_log: LogFile) -> None:
+        def readiness() -> health.Readiness:
+            if not self._is_ready:
+                return "draining"
+            if not egress_log.is_available:
+                return "record_unavailable"
+            return "disk_low" if space.is_low else "ready"
+
+        app = health.create_app(metrics, readiness=readiness)
         runner = ConsoleRunner(app, on_refused=_counting(metrics, "console"), shutdown_timeout=5.0)
         self.console_url = await self._serve_app(runner, self._configuration.listeners.console)
 
