@@ -6,6 +6,7 @@
 #                  for some of them, in one
 #   make check     format, lint, types, import contracts, Dockerfile
 #   make bench     requests per second beside the tutorial's proxy (BENCH=quick for a short run)
+#   make bench-guard   instructions of the hot path for one request, against those stored (two minutes; ARGS=--store)
 #   make soak      storms and kill -9 on the vault's refresh, on SQLite and PostgreSQL (under ten minutes)
 #   make bench-vault   fetches a second through the token API, among 100 and 100,000 tokens
 #   make format    rewrite the sources as `make check` wants them
@@ -13,7 +14,7 @@
 
 SHELL := /bin/sh
 .DEFAULT_GOAL := help
-.PHONY: help demo test check bench bench-vault soak format lock
+.PHONY: help demo test check bench bench-guard bench-vault soak format lock
 
 ARGS ?=
 JOBS ?= 2
@@ -51,6 +52,9 @@ check: $(VENV)/.dev
 bench: $(VENV)/.dev
 	@$(BIN)/python -m bench.run $(ARGS)
 	@[ "$$BENCH" = quick ] || $(BIN)/python -m bench.vault
+
+bench-guard: $(VENV)/.dev
+	@$(BIN)/python -m bench.guard $(ARGS)
 
 soak: $(VENV)/.dev $(PROVIDER)/node_modules/.installed
 	@$(BIN)/python -m soak.run $(ARGS)

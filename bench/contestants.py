@@ -73,13 +73,13 @@ class Issuer:
     credential: str = field(repr=False)
 
 
-def make_issuer(directory: Path) -> Issuer:
-    """Return an issuer whose key was made now."""
+def make_issuer(directory: Path, *, now: int | None = None) -> Issuer:
+    """Return an issuer whose key was made now; its credential is valid from *now* on, in POSIX seconds."""
     key = rsa.generate_private_key(public_exponent=65537, key_size=2048)
     jwk = json.loads(jwt.algorithms.RSAAlgorithm.to_jwk(key.public_key()))
     jwks_file = directory / "jwks.json"
     jwks_file.write_text(json.dumps({"keys": [{**jwk, "kid": "bench", "alg": "RS256", "use": "sig"}]}))
-    now = int(time.time())
+    now = int(time.time()) if now is None else now
     claims = {"iss": ISSUER, "aud": AUDIENCE, "sub": USER, "iat": now, "exp": now + 86_400}
     return Issuer(jwks_file, jwt.encode(claims, key, algorithm="RS256", headers={"kid": "bench"}))
 
