@@ -24,7 +24,7 @@ from typing import Any
 import uvloop
 import yaml
 
-from bench.contestants import AUDIENCE, ISSUER, USER, Issuer
+from bench.contestants import AUDIENCE, ISSUER, USER
 from bench.upstream import Connection, Upstream
 from gateway import settings
 from gateway.access.identity import Identity
@@ -184,9 +184,9 @@ def opener(answer: bytes, loop: asyncio.AbstractEventLoop) -> Callable[[], Any]:
     return open_connection
 
 
-def requests(issuer: Issuer, *, changes: bool) -> Iterator[bytes]:
+def requests(credential: str, *, changes: bool) -> Iterator[bytes]:
     """Yield requests without end: byte for byte the same, or (*changes*) with one field that is always another."""
-    head = HEAD.format(credential=issuer.credential).encode()
+    head = HEAD.format(credential=credential).encode()
     for number in count():
         yield head + b"%032x\r\n\r\n" % (number if changes else 0)
 
@@ -217,11 +217,11 @@ def lane_of(route: Route, answer: bytes, loop: asyncio.AbstractEventLoop, *, pol
     return Lane(route, pool, has_conditions=policies.has_conditions(route.name, route.connection))
 
 
-async def drive(directory: Path, issuer: Issuer, *, total: int, changes: bool) -> None:
+async def drive(directory: Path, *, jwks: bytes, credential: str, total: int, changes: bool) -> None:
     """Have the hot path serve WARM_UP and *total* requests; raise SystemExit where one of them went wrong."""
     loop = asyncio.get_running_loop()
     clock, monotonic = Clock(STARTED_AT), Clock(0.0)
-    canned = Upstream(token=TOKEN, jwks=issuer.jwks_file.read_bytes())
+    canned = Upstream(token=TOKEN, jwks=jwks)
     keys_server = await loop.create_server(lambda: Connection(canned), "127.0.0.1", 0)
     config = configuration(directory, keys_server.sockets[0].getsockname()[1])
     policies = PolicySet([settings.policy(entry) for entry in config.policies or ()])
@@ -251,7 +251,7 @@ async def drive(directory: Path, issuer: Issuer, *, total: int, changes: bool) -
             exchange.serve, on_refused=exchange.count_unread, loop=loop, limits=config.listeners.traffic.limits
         )
         settle_garbage()
-        agent = Agent(requests(issuer, changes=changes), total=WARM_UP + total, loop=loop)
+        agent = Agent(requests(credential, changes=changes), total=WARM_UP + total, loop=loop)
         agent.connect(server)
         await agent.done
         await asyncio.sleep(0)
@@ -272,6 +272,6 @@ if __name__ == "__main__":
     parser.add_argument("--jwks-file", type=Path, required=True)
     parser.add_argument("--credential-file", type=Path, required=True)
     said = parser.parse_args()
-    known = Issuer(said.jwks_file, said.credential_file.read_text())
+    known = {"jwks": said.jwks_file.read_bytes(), "credential": said.credential_file.read_text()}
     with tempfile.TemporaryDirectory(prefix="gateway-bench-") as name:
-        uvloop.run(drive(Path(name), known, total=said.requests, changes=said.changes))
+        uvloop.run(drive(Path(name), **known, total=said.requests, changes=said.changes))
