@@ -4,6 +4,7 @@ The proxy to compare with: what a tutorial builds with aiohttp in an afternoon, 
 1. `web.Application` with a catch-all handler, one shared `ClientSession`, uvloop.
 2. The caller's JWT is verified on each request (PyJWT, RS256), the token is injected, hop-by-hop fields are dropped.
 3. A JSON line per request goes to a file, and Prometheus counts and times it.
+4. With --cert, --key and --ca it listens with TLS and calls an https --upstream.
 
 It decides nothing, refreshes nothing and streams nothing: it does less than the gateway does.
 """
@@ -14,6 +15,7 @@ import argparse
 import json
 import logging
 import os
+import ssl
 import time
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -29,6 +31,8 @@ HOP_BY_HOP = frozenset(
 )
 REQUESTS = Counter("proxy_requests_total", "Requests", ["method", "status"])
 SECONDS = Histogram("proxy_request_seconds", "Duration", ["method"])
+
+MAX_BODY_BYTES = 1 << 28  # aiohttp's own limit, 1 MiB, is below what the benchmark sends
 
 ARGUMENTS = web.AppKey("arguments", argparse.Namespace)
 KEYS = web.AppKey("keys", jwt.PyJWKSet)
@@ -72,7 +76,9 @@ async def handle(request: web.Request) -> web.Response:
 
 async def client_session(app: web.Application) -> AsyncIterator[None]:
     """The shared session, as long as the application lives."""
-    async with aiohttp.ClientSession() as session:
+    arguments = app[ARGUMENTS]
+    context = ssl.create_default_context(cafile=arguments.ca) if arguments.ca else None
+    async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(ssl=context or True)) as session:
         app[SESSION] = session
         yield
 
@@ -82,13 +88,22 @@ async def announce(app: web.Application) -> None:
     print(json.dumps({"pid": os.getpid(), "record": app[ARGUMENTS].record.name, "line": '"status"'}), flush=True)
 
 
+def listening_with_tls(arguments: argparse.Namespace) -> ssl.SSLContext | None:
+    """Return the server's side of TLS, where a certificate is given."""
+    if arguments.cert is None:
+        return None
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context.load_cert_chain(arguments.cert, arguments.key)
+    return context
+
+
 def build(arguments: argparse.Namespace) -> web.Application:
     """Return the application, its record opened."""
     record = logging.getLogger("record")
     record.setLevel(logging.INFO)
     record.propagate = False
     record.addHandler(logging.FileHandler(arguments.record))
-    app = web.Application()
+    app = web.Application(client_max_size=MAX_BODY_BYTES)
     app[ARGUMENTS] = arguments
     app[KEYS] = jwt.PyJWKSet.from_json(arguments.jwks_file.read_text())
     app[RECORD] = record
@@ -106,7 +121,16 @@ if __name__ == "__main__":
     parser.add_argument("--audience", required=True)
     parser.add_argument("--jwks-file", type=Path, required=True)
     parser.add_argument("--record", type=Path, required=True)
+    for name in ("cert", "key", "ca"):
+        parser.add_argument(f"--{name}", type=Path)
     application = build(parser.parse_args())
     application.on_startup.append(announce)
     uvloop.install()
-    web.run_app(application, host="127.0.0.1", port=application[ARGUMENTS].port, access_log=None, print=lambda *_: None)
+    web.run_app(
+        application,
+        host="127.0.0.1",
+        port=application[ARGUMENTS].port,
+        ssl_context=listening_with_tls(application[ARGUMENTS]),
+        access_log=None,
+        print=lambda *_: None,
+    )

@@ -34,6 +34,10 @@ NEVER_DECIDES = frozenset({"__init__.py", "__main__.py"})
 REGISTRY_HOSTS = re.compile(
     r"pypi\.|pythonhosted|registry\.npmjs|npmjs\.org|deb\.debian|security\.debian|artifactory", re.I
 )
+LOCKS = (
+    *("requirements.lock", "requirements-dev.lock", "requirements-build.lock"),
+    *("bench/peers/envoy.lock", "bench/peers/mitmproxy.lock"),
+)
 ADDRESS = re.compile(r"[a-z+]+://|^-(?:i|f|-index|-extra-index|-find-links)", re.I | re.M)
 
 
@@ -93,7 +97,7 @@ def test_exemptions_name_files_that_exist() -> None:
     assert [] == [name for name in DECIDES_NOTHING if not (ROOT / name).is_file()]
 
 
-@pytest.mark.parametrize("lock", ["requirements.lock", "requirements-dev.lock", "requirements-build.lock"])
+@pytest.mark.parametrize("lock", LOCKS)
 def test_lock_pins_with_hashes_and_names_no_address(lock: str) -> None:
     """
     Each line of a lock is a pinned version or a hash of it: no address, no option, no path.
@@ -117,11 +121,12 @@ def test_locks_agree() -> None:
     assert pins[0] == pins[0] | pins[1] | pins[2]
 
 
-def test_package_lock_names_no_address() -> None:
+@pytest.mark.parametrize("project", ["tests/oidc_provider", "tests/node_sdk", "bench/peers/express_proxy"])
+def test_package_lock_names_no_address(project: str) -> None:
     """
     npm's lock pins by version and integrity, and records no `resolved` address.
     """
-    lock = json.loads((tools.OIDC_PROVIDER / "package-lock.json").read_text())
+    lock = json.loads((ROOT / project / "package-lock.json").read_text())
 
     packages = {name: package for name, package in lock["packages"].items() if name}
     assert [] == [name for name, package in packages.items() if "resolved" in package]

@@ -69,7 +69,7 @@ class Peer(Protocol):
         """Return what is not installed and how it is got; None when the peer can run."""
 
     def install(self) -> None:
-        """Fetch what is missing; raises `subprocess.SubprocessError` where that fails or takes too long."""
+        """Fetch what is missing; raises `OSError` or `subprocess.SubprocessError` if it fails or takes too long."""
 
     def running(
         self, upstream: Upstream, issuer: Issuer, *, directory: Path, tls: TlsFiles | None = None

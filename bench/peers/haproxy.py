@@ -6,14 +6,13 @@ Its log goes to standard output, which is a file: no second process takes part.
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from bench.contestants import AUDIENCE, ISSUER, Issuer, Proxy, Upstream, free_port
 from bench.peers import UPSTREAM_NAME, TlsFiles
-from bench.peers.processes import install_packages, own_directory, public_key_pem, serving
+from bench.peers.processes import find_program, install_packages, own_directory, public_key_pem, serving
 
 NAME = "haproxy"
 RECORD, LINE = "stdout", b'" status='
@@ -55,7 +54,7 @@ backend api
 
 def missing() -> str | None:
     """Return what is not installed and how it is got."""
-    return None if shutil.which("haproxy") else "HAProxy (apt-get install haproxy)"
+    return None if find_program("haproxy") else "HAProxy (apt-get install haproxy)"
 
 
 def install() -> None:
@@ -86,5 +85,6 @@ def running(upstream: Upstream, issuer: Issuer, *, directory: Path, tls: TlsFile
         call=call,
     )
     (own / "haproxy.cfg").write_text(configuration)
-    with serving("haproxy", "-db", "-f", "haproxy.cfg", port=port, directory=own) as pid:
+    program = find_program("haproxy") or NAME
+    with serving(program, "-db", "-f", "haproxy.cfg", port=port, directory=own) as pid:
         yield Proxy(NAME, port, pid, own, RECORD, LINE)

@@ -6,14 +6,13 @@ Bare nginx: the floor. It injects the token and logs, and lets every caller in: 
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from bench.contestants import Issuer, Proxy, Upstream, free_port
 from bench.peers import UPSTREAM_NAME, TlsFiles
-from bench.peers.processes import install_packages, own_directory, serving
+from bench.peers.processes import find_program, install_packages, own_directory, serving
 
 NAME = "nginx"
 RECORD, LINE = "access.log", b'" status='
@@ -67,7 +66,8 @@ PROXYING = """\
       proxy_set_header Authorization "Bearer {token}";
       proxy_request_buffering off;
       proxy_max_temp_file_size 0;
-      proxy_buffers 16 32k;
+      proxy_buffer_size 64k;
+      proxy_buffers 8 64k;
       proxy_busy_buffers_size 256k;
       proxy_read_timeout 1h;
       proxy_pass {scheme}://api/;
@@ -87,7 +87,7 @@ CALLING_WITH_TLS = """\
 
 def missing() -> str | None:
     """Return what is not installed and how it is got."""
-    return None if shutil.which("nginx") else "nginx (apt-get install nginx)"
+    return None if find_program("nginx") else "nginx (apt-get install nginx)"
 
 
 def install() -> None:
@@ -98,7 +98,7 @@ def install() -> None:
 
 def missing_lua() -> str | None:
     """Return what of nginx with LuaJIT is not installed and how it is got."""
-    there = shutil.which("nginx") and LUA_MODULE.exists() and LUA_JSON.is_dir()
+    there = find_program("nginx") and LUA_MODULE.exists() and LUA_JSON.is_dir()
     return None if there else f"nginx with LuaJIT (apt-get install {' '.join(LUA_PACKAGES)})"
 
 
@@ -106,6 +106,11 @@ def install_lua() -> None:
     """Install Debian's nginx and its Lua module; nginx is not started."""
     if missing_lua():
         install_packages(*LUA_PACKAGES)
+
+
+def command(directory: Path) -> tuple[str, ...]:
+    """Return the command line of an nginx whose configuration and files are in *directory*."""
+    return (find_program("nginx") or "nginx", "-p", str(directory), "-c", "nginx.conf", "-e", "stderr")
 
 
 def proxying(
@@ -131,7 +136,7 @@ def proxying(
 def running_nginx(name: str, configuration: str, *, directory: Path, port: int) -> Iterator[Proxy]:
     """Run nginx as the proxy *name* with *configuration* in its own *directory*."""
     (directory / "nginx.conf").write_text(configuration)
-    with serving("nginx", "-p", directory, "-c", "nginx.conf", "-e", "stderr", port=port, directory=directory) as pid:
+    with serving(*command(directory), port=port, directory=directory) as pid:
         yield Proxy(name, port, pid, directory, RECORD, LINE)
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import resource
+import shutil
 import socket
 import subprocess
 import sys
@@ -27,6 +28,11 @@ TOOLS = Path(__file__).resolve().parent / ".tools"
 INSTALL_SECONDS = 300.0
 STOP_SECONDS = 5.0
 MAX_OPEN_FILES = 65_536  # 5,000 idle connections and as many upstream, with room
+
+
+def find_program(name: str) -> str | None:
+    """Return the path of the server *name*: Debian keeps servers where a user's PATH does not look."""
+    return shutil.which(name) or shutil.which(name, path="/usr/sbin")
 
 
 def own_directory(directory: Path, *, name: str) -> Path:
@@ -93,9 +99,7 @@ def install_packages(*packages: str) -> None:
 def install_wheels(environment: Path, *, lock: Path) -> None:
     """Make a virtual environment at *environment* with what *lock* pins; one that exists is brought up to it."""
     _fetch(sys.executable, "-m", "venv", environment)
-    _fetch(
-        environment / "bin" / "python", "-m", "pip", "install", "--quiet", "--require-hashes", "--no-deps", "-r", lock
-    )
+    _fetch(environment / "bin" / "python", "-m", "pip", "install", "-qq", "--require-hashes", "--no-deps", "-r", lock)
 
 
 def install_node_packages(project: Path) -> None:
