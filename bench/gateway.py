@@ -6,14 +6,13 @@ Everything is on: policies, the record, metrics. It is set up as an operator wou
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
-
-import yaml
 
 from bench.contestants import AUDIENCE, ISSUER, PROXY_CORE, ROOT, USER, Issuer, Proxy, Upstream, announced, free_port
 from bench.peers import TlsFiles
@@ -75,7 +74,7 @@ def accepts(route: Mapping[str, Any], upstream: Upstream, *, directory: Path) ->
     path = own_directory(directory, name="check") / "routes.yaml"
     ports = {"traffic": 1, "token_api": 2, "console": 3}
     said = routes_file(upstream, ports, routes=[{**ONE_ROUTE[0], **route}], tls=None, users=None)
-    path.write_text(yaml.safe_dump(said))
+    path.write_text(json.dumps(said))
     words = [sys.executable, "-m", "gateway", "check", "-c", str(path)]
     return subprocess.run(words, cwd=ROOT, capture_output=True, timeout=CHECK_SECONDS).returncode == 0
 
@@ -94,7 +93,7 @@ def running(
     own = own_directory(directory, name=NAME)
     ports = {name: free_port() for name in ("traffic", "token_api", "console")}
     said = routes_file(upstream, ports, routes=routes, tls=tls, users=users)
-    (own / "routes.yaml").write_text(yaml.safe_dump(said))
+    (own / "routes.yaml").write_text(json.dumps(said))  # JSON is YAML
     words = [
         *("--directory", str(own), "--token-api-port", str(ports["token_api"])),
         *("--origin", said["routes"][0]["upstream"], "--user", USER, "--token", upstream.token),

@@ -49,12 +49,13 @@ def call(port: int, method: str, path: str, *, key: str, body: dict[str, Any] | 
         connection.close()
 
 
-def wait_until_ready(process: subprocess.Popen[bytes], *, port: int, key: str) -> None:
+def wait_until_ready(process: subprocess.Popen[bytes], directory: Path, *, port: int, key: str) -> None:
     """Return once the token API answers; fail when the gateway has ended or takes too long."""
     give_up = time.monotonic() + START_SECONDS
     while time.monotonic() < give_up:
         if process.poll() is not None:
-            raise SystemExit(f"the gateway ended with {process.returncode} before it was ready")
+            said = (directory / "stderr").read_text()[-500:]
+            raise SystemExit(f"the gateway ended with {process.returncode} before it was ready: {said}")
         try:
             if call(port, "GET", "/v1/mgmt/license", key=key) == 200:
                 return
@@ -100,7 +101,7 @@ def main() -> None:
     with (arguments.directory / "stderr").open("wb") as stderr:
         process = subprocess.Popen(gateway(*words, data=data), stdout=subprocess.DEVNULL, stderr=stderr)
     try:
-        wait_until_ready(process, port=arguments.token_api_port, key=key)
+        wait_until_ready(process, arguments.directory, port=arguments.token_api_port, key=key)
         upload_token(arguments, key=key)
         print(json.dumps({"pid": process.pid}), flush=True)
         process.wait()

@@ -5,7 +5,8 @@
 2. BENCH=quick is the first row alone, the gateway beside the plain aiohttp proxy, in half a minute: to hold two trees
    against each other by hand. BENCH=full takes every peer under each load. Only a run that is not quick writes
    docs/benchmarks.md and docs/benchmarks.svg.
-3. The time is bounded: a work for which none is left is left out by name.
+3. The time is bounded: a work for which none is left is left out by name, and so is a peer that is not installed
+   (`make bench-peers` fetches them).
 
 `make bench ARGS="streams storm"` measures these works alone and writes nothing.
 """
@@ -30,12 +31,11 @@ from bench.contestants import ROOT
 from bench.measure import Result
 from bench.picture import Bar, Panel, draw
 from bench.report import Table
-from bench.session import PEERS_BY_NAME, PLANS, Plan, Session, open_session
+from bench.session import PLANS, Session, open_session
 from bench.works import bodies, callers, connections, record, requests, start, storm, tls
 
 REPORT = ROOT / "docs" / "benchmarks.md"
 PICTURE = ROOT / "docs" / "benchmarks.svg"
-INSTALL_PEERS = "BENCH_INSTALL"
 INTRODUCTION = """\
 # Benchmarks
 
@@ -146,18 +146,6 @@ def write(session: Session, tables: list[Table], panels: list[Panel]) -> None:
     PICTURE.write_text(draw(panels, foot=f"make bench, {day}: {environment().split(';')[0]}"))
 
 
-def install(plan: Plan) -> None:
-    """Fetch the peers that are missing, where BENCH_INSTALL=1 says so."""
-    for name in plan.peers:
-        peer = PEERS_BY_NAME[name]
-        if peer.missing() and os.environ.get(INSTALL_PEERS) == "1":
-            print(f"installing {name} ...", file=sys.stderr)
-            try:
-                peer.install()
-            except (subprocess.SubprocessError, OSError) as exc:
-                print(f"{name} could not be installed: {type(exc).__name__}", file=sys.stderr)
-
-
 def main() -> None:
     """Measure, print, and write the report of a whole run."""
     names = sys.argv[1:]
@@ -170,7 +158,6 @@ def main() -> None:
         raise SystemExit(f"bench: this needs {lacks}")
     hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))  # thousands of connections, here and in what is started
-    install(PLANS[kind])
     with tempfile.TemporaryDirectory(prefix="gateway-bench-") as name, open_session(PLANS[kind], Path(name)) as session:
         tables, panels = measure(session, names)
     print("\n\n".join(["", *(table.markdown() for table in tables), conditions(session), environment()]))

@@ -7,14 +7,13 @@ Cold start: `gateway version`, and `gateway serve` until it is ready, both as pr
 from __future__ import annotations
 
 import http.client
+import json
 import subprocess
 import sys
 import time
 from contextlib import suppress
 from pathlib import Path
 from statistics import median
-
-import yaml
 
 from bench import gateway
 from bench.contestants import PROXY_CORE, ROOT, free_port
@@ -66,7 +65,7 @@ def run(session: Session) -> list[Table]:
     own = own_directory(session.directory, name="start")
     ports = {name: free_port() for name in ("traffic", "token_api", "console")}
     said = gateway.routes_file(session.upstream, ports, routes=gateway.ONE_ROUTE, tls=None, users=None)
-    (own / "routes.yaml").write_text(yaml.safe_dump(said))
+    (own / "routes.yaml").write_text(json.dumps(said))
     with on_load_core():  # who asks whether it is ready must not slow it down
         ready_seconds(own, ports["console"])  # makes the database
         version_seconds()
