@@ -98,10 +98,12 @@ class WireTransport(asyncio.Transport):
     def close(self) -> None:
         """End it."""
         self._is_closing = True
+        for end in self._ends:
+            end.close()
 
     def abort(self) -> None:
         """End it."""
-        self._is_closing = True
+        self.close()
 
     def get_write_buffer_size(self) -> int:
         """Return 0: all that was written has left."""
@@ -233,8 +235,9 @@ async def drive(directory: Path, *, jwks: bytes, credential: str, total: int, ch
         issuers = Issuers(map(settings.issuer, config.issuers), client, clock=clock, monotonic=monotonic)
         keyring = KeyRing(store, feed, clock=clock, random_bytes=Random(0).randbytes)
         metrics = Metrics()
+        lanes = {route.name: lane_of(route, canned.ok, loop, policies=policies) for route in config.routes}
         exchange = Exchange(
-            lanes={route.name: lane_of(route, canned.ok, loop, policies=policies) for route in config.routes},
+            lanes=lanes,
             identity=Identity(issuers, keyring, clock=clock, monotonic=monotonic, accepts_management=False),
             policies=policies,
             tokens=ConnectionTokens(OneToken(), clock=clock, monotonic=monotonic, is_live=lambda: feed.is_live),
@@ -250,12 +253,13 @@ async def drive(directory: Path, *, jwks: bytes, credential: str, total: int, ch
         server = TrafficServer(
             exchange.serve, on_refused=exchange.count_unread, loop=loop, limits=config.listeners.traffic.limits
         )
-        settle_garbage()
         agent = Agent(requests(credential, changes=changes), total=WARM_UP + total, loop=loop)
         agent.connect(server)
         await agent.done
         await asyncio.sleep(0)
         await server.shutdown(1.0)
+        for lane in lanes.values():
+            await lane.pool.close()
         await issuers.close()
     keys_server.close()
     egress_log.close()
@@ -273,5 +277,6 @@ if __name__ == "__main__":
     parser.add_argument("--credential-file", type=Path, required=True)
     said = parser.parse_args()
     known = {"jwks": said.jwks_file.read_bytes(), "credential": said.credential_file.read_text()}
+    settle_garbage()
     with tempfile.TemporaryDirectory(prefix="gateway-bench-") as name:
         uvloop.run(drive(Path(name), **known, total=said.requests, changes=said.changes))

@@ -66,6 +66,7 @@ static uint64_t *request_bytes;
 static size_t request_count, next_request;
 static int64_t started, until;
 static uint64_t planned, received_bytes;
+static int is_behind; /* for want of a free connection */
 static long failures;
 static struct values latencies, lateness;
 static struct connection **idle;
@@ -170,12 +171,16 @@ static void send_due(void) {
         if (due >= until) return;
         if (due > now) {
             arm(due);
+            is_behind = 0;
             return;
         }
-        if (idle_count == 0) return; /* the next whole answer calls again */
+        if (idle_count == 0) { /* the next whole answer calls again */
+            is_behind = 1;
+            return;
+        }
         planned++;
         begin(idle[--idle_count], due);
-        keep(&lateness, now - due);
+        if (!is_behind) keep(&lateness, now - due);
     }
 }
 

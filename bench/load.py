@@ -1,8 +1,9 @@
 """
 The load: bench/load.c, compiled at first use, or wrk where the proxy speaks TLS.
 
-wrk has no open loop, and asks for one thing only; ours costs the core it shares with the upstream less (7 against 9
-microseconds a request of 1 KB) and takes what it sends from a file. Over TLS there is only wrk.
+wrk has no open loop, and asks for one thing only; ours takes what it sends from a file, and costs the core that it
+shares with the upstream no more (6.7 microseconds of CPU a request of 1 KB against 7.6, in turn, straight to nginx).
+Over TLS there is only wrk.
 """
 
 from __future__ import annotations

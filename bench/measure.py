@@ -2,8 +2,9 @@
 A round: one proxy under one load, what it cost, and whether it counts.
 
 1. Contestants are measured in turn (A B A B …): what the machine does meanwhile meets all of them.
-2. Verified in each round: nothing failed, the upstream saw the injected token (and no other credential) in each
-   request, and the record has a line for each. The gateway's faults end the benchmark; a peer's leave it out, by name.
+2. Verified in each round: nothing failed, and the upstream saw the injected token (and no other credential) in each
+   request; at the end, that the record has a line for each. The gateway's faults end the benchmark; a peer's leave it
+   out, by name.
 3. Throughput counts where the proxy's core was at least PROXY_BUSY busy and the other at most LOAD_BUSY; else the
    result is generator-bound, and is marked. How busy a core was is read from proc(5), whoever made it busy; where
    others took more than OTHERS of the proxy's core, the result is disturbed, and is marked too.
@@ -108,28 +109,23 @@ def speed(each: Round) -> float:
 
 def measure(contestant: Contestant) -> Round:
     """
-    Return one round.
+    Return one round; the record is looked at by `check_record`.
 
     Raises:
         Faulty: it does not count (rule 2).
     """
     proxy, upstream = contestant.proxy, contestant.upstream
     accepted, refused = upstream.seen()
-    recorded = proxy.recorded()
     proxy.forget_peak()
     cpu_seconds, cores = proxy.cpu_seconds(), (_ticks(PROXY_CORE), _ticks(LOAD_CORE))
     load = contestant.send(proxy)
     cpu_seconds = proxy.cpu_seconds() - cpu_seconds
     busy = (_busy(cores[0], _ticks(PROXY_CORE)), _busy(cores[1], _ticks(LOAD_CORE)))
-    give_up = time.monotonic() + SETTLE_SECONDS
-    while (lines := proxy.recorded() - recorded) < load.requests and time.monotonic() < give_up:
-        time.sleep(0.05)
     passed, stopped = upstream.seen()
     faults = [
         *([f"{load.failures} of {load.requests} requests failed"] if load.failures else []),
         *([f"{stopped - refused} requests reached the upstream without the token"] if stopped != refused else []),
         *([f"the upstream saw {passed - accepted} of {load.requests}"] if passed - accepted < load.requests else []),
-        *([f"the record has {lines} lines for {load.requests} requests"] if lines < load.requests else []),
         *(["no request was answered"] if not load.requests else []),
     ]
     if faults:
@@ -137,24 +133,48 @@ def measure(contestant: Contestant) -> Round:
     return Round(load, cpu_seconds, busy, proxy.memory_bytes(), proxy.memory_bytes("VmHWM"))
 
 
+def check_record(proxy: Proxy, before: int, rounds: Sequence[Round]) -> None:
+    """
+    Wait until the record of *proxy* has the lines of *rounds*, beyond the *before* that it had.
+
+    Raises:
+        Faulty: it has not.
+    """
+    sent = sum(each.load.requests for each in rounds)
+    give_up = time.monotonic() + SETTLE_SECONDS
+    while (lines := proxy.recorded() - before) < sent:
+        if time.monotonic() > give_up:
+            raise Faulty(f"the record has {lines} lines for {sent} requests")
+        time.sleep(0.05)
+
+
 def in_turn(contestants: Iterable[Contestant], *, rounds: int, what: str, left_out: list[str]) -> list[Result]:
     """Return the results of *contestants* over *rounds*; those that are at fault are told in *left_out* (rule 2)."""
-    taking_part = list(contestants)
-    measured: dict[str, list[Round]] = {contestant.name: [] for contestant in taking_part}
+    taking_part = {contestant.name: contestant for contestant in contestants}
+    measured: dict[str, list[Round]] = {name: [] for name in taking_part}
+    recorded = {name: contestant.proxy.recorded() for name, contestant in taking_part.items()}
+
+    def leave_out(name: str, fault: Faulty) -> None:
+        if name.startswith("gateway"):
+            raise SystemExit(f"bench: {what}: {name}: {fault}") from fault
+        left_out.append(f"{name} in “{what}”: {fault}")
+        del taking_part[name], measured[name]
+
     for number in range(1, rounds + 1):
-        for contestant in tuple(taking_part):
+        for name, contestant in tuple(taking_part.items()):
             try:
                 found = measure(contestant)
             except Faulty as exc:
-                if contestant.name.startswith("gateway"):
-                    raise SystemExit(f"bench: {what}: {contestant.name}: {exc}") from exc
-                left_out.append(f"{contestant.name} in “{what}”: {exc}")
-                taking_part.remove(contestant)
-                del measured[contestant.name]
+                leave_out(name, exc)
                 continue
-            measured[contestant.name].append(found)
+            measured[name].append(found)
             shown = f"{speed(found):,.0f} requests/s, p99 {found.load.p99_us:,.0f} µs"
-            print(f"{what}, round {number}, {contestant.name}: {shown}", file=sys.stderr)
+            print(f"{what}, round {number}, {name}: {shown}", file=sys.stderr)
+    for name, contestant in tuple(taking_part.items()):
+        try:
+            check_record(contestant.proxy, recorded[name], measured[name])
+        except Faulty as exc:
+            leave_out(name, exc)
     return [Result(name, found) for name, found in measured.items()]
 
 

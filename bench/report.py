@@ -12,7 +12,7 @@ from bench.measure import Result, speed
 
 @dataclass(frozen=True, slots=True)
 class Table:
-    """A table with its title; *notes* stand below it, each a sentence or two."""
+    """A table with its title; *notes* stand below it, each a paragraph, or an item of a list ("- ")."""
 
     title: str
     columns: Sequence[str]
@@ -23,7 +23,8 @@ class Table:
         """Return the table below its title."""
         lines = [self.columns, ["---"] * len(self.columns), *self.rows]
         table = "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
-        return "\n\n".join((f"## {self.title}", table, *self.notes))
+        notes = "\n\n".join(self.notes).replace("\n\n- ", "\n- ")
+        return "\n\n".join((f"## {self.title}", table, *([notes] if notes else [])))
 
 
 Column = tuple[str, Callable[[Result], str]]

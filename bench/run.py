@@ -128,10 +128,11 @@ def conditions(session: Session) -> str:
     """Return how the figures were made, and what is missing."""
     plan = session.plan
     said = (
-        f"Medians of {plan.rounds} rounds of {plan.seconds:.0f} s in turn; the proxy has core 0, load and API share "
-        "core 1. Of every request counted here the API saw the injected token and no other credential, and the record "
-        "or log has its line. “Generator-bound”: the proxy's core was less than 95 % busy, or the other more than "
-        "85 %; “disturbed”: others than the proxy took more than 10 % of its core."
+        f"Medians of {plan.rounds} rounds in turn, of {plan.first_seconds:g} s in the first table and "
+        f"{plan.seconds:g} s in the others; the proxy has core 0, load and API share core 1. Of every request counted "
+        "here the API saw the injected token and no other credential, and the record or log has its line. "
+        "“Generator-bound”: the proxy's core was less than 95 % busy, or the other more than 85 %; “disturbed”: others "
+        "than the proxy took more than 10 % of its core."
     )
     left_out = "".join(f"\n- {what}" for what in session.left_out)
     return f"{said}\n\nLeft out:\n{left_out}" if left_out else said

@@ -14,13 +14,14 @@ from bench.session import Session
 CONNECTIONS = 32
 FEW, MANY = 1, 128
 OPEN_CONNECTIONS = 128  # of the open loop: more than are ever under way at half of the maximum
-HELD_AGAINST = ("nginx", "haproxy", "envoy")
+HELD_AGAINST = ("nginx", "envoy")
 LATE_US = 500.0  # an open loop that is later than that at p99 measures itself
 
 
 def throughput(session: Session) -> tuple[Table, list[Result]]:
     """Return the first row: everything on, 1 route and 1 caller, 32 connections; and its results."""
-    contestants = session.contestants(("gateway", *session.plan.peers), session.sending(connections=CONNECTIONS))
+    send = session.sending(connections=CONNECTIONS, seconds=session.plan.first_seconds)
+    contestants = session.contestants(("gateway", *session.plan.peers), send)
     session.warm_up(contestants)
     results = session.measure(f"GET 1 KB, {CONNECTIONS} connections", contestants)
     columns = [SPEED, RANGE, CPU, P50, P99, BUSY, MEMORY, VERIFIED, BOUND]

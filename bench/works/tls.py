@@ -27,7 +27,7 @@ def run(session: Session) -> list[Table]:
         credential, seconds = session.issuer.credential, session.plan.seconds
         return run_wrk(proxy.port, PATH, credential=credential, connections=CONNECTIONS, seconds=seconds)
 
-    names = session.plan.peers if session.plan.has_every_load else ("nginx", "haproxy", "envoy")
+    names = session.plan.peers if session.plan.has_every_load else ("nginx", "envoy")
     peers = {name: session.peer(name, over_tls=True) for name in names if name in session.plan.peers}
     proxies = {"gateway": session.gateway_over_tls(), **peers}
     _, upstream = session.tls()
