@@ -64,7 +64,7 @@ static double rate;
 static const char **requests;
 static uint64_t *request_bytes;
 static size_t request_count, next_request;
-static int64_t started, until;
+static int64_t started, until, ended;
 static uint64_t planned, received_bytes;
 static int is_behind; /* for want of a free connection */
 static long failures;
@@ -196,7 +196,8 @@ static void next(struct connection *connection) {
 }
 
 static void complete(struct connection *connection) {
-    keep(&latencies, now_ns() - connection->began);
+    ended = now_ns();
+    keep(&latencies, ended - connection->began);
     if (!connection->is_good) failures++;
     open_requests--;
     connection->state = IDLE;
@@ -367,7 +368,8 @@ int main(int count, char **words) {
     }
     started = now_ns();
     until = started + (int64_t)(seconds * 1e9);
-    int64_t give_up = until + GRACE_SECONDS * 1000000000LL, ended = started;
+    int64_t give_up = until + GRACE_SECONDS * 1000000000LL;
+    ended = started;
     if (rate > 0) {
         for (size_t i = 0; i < connections; i++) idle[idle_count++] = all[i];
         send_due();
@@ -386,7 +388,6 @@ int main(int count, char **words) {
             if (events[i].events & EPOLLOUT) flush(connection);
             if (events[i].events & ~(uint32_t)EPOLLOUT) receive(connection);
         }
-        ended = now_ns();
     }
     failures += open_requests;
     qsort(latencies.at, latencies.count, sizeof *latencies.at, ascending);

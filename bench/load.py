@@ -16,6 +16,7 @@ import struct
 import subprocess
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from math import ceil
 from pathlib import Path
 
 from bench.contestants import LOAD_CORE, ROOT
@@ -73,8 +74,8 @@ def run_load(port: int, requests: Path, *, connections: int, seconds: float, rat
 
 
 def run_wrk(port: int, path: str, *, credential: str, connections: int, seconds: float) -> Load:
-    """Return what wrk reports of *seconds* of GET over TLS."""
-    words = ["wrk", "-t1", f"-c{connections}", f"-d{seconds:.0f}s", "--latency"]
+    """Return what wrk reports of *seconds* of GET over TLS, rounded up to whole ones."""
+    words = ["wrk", "-t1", f"-c{connections}", f"-d{ceil(seconds)}s", "--latency"]
     field = ("-H", f"Authorization: Bearer {credential}")
     text = _on_load_core([*words, *field, f"https://127.0.0.1:{port}{path}"], seconds=seconds)
     total = re.search(r"(\d+) requests in ([\d.]+)(us|ms|s)", text)

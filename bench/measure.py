@@ -3,8 +3,8 @@ A round: one proxy under one load, what it cost, and whether it counts.
 
 1. Contestants are measured in turn (A B A B …): what the machine does meanwhile meets all of them.
 2. Verified in each round: nothing failed, and the upstream saw the injected token (and no other credential) in each
-   request; at the end, that the record has a line for each. The gateway's faults end the benchmark; a peer's leave it
-   out, by name.
+   request; at the end, that the record has a line for each. A fault of the gateway ends the work and fails the
+   benchmark; a peer at fault is left out, by name.
 3. Throughput counts where the proxy's core was at least PROXY_BUSY busy and the other at most LOAD_BUSY; else the
    result is generator-bound, and is marked. How busy a core was is read from proc(5), whoever made it busy; where
    others took more than OTHERS of the proxy's core, the result is disturbed, and is marked too.

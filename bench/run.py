@@ -86,7 +86,10 @@ def measure(session: Session, names: list[str]) -> tuple[list[Table], list[Panel
         if not names and session.seconds_left < seconds:
             session.left_out.append(f"{name}: no time was left")
             continue
-        tables += work(session)
+        try:
+            tables += work(session)
+        except SystemExit as exc:  # what was measured before is not lost
+            session.faults.append(f"{name}: {exc}")
     return tables, panels
 
 
@@ -134,7 +137,7 @@ def conditions(session: Session) -> str:
         "“Generator-bound”: the proxy's core was less than 95 % busy, or the other more than 85 %; “disturbed”: others "
         "than the proxy took more than 10 % of its core."
     )
-    left_out = "".join(f"\n- {what}" for what in session.left_out)
+    left_out = "".join(f"\n- {what}" for what in (*session.faults, *session.left_out))
     return f"{said}\n\nLeft out:\n{left_out}" if left_out else said
 
 
@@ -165,6 +168,8 @@ def main() -> None:
     if not names and kind != "quick":
         write(session, tables, panels)
         print(f"\nWritten to {REPORT.relative_to(ROOT)} and {PICTURE.relative_to(ROOT)}.")
+    if session.faults:
+        raise SystemExit("\n".join(("bench: faults:", *session.faults)))
 
 
 if __name__ == "__main__":

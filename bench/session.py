@@ -58,6 +58,7 @@ class Session:
     _owned: ExitStack
     began: float = field(default_factory=time.monotonic)
     left_out: list[str] = field(default_factory=list)
+    faults: list[str] = field(default_factory=list)  # of the gateway: these works have no result
     _proxies: dict[str, Proxy] = field(default_factory=dict)
     _requests: dict[bytes, Path] = field(default_factory=dict)
     _tls: tuple[TlsFiles, Upstream] | None = None
@@ -92,7 +93,11 @@ class Session:
                 return None
             files, upstream = self.tls() if over_tls else (None, self.upstream)
             serving = peer.running(upstream, self.issuer, directory=self.directory, tls=files)
-            self._proxies[key] = self._owned.enter_context(serving)
+            try:
+                self._proxies[key] = self._owned.enter_context(serving)
+            except SystemExit as exc:  # the others can be measured without it
+                self._leave_out(f"{key}: {exc}")
+                return None
         return self._proxies[key]
 
     def gateway(self, variant: str = "", **options: Any) -> Proxy:

@@ -7,6 +7,9 @@ request was due (bench/load.c).
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
+from bench.load import request, run_load, write_requests
 from bench.measure import Result, by_name
 from bench.report import BOUND, BUSY, CPU, MEMORY, P50, P99, RANGE, SPEED, VERIFIED, Table, ratios, table
 from bench.session import Session
@@ -38,23 +41,27 @@ def latencies(session: Session, first: list[Result]) -> tuple[Table, list[Result
     held = (*session.plan.peers,) if session.plan.has_every_load else HELD_AGAINST
     names = ("gateway", *(name for name in session.plan.peers if name in held))
     rate = by_name(first)["gateway"].per_second / 2
+    fixed = f"{rate:,.0f} requests/s"
     loads = {
         f"{FEW} connection": session.sending(connections=FEW),
         f"{MANY} connections": session.sending(connections=MANY),
-        f"{rate:,.0f} requests/s": session.sending(connections=OPEN_CONNECTIONS, rate=rate),
+        fixed: session.sending(connections=OPEN_CONNECTIONS, rate=rate),
     }
     found = {f"{CONNECTIONS} connections": by_name(first)}
     for what, send in loads.items():
-        found[what] = by_name(session.measure(f"GET 1 KB, {what}", session.contestants(names, send)))
-    order = (f"{FEW} connection", f"{CONNECTIONS} connections", f"{MANY} connections", f"{rate:,.0f} requests/s")
+        able = names if what != fixed else tuple(name for name in names if _takes(found, name, rate))
+        found[what] = by_name(session.measure(f"GET 1 KB, {what}", session.contestants(able, send)))
+    order = (f"{FEW} connection", f"{CONNECTIONS} connections", f"{MANY} connections", fixed)
     columns = ["proxy", *(f"{what}: p50 / p99 µs" for what in order), "generator late p99 µs"]
     rows = [
         [name, *(_cell(found[what].get(name)) for what in order), _late(found[order[-1]].get(name))] for name in names
     ]
     notes = [
         "At 32 and 128 connections in a closed loop a latency is little more than connections by throughput.",
-        f"{order[-1]} is half of the gateway's maximum, by an open loop: latency counts from when a request was due. "
-        f"How late the generator itself was stands beside it; above {LATE_US:.0f} µs the figure is the generator's.",
+        f"{fixed} is half of the gateway's maximum, by an open loop: latency counts from when a request was due; who "
+        "cannot take as many has no figure. How late the generator itself was stands beside it; above "
+        f"{LATE_US:.0f} µs the figure is the generator's.",
+        f"Straight to the API, {FEW} connection: p50 {_direct_us(session):,.0f} µs.",
         *(
             ratios(list(found[what].values()), figure, what=f"{share} at {what}")
             for what, share, figure in (
@@ -64,6 +71,19 @@ def latencies(session: Session, first: list[Result]) -> tuple[Table, list[Result
         ),
     ]
     return Table("Latency, 1 KB GET", columns, rows, notes), list(found[order[-1]].values())
+
+
+def _takes(found: Mapping[str, Mapping[str, Result]], name: str, rate: float) -> bool:
+    """Return whether *name* can take *rate* at all: else its queue would only grow."""
+    result = found[f"{CONNECTIONS} connections"].get(name)
+    return result is not None and result.per_second > rate
+
+
+def _direct_us(session: Session) -> float:
+    """Return the p50 of the API itself, called with its own token."""
+    asked = request("GET", "/people", credential=session.upstream.token)
+    file = write_requests(session.directory / "requests-of-nobody", [asked])
+    return run_load(session.upstream.port, file, connections=FEW, seconds=session.plan.seconds).p50_us
 
 
 def posts(session: Session) -> Table:
