@@ -54,15 +54,15 @@ def only_posts(session: Session) -> list[Table]:
 
 # Each with the seconds that it takes at most in the default plan, and whether it needs more than Python's API.
 WORKS: Mapping[str, tuple[Callable[[Session], list[Table]], float, bool]] = {
-    "post": (only_posts, 40, True),
-    "bodies": (bodies.run, 110, True),
-    "tls": (tls.run, 60, True),
-    "callers": (callers.run, 75, False),
-    "record": (record.run, 30, False),
-    "streams": (connections.run_streams, 45, True),
-    "idle": (connections.run_idle, 30, False),
+    "post": (only_posts, 30, True),
+    "bodies": (bodies.run, 150, True),
+    "tls": (tls.run, 50, True),
+    "callers": (callers.run, 60, False),
+    "record": (record.run, 25, False),
+    "streams": (connections.run_streams, 40, True),
+    "idle": (connections.run_idle, 20, False),
     "start": (start.run, 25, False),
-    "storm": (storm.run, 20, False),
+    "storm": (storm.run, 15, False),
 }
 
 
