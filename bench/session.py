@@ -178,7 +178,7 @@ def open_session(plan: Plan, directory: Path) -> Iterator[Session]:
             serving = running_upstream(issuer, token=token)
         session = Session(plan, directory, issuer, owned.enter_context(serving), owned)
         if lacks is not None:
-            session.left_out.append(f"bodies, streams and TLS: their API needs {lacks}")
+            session.left_out.append(f"post, bodies, streams and TLS: their API needs {lacks}")
         yield session
 
 
