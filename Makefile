@@ -8,7 +8,8 @@
 #   make bench     the gateway beside nginx, HAProxy, Envoy and others, ten minutes (BENCH=quick half a one, BENCH=full an
 #                  hour); make bench-peers fetches those of them that are not installed
 #   make bench-guard   instructions of the hot path for one request, against those stored (two minutes; ARGS=--store)
-#   make soak      storms and kill -9 on the vault's refresh, on SQLite and PostgreSQL (under ten minutes)
+#   make soak      10,000 idle strangers, overload, storms and kill -9 on the vault's refresh, on SQLite and PostgreSQL
+#                  (ten minutes)
 #   make bench-vault   fetches a second through the token API, among 100 and 100,000 tokens
 #   make format    rewrite the sources as `make check` wants them
 #   make lock      pin the newest versions that pyproject.toml allows (needs uv)

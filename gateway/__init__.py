@@ -16,8 +16,9 @@ A request's way (DESIGN section 2), and where to read about each step:
     record      proxy/record.py      what left, line by line; audit/log.py keeps it
 
 `proxy/exchange.py` is the order of these steps. Around them: `vault/` keeps and refreshes connection tokens,
-`descope.py` asks Descope for them instead, `net/` dials, `store/` is the database, `config/` reads routes.yaml,
-`console/` serves operators, `demo/` is a world to try it in, `server.py` joins everything, `cli/` starts it.
+`descope.py` asks Descope for them instead, `net/` dials, `store/` is the database, `breaker.py` says whether one that
+fails is asked at all, `config/` reads routes.yaml, `console/` serves operators, `demo/` is a world to try it in,
+`server.py` joins everything, `cli/` starts it.
 """
 
 __version__ = "0.1.0"

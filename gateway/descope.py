@@ -11,7 +11,7 @@ Rules:
    told to refresh. One replacement of a token at a time in this process, whoever asks.
 5. 404 with Descope's code and 403 are facts. Everything unexpected is `token_service_unavailable`, never a crash and
    never a guess, and one line a minute for the operator without a word of what was answered.
-6. A service that does not answer several times in a row is left alone for a while (`net/breaker.py`).
+6. A service that does not answer several times in a row is left alone for a while (`breaker.py`).
 
 Source: descope-contract.md sections 1 to 4; threats.md R7 to R9.
 """
@@ -31,6 +31,7 @@ from weakref import WeakValueDictionary
 import orjson
 import structlog
 
+from gateway.breaker import FAILURES, PAUSE_SECONDS, Breaker
 from gateway.errors import (
     CallerKindUnsupported,
     ConnectionRequired,
@@ -41,7 +42,6 @@ from gateway.errors import (
     TokenServiceUnavailable,
 )
 from gateway.models import Caller, ConnectionToken, TokenKey
-from gateway.net.breaker import FAILURES, PAUSE_SECONDS, Breaker
 from gateway.net.client import Answer, OutboundClient, OutboundError
 
 MAX_CACHE_SECONDS = 60.0  # DESIGN section 7: how long a decision of Descope's may be stale

@@ -102,6 +102,15 @@ class MultiplexNotAllowed(Refusal):
     )
 
 
+class JsonpNotAllowed(Refusal):
+    code, status, title = "jsonp_not_allowed", 403, "The query asks for a script"
+    detail_default = (
+        "callback, $callback and jsonp in the query of a GET make an API answer with a script, which any page can run."
+        " Leave it out; where this API means something else by it, the gateway's operator can let it pass with jsonp on"
+        " the route."
+    )
+
+
 # --- identify --------------------------------------------------------------------------------------------------
 
 

@@ -185,7 +185,7 @@ class Route:
     nothing, a word in the record, or it is cut. *method_override*: a field that names another method is refused, or
     judged beside the real one. *foreign_credentials*: a credential of the caller's own for the upstream is removed, or
     the request refused. *multiplex*: requests that carry several calls pass. *minting*: calls that hand out further
-    credentials are refused, or pass.
+    credentials are refused, or pass. *jsonp*: so are those that ask for a script.
     """
 
     name: str
@@ -210,11 +210,12 @@ class Route:
     foreign_credentials: Literal["remove", "refuse"] = "remove"
     multiplex: bool = False
     minting: Literal["refuse", "pass"] = "refuse"
+    jsonp: Literal["refuse", "pass"] = "refuse"
 
 
 class RouteMatch(NamedTuple):
     """
-    The route of a request, and the target to call.
+    The route of a request, its method, and the target to call.
 
     *path* is the canonical raw path below the prefix, beginning with "/" (what patterns and policies see);
     *target* is the request target sent upstream: base path, path, "?" and query, byte for byte.
@@ -222,6 +223,7 @@ class RouteMatch(NamedTuple):
     """
 
     route: Route
+    method: str
     path: str
     target: str
 

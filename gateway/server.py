@@ -82,6 +82,7 @@ class Gateway:
         self._traffic: TrafficServer | None = None
         self._listening: asyncio.Server | None = None
         self._runners: list[StrictRunner] = []
+        self.metrics = Metrics()  # of the process: its owner may have more to tell
         self.record_path = data / RECORD_FILE
         self.traffic_url = ""
         self.token_api_url: str | None = None
@@ -124,7 +125,7 @@ class Gateway:
     async def _build(self, data: Path, environ: Mapping[str, str]) -> None:
         configuration = self._configuration
         own = self._owned
-        metrics = Metrics()
+        metrics = self.metrics
         egress_log = LogFile.open(self.record_path)
         self.record_path = egress_log.path
         own.callback(egress_log.close)

@@ -21,16 +21,19 @@ class Fault:
     """
     What happens to a connection.
 
-    *at* "accept": it is reset as soon as it is there. "request": when bytes for the target have come, which do not
-    reach it. "answer": after *after_bytes* of the target's answer; the target has had the request. None: nothing.
+    *at* "accept": as soon as it is there. "request": when bytes for the target have come, which do not reach it.
+    "answer": after *after_bytes* of what the target answers; below zero: so many before the end of what it says at
+    once; None: after that. The target has had the request then. *at* None: nothing.
     *how* it goes on from there: "reset", "close" (FIN, as if all were said) or "hang" (nothing passes any more).
-    *drip_seconds*: the answer comes byte by byte, each after that time. *rewrite* changes what the target answered.
+    *drip_seconds*: the answer comes in pieces of *drip_bytes*, each after that time. *rewrite* changes what the target
+    answered.
     """
 
     at: str | None = None
     how: str = "reset"
-    after_bytes: int = 0
+    after_bytes: int | None = None
     drip_seconds: float = 0.0
+    drip_bytes: int = 1
     rewrite: Callable[[bytes], bytes] | None = None
 
 
@@ -41,6 +44,7 @@ class FaultProxy:
     port: int
     fault: Fault = field(default_factory=Fault)
     connections: int = 0
+    held: int = 0  # connections that a fault holds up: it lasts until the caller lets go, whatever *fault* is by then
     _writers: set[asyncio.StreamWriter] = field(default_factory=set)
 
     @property
@@ -91,11 +95,11 @@ async def _serve(
     path: str | None,
 ) -> None:
     if proxy.fault.at == "accept":
-        await _end(proxy.fault, writer)
+        await _end(proxy, proxy.fault, reader, writer)
         return
     first = await reader.read(65_536)
     if proxy.fault.at == "request":
-        await _end(proxy.fault, writer)
+        await _end(proxy, proxy.fault, reader, writer)
         return
     if path is not None:
         target_reader, target = await asyncio.open_unix_connection(path)
@@ -104,7 +108,7 @@ async def _serve(
     try:
         target.write(first)
         async with asyncio.TaskGroup() as group:
-            group.create_task(_requests(proxy, reader, target))
+            group.create_task(_requests(proxy, reader, writer, target))
             group.create_task(_answers(proxy, target_reader, writer))
     except* ConnectionError:
         _reset(writer)
@@ -112,15 +116,16 @@ async def _serve(
         target.close()
 
 
-async def _requests(proxy: FaultProxy, reader: asyncio.StreamReader, target: asyncio.StreamWriter) -> None:
+async def _requests(
+    proxy: FaultProxy, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, target: asyncio.StreamWriter
+) -> None:
     while data := await reader.read(65_536):
         if proxy.fault.at == "request":
-            if proxy.fault.how == "hang":
-                await asyncio.Event().wait()
-            raise ConnectionResetError
+            await _end(proxy, proxy.fault, reader, writer)
+            break
         target.write(data)
         await target.drain()
-    raise ConnectionResetError  # the caller has gone
+    raise ConnectionResetError  # the caller has gone, or is to go
 
 
 async def _answers(proxy: FaultProxy, target: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -129,24 +134,44 @@ async def _answers(proxy: FaultProxy, target: asyncio.StreamReader, writer: asyn
         fault = proxy.fault
         if fault.rewrite is not None:
             data = fault.rewrite(data)
-        if fault.at == "answer":
-            data = data[: max(0, fault.after_bytes - passed)]
-        pieces = [data[i : i + 1] for i in range(len(data))] if fault.drip_seconds else [data]
-        for piece in pieces:
+        left = _left(fault, len(data), passed)
+        is_end = left is not None and left <= len(data)
+        data = data[:left]
+        step = fault.drip_bytes if fault.drip_seconds else len(data)
+        for start in range(0, len(data), max(1, step)):
             await asyncio.sleep(fault.drip_seconds)
-            writer.write(piece)
+            writer.write(data[start : start + step])
             await writer.drain()
-            passed += len(piece)
-        if fault.at == "answer" and passed >= fault.after_bytes:
-            await _end(fault, writer)
-            raise ConnectionResetError
-    raise ConnectionResetError  # the target has ended it
+        passed += len(data)
+        if is_end:
+            await _end(proxy, fault, None, writer)
+            break
+    raise ConnectionResetError  # the target has ended it, or the fault has
 
 
-async def _end(fault: Fault, writer: asyncio.StreamWriter) -> None:
+def _left(fault: Fault, size: int, passed: int) -> int | None:
+    """How many of *size* bytes pass before *fault* ends the answer, after *passed*; None: it does not."""
+    if fault.at != "answer":
+        return None
+    if fault.after_bytes is None:
+        return size
+    return max(0, size + fault.after_bytes if fault.after_bytes < 0 else fault.after_bytes - passed)
+
+
+async def _end(
+    proxy: FaultProxy, fault: Fault, reader: asyncio.StreamReader | None, writer: asyncio.StreamWriter
+) -> None:
+    """End the connection as *fault* says. Without *reader* it is `_requests` that sees the caller go."""
     if fault.how == "hang":
-        await asyncio.Event().wait()
-    if fault.how == "close":
+        proxy.held += 1
+        try:
+            if reader is None:
+                await asyncio.Event().wait()
+            else:
+                await reader.read()
+        finally:
+            proxy.held -= 1
+    elif fault.how == "close":
         writer.write_eof()
         await asyncio.sleep(0.2)
     else:

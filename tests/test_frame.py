@@ -4,12 +4,17 @@ What holds for the tree as a whole: tests mirror the sources, locks name no addr
 
 from __future__ import annotations
 
+import importlib
 import json
+import pkgutil
 import re
 import subprocess
 import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from re import _parser  # nobody else tells what a pattern is made of
+from types import ModuleType
+from typing import Any
 
 import click
 import pytest
@@ -152,6 +157,42 @@ def test_no_path_of_this_machine_and_no_registry_in_the_tree() -> None:
     assert [] == found
 
 
+# Each with the beginning by which its provider's scanner, or ours, finds it. What tests make up is shorter, or says so.
+REAL_SECRETS = re.compile(
+    r"\bgh[pousr]_[A-Za-z0-9]{36}\b|\bgithub_pat_\w{82}\b|\bxox[abpr]-\d{9,}-\d{9,}-[\w-]{20,}|\bAKIA[A-Z0-9]{16}\b"
+    r"|\bAIza[\w-]{35}\b|\b[rs]k_live_\w{24,}|\bsk-(?:proj|ant)-[\w-]{40,}|\bglpat-[\w-]{20}\b|\bya29\.[\w-]{60,}"
+    r"|\bgw[am]_[0-9A-Za-z]{20}_[0-9A-Za-z]{49}\b|-----BEGIN (?:[A-Z]+ )*PRIVATE KEY-----\n"
+)
+
+
+def test_no_real_secret_in_the_tree() -> None:
+    """
+    No file holds what has the form of a provider's token, of a key of the gateway's, or of a private key (threats E14).
+    """
+    shown = "ghp_" + "a" * 36 + " gwa_" + "0" * 20 + "_" + "1" * 49
+    found = [path.relative_to(ROOT) for path in tracked_files() if REAL_SECRETS.search(text_of(path))]
+
+    assert 2 == len(REAL_SECRETS.findall(shown))
+    assert [] == found
+
+
+def test_no_task_inherits_whose_call_it_is() -> None:
+    """
+    Who calls is handed on as a value: no context variable, no module's variable holds it; nothing is unpickled (D13).
+    """
+    forbidden = re.compile(
+        r"ContextVar\(|bind_contextvars|\bthreading\.local\b|\b(?:import|from) (?:pickle|marshal|shelve)\b"
+    )
+    texts = {path: text_of(ROOT / path) for path in sources()}
+    # The second that the record's times were last written in is nobody's.
+    written = {
+        path.as_posix(): found for path, text in texts.items() if (found := re.findall(r"^ +global (.+)", text, re.M))
+    }
+
+    assert [] == [path for path, text in texts.items() if forbidden.search(text)]
+    assert {"gateway/proxy/record.py": ["_second, _second_text"]} == written
+
+
 @pytest.mark.parametrize("required", [False, True], ids=["on a developer's machine", "in CI"])
 def test_missing_tool_skips_by_name_or_fails(monkeypatch: pytest.MonkeyPatch, *, required: bool) -> None:
     """
@@ -162,6 +203,47 @@ def test_missing_tool_skips_by_name_or_fails(monkeypatch: pytest.MonkeyPatch, *,
     outcome = pytest.fail.Exception if required else pytest.skip.Exception
     with pytest.raises(outcome, match="wrk is missing: apt-get install wrk"):
         tools.missing("wrk", "apt-get install wrk")
+
+
+def test_no_pattern_has_a_possessive_group() -> None:
+    """
+    CPython before 3.11.5, which Debian 12 has, takes half an iteration of one for a match (gh-106052).
+    """
+    patterns = {
+        f"{name}.{attribute}": value
+        for name, module in all_modules()
+        for attribute, value in vars(module).items()
+        if isinstance(value, re.Pattern)
+    }
+
+    assert 40 <= len(patterns)
+    assert [] == [name for name, pattern in patterns.items() if possessive_groups(pattern)]
+    assert possessive_groups(re.compile("(?:ab)*+"))
+    assert not possessive_groups(re.compile("(?>(?:a*+[b+]++)*)"))
+
+
+def possessive_groups(pattern: re.Pattern[Any]) -> bool:
+    return _has_possessive_group(_parser.parse(pattern.pattern, pattern.flags & ~re.UNICODE))
+
+
+def _has_possessive_group(parsed: Any) -> bool:
+    for operation, argument in parsed:
+        if str(operation) == "POSSESSIVE_REPEAT" and (
+            len(argument[2]) > 1 or str(argument[2][0][0]) not in ("IN", "LITERAL", "ANY", "NOT_LITERAL")
+        ):
+            return True
+        inner = argument if isinstance(argument, tuple | list) else (argument,)
+        for part in inner:
+            parts = part if isinstance(part, list) else [part]
+            if any(isinstance(each, _parser.SubPattern) and _has_possessive_group(each) for each in parts):
+                return True
+    return False
+
+
+def all_modules() -> Iterator[tuple[str, ModuleType]]:
+    for module in pkgutil.walk_packages(gateway.__path__, "gateway."):
+        if not module.name.endswith("__main__"):
+            yield module.name, importlib.import_module(module.name)
 
 
 @pytest.mark.parametrize("code", sorted(refusal.code for refusal in gateway.errors.REFUSALS))

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
 import io
 import json
 import logging
+import os
+import time
 from collections.abc import Iterator
+from contextlib import suppress
 
 import pytest
 import structlog
 
-from gateway.telemetry import Metrics, configure_logs
+from gateway.telemetry import LAG_LOOK_SECONDS, LogLines, LoopLag, Metrics, configure_logs
 
 
 @pytest.fixture
@@ -39,6 +43,92 @@ def test_methods_are_a_bounded_label() -> None:
     assert 'gateway_requests_total{method="other",route="api",status="405"} 100.0' in text
     assert "INVENTED" not in text
     assert 'gateway_request_seconds_count{route="api"} 101.0' in text
+
+
+async def test_loop_lag_is_the_worst_of_late(monkeypatch: pytest.MonkeyPatch) -> None:
+    """
+    A callback that keeps the loop for itself is seen, for as long as the looks behind it are fewer than are kept.
+    """
+    monkeypatch.setattr("gateway.telemetry.LAG_LOOKS", 4)
+    metrics = Metrics()
+    metrics.register(LoopLag(asyncio.get_running_loop(), monotonic=time.monotonic))
+    await asyncio.sleep(2 * LAG_LOOK_SECONDS)
+    time.sleep(1)  # noqa: ASYNC251  # that is the fault
+    await asyncio.sleep(LAG_LOOK_SECONDS)
+    stalled = lag_of(metrics)
+    for _ in range(100):
+        await asyncio.sleep(LAG_LOOK_SECONDS)
+        if (later := lag_of(metrics)) < 0.9:
+            break
+
+    assert 0.9 < stalled < 60
+    assert 0 <= later < 0.9
+
+
+def lag_of(metrics: Metrics) -> float:
+    return value_of(metrics, "gateway_loop_lag_seconds")
+
+
+def value_of(metrics: Metrics, name: str) -> float:
+    lines = metrics.render().decode().splitlines()
+    return float(next(line for line in lines if line.startswith(f"{name} ")).split()[1])
+
+
+@pytest.fixture
+def pipe() -> Iterator[tuple[int, int]]:
+    """The two ends of a pipe, one of which the test may have closed."""
+    ends = os.pipe()
+    yield ends
+    for end in ends:
+        with suppress(OSError):
+            os.close(end)
+
+
+def test_log_lines_are_written_in_order(pipe: tuple[int, int]) -> None:
+    """
+    What was logged before the end is there after it, a line each.
+    """
+    lines = LogLines(pipe[1])
+    configure_logs(stream=lines)
+    for number in range(100):
+        structlog.get_logger().info("counted", number=number)
+    lines.close()
+
+    assert list(range(100)) == [json.loads(line)["number"] for line in os.read(pipe[0], 65_536).splitlines()]
+
+
+def test_log_waits_for_no_reader(pipe: tuple[int, int], monkeypatch: pytest.MonkeyPatch) -> None:
+    """
+    Behind a full pipe so many lines wait, further ones are lost and counted, and nobody is held up; neither is the end.
+    """
+    monkeypatch.setattr("gateway.telemetry.MAX_WAITING_LINES", 50)
+    monkeypatch.setattr("gateway.telemetry.LAST_LINES_SECONDS", 0.1)
+    metrics, lines = Metrics(), LogLines(pipe[1])
+    metrics.register(lines)
+    for number in range(1_000):
+        lines.write(f"{number:01000}\n")  # a pipe holds 64 of them
+    lines.close()
+    lost = value_of(metrics, "gateway_log_lines_lost_total")
+    read = b""
+    while read.count(b"\n") < 1_000 - lost:
+        read += os.read(pipe[0], 65_536)
+
+    assert 0 < lost <= 950
+    assert list(range(50)) == [int(line) for line in read.splitlines()][:50]
+
+
+def test_log_without_a_reader_is_lost(pipe: tuple[int, int]) -> None:
+    """
+    Lines whose reader has gone are counted, and break nothing.
+    """
+    metrics, lines = Metrics(), LogLines(pipe[1])
+    metrics.register(lines)
+    os.close(pipe[0])
+    for _ in range(3):
+        lines.write("{}\n")
+    lines.close()
+
+    assert 3 == value_of(metrics, "gateway_log_lines_lost_total")
 
 
 def test_our_logs_are_json_lines(logs: io.StringIO) -> None:

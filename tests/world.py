@@ -345,15 +345,22 @@ def settings(*routes: dict[str, Any], issuers: tuple[Issuer, ...] = (), **more: 
 
 
 @asynccontextmanager
-async def running(configuration: dict[str, Any], data: Path) -> AsyncIterator[Running]:
-    """Run a gateway with *configuration*, written and read as YAML, in *data*; yield it with a management key."""
+async def running(
+    configuration: dict[str, Any], data: Path, *, database_url: str | None = None
+) -> AsyncIterator[Running]:
+    """
+    Run a gateway with *configuration*, written and read as YAML, in *data*; yield it with a management key.
+
+    *database_url* names its database where that is not a file in *data*.
+    """
     parsed = parse(yaml.safe_dump(configuration).encode(), name="routes.yaml", directory=data, environ=os.environ)
-    gateway = await Gateway.start(parsed, data=data, environ={})
+    environ = {} if database_url is None else {"GATEWAY_DATABASE_URL": database_url}
+    gateway = await Gateway.start(parsed, data=data, environ=environ)
     try:
-        async with key_ring(data) as ring:
+        async with key_ring(data, database_url) as ring:
             management_key = (await ring.create_management("tests")).secret
         async with aiohttp.ClientSession(auto_decompress=False) as session:
-            yield Running(gateway, data, management_key, session)
+            yield Running(gateway, data, management_key, session, database_url)
     finally:
         await gateway.stop(drain_seconds=2)
 

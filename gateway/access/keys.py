@@ -31,7 +31,7 @@ from gateway.access.names import is_name
 from gateway.errors import CallerUnauthenticated, KeysUnavailable
 from gateway.models import Caller
 from gateway.store.changes import ChangeFeed, announce
-from gateway.store.engine import Store
+from gateway.store.engine import DatabasePaused, Store
 from gateway.store.schema import keys
 
 TOPIC = "keys"
@@ -218,8 +218,10 @@ class KeyRing:
 
     async def _find(self, key_id: str) -> Any:
         try:
-            async with asyncio.timeout(LOOKUP_SECONDS), self._lookups, self._store.read() as connection:
+            async with asyncio.timeout(LOOKUP_SECONDS), self._lookups, self._store.read(is_lookup=True) as connection:
                 return (await connection.execute(select(keys).where(keys.c.id == key_id))).one_or_none()
+        except DatabasePaused as exc:
+            raise KeysUnavailable(retry_after=exc.retry_after) from exc
         except (SQLAlchemyError, OSError, TimeoutError) as exc:
             raise KeysUnavailable(retry_after=RETRY_SECONDS) from exc
 

@@ -5,7 +5,9 @@ Rules:
 1. Flags win over routes.yaml. What cannot be used is said, with its place, before anything listens (exit code 3).
 2. A first signal drains, a second one ends at once.
 3. Logs are JSON lines on stderr; stdout stays empty.
-4. The process leaves no core dump, and no other process of its user can read its memory: both hold tokens (threats E6).
+4. Nobody who serves waits for the reader of the logs (`telemetry.LogLines`).
+5. The process may have as many descriptors open as the system allows it at all (`ulimit -Hn`).
+6. The process leaves no core dump, and no other process of its user can read its memory: both hold tokens (threats E6).
 """
 
 from __future__ import annotations
@@ -16,6 +18,8 @@ import os
 import resource
 import signal
 import sys
+import time
+from contextlib import closing, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -27,6 +31,7 @@ from gateway.cli.data import EXIT_FAILURE, data_option
 
 if TYPE_CHECKING:
     from gateway.config.values import Configuration
+    from gateway.telemetry import LogLines
 
 
 PR_SET_DUMPABLE = 4  # prctl(2)
@@ -97,15 +102,17 @@ def run_until_signal(configuration: Configuration, data: Path) -> None:
     from gateway.server import CannotStart
     from gateway.store.engine import DatabaseUrlInvalid
     from gateway.store.migrate import SchemaTooNew
-    from gateway.telemetry import configure_logs
+    from gateway.telemetry import LogLines, configure_logs
     from gateway.vault.connection import ConnectionInvalid
     from gateway.vault.sealing import SealingKeyError
 
-    configure_logs()
+    lines = LogLines(sys.stderr.fileno())
+    configure_logs(stream=lines)
     close_memory()
+    raise_descriptors(2 * configuration.listeners.traffic.limits.connections)  # of agents, and of their calls
     try:
-        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            runner.run(_serve(configuration, data))
+        with closing(lines), asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            runner.run(_serve(configuration, data, lines))
     except (CannotStart, DatabaseUrlInvalid, SchemaTooNew, ConnectionInvalid, SealingKeyError) as exc:
         click.echo(f"gateway: {exc}", err=True)
         sys.exit(EXIT_FAILURE)
@@ -132,16 +139,35 @@ def close_memory() -> None:
             raise OSError(ctypes.get_errno(), "prctl(PR_SET_DUMPABLE) is not possible")
 
 
-async def _serve(configuration: Configuration, data: Path) -> None:
+def raise_descriptors(wanted: int) -> None:
+    """
+    Let this process have as many descriptors as its hard limit says; warn where that is less than *wanted*.
+
+    A shell and systemd give 1,024 and allow more. Without one left, a new connection ends without a word.
+    """
+    import structlog
+
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with suppress(ValueError, OSError):  # macOS takes no "unlimited" here
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+    limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if limit != resource.RLIM_INFINITY and limit < wanted:
+        structlog.get_logger().warning("descriptors_few", limit=limit, wanted=wanted)
+
+
+async def _serve(configuration: Configuration, data: Path, lines: LogLines) -> None:
     import structlog
 
     from gateway.server import Gateway, settle_garbage
+    from gateway.telemetry import LoopLag
 
     log = structlog.get_logger()
     gateway = await Gateway.start(configuration, data=data, environ=os.environ)
     settle_garbage()
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
+    for collector in (lines, LoopLag(loop, monotonic=time.monotonic)):
+        gateway.metrics.register(collector)
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
     log.info(

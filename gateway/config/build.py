@@ -206,6 +206,7 @@ def _route(file: RouteFile, egress: Egress, directory: Path) -> Route:
         foreign_credentials=file.foreign_credentials,
         multiplex=file.multiplex,
         minting=file.minting,
+        jsonp=file.jsonp,
     )
 
 

@@ -213,6 +213,9 @@ class RouteFile(Model):
     minting: Literal["refuse", "pass"] = Field(
         "refuse", description="Paths at which the API hands out further credentials."
     )
+    jsonp: Literal["refuse", "pass"] = Field(
+        "refuse", description="GETs with callback, $callback or jsonp in the query, which makes an answer a script."
+    )
     audit: Annotated[Literal["default", "required"], g.Later("default")] = Field(
         "default", description="Only default yet: whether the record must be on disk first."
     )

@@ -159,6 +159,7 @@ def _route(route: Route) -> dict[str, Any]:
         "foreign_credentials": route.foreign_credentials,
         "multiplex": route.multiplex,
         "minting": route.minting,
+        "jsonp": route.jsonp,
         "audit": "default",
     }
     if route.allow:

@@ -46,11 +46,11 @@ class StrictConnection(RequestHandler):
     __slots__ = ("_awaits_turn", "_head_behind", "_head_since", "_linger_left", "_linger_until", "_strict")
 
     def __init__(
-        self, manager: StrictServer, *, loop: asyncio.AbstractEventLoop, needs_url: bool = True, **kwargs: Any
+        self, manager: StrictServer, *, loop: asyncio.AbstractEventLoop, for_application: bool = True, **kwargs: Any
     ) -> None:
         kwargs.setdefault("keepalive_timeout", KEEPALIVE_SECONDS)
         super().__init__(manager, loop=loop, **kwargs)
-        self._strict = StrictParser(self, loop, needs_url=needs_url)
+        self._strict = StrictParser(self, loop, for_application=for_application)
         self._parser = self._strict  # type: ignore[assignment]  # it has the methods that aiohttp calls
         self._awaits_turn = False
         self._head_since: float | None = None
@@ -95,11 +95,15 @@ class StrictConnection(RequestHandler):
             if data:  # over TLS some may come although the transport pauses
                 self._strict.tail += data
             return
-        super().data_received(data)
+        self._receive(data)
         if self._strict.tail or self._head_since is not None:
             if self._strict.is_behind:
                 self._fall_behind()
             self._time_head()
+
+    def _receive(self, data: bytes) -> None:
+        """Parse *data*, and have the requests in it served."""
+        super().data_received(data)
 
     def _fall_behind(self) -> None:
         server = self._manager

@@ -2,16 +2,16 @@
 The bytes of one connection into requests, in order. Takes the place of aiohttp's parser (`RequestHandler._parser`).
 
 Rules:
-1. A head is judged as a whole, and then given to aiohttp's C parser, alone: it makes the message, and its refusal
-   counts like ours. The body never reaches it: what follows a head is read here, as `read_framing` said.
+1. A head is judged as a whole. For an application, and where it is unusual (another method than the seven, HTTP/1.0,
+   absolute form), it is then given to aiohttp's C parser, alone, and its refusal counts like ours. The body never
+   reaches it: what follows a head is read here, as `read_section` said.
 2. What stands before an error is answered first; the error is the last message of its connection.
 3. Nothing is read behind a request that says it is the last one (Connection: close), behind an upgrade that somebody
    may have begun, or behind a broken body.
 4. At most MAX_QUEUED requests wait; what else has come is kept as bytes, and reading pauses. So it does where one
    feeding would take too long (*is_behind*): whoever feeds goes on, with nothing new, in another turn of the loop.
 5. A head whose fields are, byte for byte, those of the head before it on this connection is not read a second time:
-   most clients send nothing else. A request costs 2.4 microseconds less than by aiohttp's own parser then, and 4.8 more
-   where a field differs (800 bytes of fields; bytes fed to connections without sockets, both in turn).
+   most clients send nothing else.
 
 The split into packets changes nothing: a head waits until it is whole, unless a fault shows before.
 """
@@ -21,12 +21,10 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, Any
 
-from aiohttp.http import HttpVersion11
 from aiohttp.http_exceptions import HttpProcessingError
 from aiohttp.http_parser import HttpRequestParser, RawRequestMessage
 from aiohttp.streams import EMPTY_PAYLOAD, StreamReader
 from aiohttp.web_protocol import RequestPayloadError, _ErrInfo
-from yarl import URL
 
 from gateway.errors import FieldsTooLarge, InvalidRequest, Refusal
 from gateway.listen.body import ChunkedBody
@@ -40,8 +38,11 @@ from gateway.listen.head import (
     MAX_TARGET_BYTES,
     NEVER_TAKEN,
     NO_BODY,
+    HeaderSection,
+    RequestHead,
     first_fault,
-    read_framing,
+    read_section,
+    split_fields,
 )
 
 if TYPE_CHECKING:
@@ -51,10 +52,10 @@ MAX_QUEUED = 32  # as many as aiohttp itself lets wait; it pauses reading at the
 SMALL_BODY_BYTES = 2_048  # at most 400 chunks, 0.3 milliseconds: MAX_QUEUED of them are read in one feeding
 READ_BUFFER_BYTES = 65_536  # of a body that its reader has not taken yet; reading pauses at twice as much
 
-Messages = list[tuple[RawRequestMessage | _ErrInfo, StreamReader]]
+Message = RawRequestMessage | RequestHead
+Messages = list[tuple[Message | _ErrInfo, StreamReader]]
 # The methods that are taken without asking the C parser; it knows some more, and refuses all others.
 _METHODS = {name.encode("ascii"): name for name in ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")}
-_NO_URL = URL("/")
 _NOTHING: tuple[Any, bool, bytes] = ((), False, b"")
 
 
@@ -62,12 +63,14 @@ class StrictParser:
     """
     Reads requests as `head.py` and `body.py` say. Has the methods that aiohttp calls on its own parser.
 
-    *needs_url*: whether somebody will look at the `url` of messages; an application of aiohttp does.
+    *for_application*: messages are aiohttp's own, as its applications want them; else each is a `RequestHead`.
     """
 
     __slots__ = (
         "_body",
         "_c_parser",
+        "_ends",
+        "_for_application",
         "_framing",
         "_has_ended",
         "_head_end",
@@ -77,7 +80,6 @@ class StrictParser:
         "_known_fields",
         "_left",
         "_loop",
-        "_needs_url",
         "_payload",
         "_protocol",
         "_skipped_line",
@@ -86,10 +88,10 @@ class StrictParser:
         "tail",
     )
 
-    def __init__(self, protocol: BaseProtocol, loop: asyncio.AbstractEventLoop, *, needs_url: bool) -> None:
+    def __init__(self, protocol: BaseProtocol, loop: asyncio.AbstractEventLoop, *, for_application: bool) -> None:
         self._protocol = protocol
         self._loop = loop
-        self._needs_url = needs_url
+        self._for_application = for_application
         self._c_parser = HttpRequestParser(
             protocol,
             loop,
@@ -113,8 +115,9 @@ class StrictParser:
         self._left = 0
         self._body: ChunkedBody | None = None
         self._known_fields = b""  # from the CRLF before the first one to the empty line
-        self._known: RawRequestMessage | None = None
+        self._known: HeaderSection | None = None
         self._framing = NO_BODY
+        self._ends = False  # with the request whose head was read last
 
     @property
     def has_begun(self) -> bool:
@@ -169,7 +172,7 @@ class StrictParser:
                         break
                     at = after
                     continue
-                messages.append((message, self._open_body(message)))
+                messages.append((message, self._open_body()))
                 self._in_flight += 1
                 self._skipped_line = False
                 at = self._head_end
@@ -210,7 +213,7 @@ class StrictParser:
             raise fault
         return at
 
-    def _read(self, data: bytes, at: int) -> RawRequestMessage | None:
+    def _read(self, data: bytes, at: int) -> Message | None:
         """Return the message whose head is in *data* at *at*, up to `_head_end`; None where it is not whole."""
         line = LINE.match(data, at)
         if line is None:
@@ -219,21 +222,12 @@ class StrictParser:
         stop = line.end() - 2
         if stop - at > MAX_LINE_BYTES or len(target) > MAX_TARGET_BYTES or method in NEVER_TAKEN:
             raise first_fault(data[at:]) or InvalidRequest()
-        known, known_fields = self._known, self._known_fields
-        if known is not None and minor == b"1" and method in _METHODS and data.startswith(known_fields, stop):
-            self._head_end = stop + len(known_fields)
-            return RawRequestMessage(
-                _METHODS[method],
-                target.decode("ascii"),
-                HttpVersion11,
-                known.headers,
-                known.raw_headers,
-                known.should_close,
-                known.compression,
-                known.upgrade,
-                known.chunked,
-                _NO_URL,
-            )
+        known = self._known
+        is_usual = minor == b"1" and method in _METHODS and not self._for_application
+        if known is not None and is_usual and data.startswith(self._known_fields, stop):
+            self._head_end = stop + len(self._known_fields)
+            self._framing, self._ends = known.framing, known.is_last
+            return RequestHead(_METHODS[method], target.decode("ascii"), known)
         found = FIELDS.match(data, stop)
         end = found.end() if found is not None else stop
         if not data.startswith(b"\r\n\r\n", end):
@@ -243,12 +237,18 @@ class StrictParser:
         if end - stop > MAX_FIELD_BYTES:
             self._refuse_fault(data[at : end + 4])
         self._head_end = end + 4
-        message = self._read_anew(data[at : end + 4], target, is_http_1_0=minor == b"0")
-        if not self._needs_url and minor == b"1":
-            self._known_fields, self._known = data[stop : end + 4], message
-        return message
+        if not is_usual:
+            return self._read_unusual(data[at : end + 4], target, is_http_1_0=minor == b"0")
+        fields = data[stop : end + 4]
+        raw_fields = split_fields(fields)
+        if len(raw_fields) > MAX_FIELDS:
+            raise FieldsTooLarge
+        section = read_section(raw_fields)
+        self._known, self._known_fields = section, fields
+        self._framing, self._ends = section.framing, section.is_last
+        return RequestHead(_METHODS[method], target.decode("ascii"), section)
 
-    def _read_odd(self, data: bytes, at: int) -> RawRequestMessage | None:
+    def _read_odd(self, data: bytes, at: int) -> Message | None:
         """Do as `_read` for a line that is no plain one: refuse its head, if it is whole."""
         end = data.find(b"\r\n\r\n", at)
         if end < 0 or data[at] == 13:
@@ -256,11 +256,10 @@ class StrictParser:
         head = data[at : end + 4]
         self._refuse_fault(head)
         self._head_end = end + 4
-        return self._read_anew(head, head.split(b" ", 2)[1], is_http_1_0=False)
+        return self._read_unusual(head, head.split(b" ", 2)[1], is_http_1_0=False)
 
-    def _read_anew(self, head: bytes, target: bytes, *, is_http_1_0: bool) -> RawRequestMessage:
+    def _read_unusual(self, head: bytes, target: bytes, *, is_http_1_0: bool) -> Message:
         """Have the C parser read *head*, judge what its fields say together, and return the message."""
-        self._known = None  # `_framing` is that of the known fields, or nothing is known
         try:
             messages, _, _ = self._c_parser.feed_data(head)
         except HttpProcessingError as exc:
@@ -271,9 +270,11 @@ class StrictParser:
         assert isinstance(message, RawRequestMessage)
         if len(message.raw_headers) > MAX_FIELDS:
             raise FieldsTooLarge
-        self._framing = read_framing(message.raw_headers, target=target, is_http_1_0=is_http_1_0)
-        # What follows an upgrade is perhaps in another protocol: the connection ends with the answer (threats A9).
-        return message._replace(should_close=True) if message.upgrade else message
+        section = read_section(message.raw_headers, target=target, is_http_1_0=is_http_1_0)
+        self._framing, self._ends = section.framing, section.is_last or message.should_close
+        if not self._for_application:
+            return RequestHead(message.method, message.path, section, is_http_1_0=is_http_1_0)
+        return message._replace(should_close=True) if self._ends else message
 
     def _refuse_fault(self, head: bytes) -> None:
         """Raise what is wrong with *head*, if anything is."""
@@ -286,9 +287,9 @@ class StrictParser:
 
     # --- bodies --------------------------------------------------------------------------------------------------
 
-    def _open_body(self, message: RawRequestMessage) -> StreamReader:
-        """Return the reader of the body that follows *message*."""
-        self._is_last = message.should_close
+    def _open_body(self) -> StreamReader:
+        """Return the reader of the body that follows the head that was read last."""
+        self._is_last = self._ends
         framing = self._framing
         if framing.is_chunked:
             self._body = ChunkedBody()

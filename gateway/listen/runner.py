@@ -34,7 +34,7 @@ class AppConnection(StrictConnection):
     __slots__ = ("_answer",)
 
     def __init__(self, manager: AppServer, *, answer: Answer, **kwargs: Any) -> None:
-        super().__init__(manager, needs_url=True, **kwargs)
+        super().__init__(manager, for_application=True, **kwargs)
         self._answer = answer
 
     def refusal_answer(self, refusal: Refusal) -> bytes:

@@ -16,9 +16,8 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 from functools import partial
-from typing import NamedTuple
 
-from gateway.models import Caller, ConnectionToken, TokenKey
+from gateway.models import ConnectionToken
 from gateway.proxy import record
 from gateway.proxy.body import RequestBody
 from gateway.proxy.challenge import missing_scopes, scope_refusal
@@ -28,18 +27,10 @@ from gateway.proxy.lane import Lane
 from gateway.proxy.record import Call, EgressLog
 from gateway.proxy.rejection import rejects_token
 from gateway.proxy.relay import relay, switch
-from gateway.proxy.request import ProxyRequest
+from gateway.proxy.request import Asker, ProxyRequest
+from gateway.proxy.steps import in_task
 from gateway.proxy.tokens import ConnectionTokens
 from gateway.proxy.tunnel import Tunnel
-
-
-class Asker(NamedTuple):
-    """For whom the token service is asked: the key, the caller, and the caller's own credential."""
-
-    key: TokenKey
-    caller: Caller
-    credential: str
-
 
 DecideAgain = Callable[[ProxyRequest, Lane, Asker], Awaitable[None]]  # raises Refusal
 
@@ -87,6 +78,7 @@ class Attempts:
             missing = _missing(call, lane, sent, token)
             is_rejected = missing is None and await self._is_rejected(sent, lane)
             if is_rejected or missing is not None:
+                await in_task()
                 fresh, note = await self._after_rejection(call, lane, body, token, asker, missing)
                 if fresh is not None:
                     await sent.end(lane)
@@ -108,6 +100,7 @@ class Attempts:
                 body.let_go()
             public_url = self._public_url(request.host)
             if sent.answer.status == 101:
+                await in_task()
                 await self._switch(request, lane, sent, needles, asker, note)
             else:
                 await relay(request, lane, sent.answer, needles, public_url=public_url, note=note)
@@ -186,7 +179,7 @@ class Attempts:
     async def _other(
         self, lane: Lane, token: ConnectionToken, asker: Asker, missing: tuple[str, ...] | None
     ) -> ConnectionToken | None:
-        key, caller, credential = asker
+        key, caller, credential = asker.key, asker.caller, asker.credential
         if missing is None:
             return await self._tokens.replace(
                 key, rejected=token, route=lane.route.name, caller=caller, credential=credential

@@ -24,9 +24,9 @@ MAX_OVERHEAD_BYTES = 65_536
 _OVERHEAD_RATIO = 16
 
 # From the second chunk on the CRLF that ends the chunk before stands in front.
-_FIRST_SIZE = re.compile(rb"([0-9A-Fa-f]{1,15})[ \t]*+(?:;%b*+)?+\r\n" % TEXT)
+_FIRST_SIZE = re.compile(rb"([0-9A-Fa-f]{1,15})[ \t]*+(?:;%b*+)?\r\n" % TEXT)
 _SIZE = re.compile(rb"\r\n" + _FIRST_SIZE.pattern)
-_TRAILERS = re.compile(rb"(?:%b++:%b*+\r\n)*+\r\n" % (NAME, TEXT))
+_TRAILERS = re.compile(rb"(?>(?:%b++:%b*+\r\n)*)\r\n" % (NAME, TEXT))
 
 
 class ChunksInvalid(Exception):

@@ -35,6 +35,7 @@ from gateway.models import Timeouts
 from gateway.net.backlog import Backlog
 from gateway.proxy.answer_head import AnswerHead, HeadInvalid, check_beginning, read_head
 from gateway.proxy.chunks import Chunks, ChunksInvalid
+from gateway.proxy.steps import Signal
 from gateway.proxy.whole_body import WholeBody
 
 MIN_BODY_BYTES_PER_SECOND = 256  # of a request, beyond the response time: a slower one is a caller that dribbles (G2)
@@ -69,6 +70,7 @@ class UpstreamConnection(BaseProtocol):
 
     __slots__ = (
         "_answer",
+        "_answered",
         "_awaits_turn",
         "_backlog",
         "_begun_at",
@@ -87,7 +89,6 @@ class UpstreamConnection(BaseProtocol):
         "_read",
         "_spoiled",
         "_timeouts",
-        "_waiter",
         "address",
         "awaits_caller",
         "deadline",
@@ -119,7 +120,7 @@ class UpstreamConnection(BaseProtocol):
         self._chunks = Chunks()
         self._has_ended = False  # the upstream will send no more, and says so
         self._poll: select.poll | None = None
-        self._waiter: asyncio.Future[None] | None = None
+        self._answered = Signal()
         self._continue: asyncio.Future[None] | None = None
         self._failure: Exception | None = None
         self._is_silent = True
@@ -212,14 +213,10 @@ class UpstreamConnection(BaseProtocol):
             UpstreamUnreachable, UpstreamProtocolError, UpstreamTimeout: as their names say.
         """
         if self._answer is None and self._failure is None:
-            self._waiter = self._loop.create_future()
-            try:
-                await self._waiter
-            finally:
-                self._waiter = None
+            await self._answered
         if self._failure is not None:
             raise self._failure
-        assert self._answer is not None  # the waiter is woken for nothing else
+        assert self._answer is not None  # the signal is fired for nothing else
         return self._answer
 
     async def wait_for_continue(self, seconds: float) -> bool:
@@ -248,9 +245,9 @@ class UpstreamConnection(BaseProtocol):
             self._failure = failure
         if self._body is not None:
             self._body.set_exception(failure)
-        self._wake()
         if self.transport is not None:
             self.transport.abort()
+        self._wake()
 
     def pause_reading(self) -> None:
         """Read no more until the body's reader has caught up."""
@@ -286,6 +283,7 @@ class UpstreamConnection(BaseProtocol):
             return
         if self._answer is not None:  # a head that trickles in has the response time, not more
             self.deadline = self._loop.time() + self._timeouts.idle_seconds
+            self._wake()
 
     def _read_head(self, data: bytes) -> None:
         checked = len(self._head)
@@ -324,8 +322,6 @@ class UpstreamConnection(BaseProtocol):
         self._spoiled = self._spoiled or not head.keeps_alive
         self.keep_alive_seconds = head.keep_alive_seconds
         self._answer = Answer(head.status, head.raw_fields, body, head.length)
-        if self._waiter is not None or self._continue is not None:
-            self._wake()
 
     def _take_switch(self, head: AnswerHead, data: bytes) -> None:
         """Take an answer behind which another protocol begins, with *data* as far as it has come."""
@@ -335,7 +331,6 @@ class UpstreamConnection(BaseProtocol):
         self._read = self._read_extra
         self._answer = Answer(head.status, head.raw_fields, WholeBody(data), head.length)
         self._pause_transport_reading()  # what comes next is for whoever takes the transport over
-        self._wake()
 
     def hand_over(self) -> asyncio.Transport:
         """Return the transport, for the protocol that the upstream has switched to; from now on it has no deadline."""
@@ -422,9 +417,11 @@ class UpstreamConnection(BaseProtocol):
         self._body = None
 
     def _wake(self) -> None:
-        for waiter in (self._waiter, self._continue):
-            if waiter is not None and not waiter.done():
-                waiter.set_result(None)
+        """Tell whoever waits, last of all: it may go on at once, and use this connection for the next request."""
+        if self._continue is not None and not self._continue.done():
+            self._continue.set_result(None)
+        if self._answered.waiter is not None:
+            self._answered.fire()
 
     def eof_received(self) -> bool:
         """The upstream has finished: nothing more is written to it."""
@@ -450,8 +447,8 @@ class UpstreamConnection(BaseProtocol):
                 self._body.feed_eof()
             elif not self._awaits_turn:  # else the end may be among what has come already
                 self._cut_body()
-        self._wake()
         super().connection_lost(exc)
+        self._wake()
 
     def _cut_body(self) -> None:
         if self._body is not None and self._failure is None:

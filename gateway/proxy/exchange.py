@@ -19,7 +19,6 @@ import re
 from collections.abc import Callable
 
 import structlog
-from aiohttp.http_parser import RawRequestMessage
 from aiohttp.streams import StreamReader
 
 from gateway.access.identity import Identity, choose_subject, parse_credential
@@ -39,10 +38,11 @@ from gateway.errors import (
     Refusal,
     RequestTimeout,
 )
+from gateway.listen.head import RequestHead
 from gateway.models import Caller, CredentialPlace, RouteMatch, Subject, TokenKey
 from gateway.proxy import record
 from gateway.proxy.answers import NAME, refusal_answer
-from gateway.proxy.attempts import Asker, Attempts
+from gateway.proxy.attempts import Attempts
 from gateway.proxy.body import RequestBody
 from gateway.proxy.discovery import WELL_KNOWN, ProtectedResource
 from gateway.proxy.forwarded import TrustedProxies
@@ -50,9 +50,10 @@ from gateway.proxy.lane import Lane
 from gateway.proxy.pages import Connects, Pages, show, with_link
 from gateway.proxy.record import Call, EgressLog, Strangers
 from gateway.proxy.relay import AnswerCut
-from gateway.proxy.request import Client, ProxyRequest
+from gateway.proxy.request import Asker, Client, ProxyRequest
 from gateway.proxy.request_fields import RequestFields, RequestRules
 from gateway.proxy.routing import RouteTable
+from gateway.proxy.steps import in_task
 from gateway.proxy.tokens import ConnectionTokens
 from gateway.proxy.tunnel import TunnelBroken
 from gateway.telemetry import Metrics, place_of
@@ -116,24 +117,26 @@ class Exchange:
 
     # --- the order -------------------------------------------------------------------------------------------
 
-    async def serve(self, message: RawRequestMessage, payload: StreamReader, client: Client) -> bool:
+    async def serve(self, head: RequestHead, payload: StreamReader, client: Client) -> bool:
         """Answer one request on *client*. Return whether the connection may take another."""
+        ids = f"{self._random_bits(192):048x}"
         call = Call(
-            message.method,
-            message.path,
-            call_id=f"{self._random_bits(64):016x}",
-            trace_id=f"{self._random_bits(128):032x}",
+            head.method,
+            head.target,
+            call_id=ids[:16],
+            trace_id=ids[16:],
             peer=client.peer,
             started_at=self._clock(),
             started=self._monotonic(),
         )
-        request = ProxyRequest(call, message, payload, client)
+        request = ProxyRequest(call, head, payload, client)
         error: str | None = None
         try:
             await self._pass(request)
         except Refusal as refusal:
             error = refusal.code
             if isinstance(refusal, ConnectionRequired | ConnectionScopeMissing):
+                await in_task()
                 refusal = await with_link(call, refusal, self._connects)
             self._refuse(request, refusal)
         except asyncio.CancelledError:
@@ -167,6 +170,7 @@ class Exchange:
             return True
         if self._pages is None or not self._pages.takes(call.target.partition("?")[0]):
             return False
+        await in_task()
         await show(request, self._pages)
         return True
 
@@ -190,9 +194,16 @@ class Exchange:
             raise
         if fields.traceparent is not None:
             call.trace_id = _trace_id(fields.traceparent) or call.trace_id
-        credential, caller = self._known_caller(fields, lane)
-        if caller is None:
-            caller = await self._identity.identify(credential)
+        asker = request.before.asker if request.before is not None else None
+        if asker is not None and self._identity.cached(asker.credential) is asker.caller:
+            caller, credential = asker.caller, asker.credential
+        else:
+            asker = None
+            credential, known = self._known_caller(fields, lane)
+            if known is None:
+                await in_task()
+                known = await self._identity.identify(credential)
+            caller = known
         call.caller = caller
         if fields.forwarded is not None:
             call.peer = self._trusted_proxies.settle(fields, call.peer)
@@ -200,9 +211,10 @@ class Exchange:
             raise held or InternalError()
         call.match = match
         call.match = match = self._judged(request, lane, match, fields)
-        subject = choose_subject(caller, lane.route, user=fields.user, tenant=fields.tenant, account=fields.account)
-        call.subject = subject
-        self._authorize(call, lane, caller, subject, match)
+        if asker is None:
+            asker = _asker(request, lane, caller, credential)
+        call.subject, call.who = asker.subject, asker.who
+        self._authorize(call, lane, caller, asker.subject, match)
         if fields.wants_upgrade:
             request.read_handshake()
         if lane.limit is not None:
@@ -211,27 +223,24 @@ class Exchange:
                 raise RateLimited(retry_after=wait)
         limit = lane.caller_limit
         if limit is None:
-            await self._fetch_and_send(request, lane, caller, credential, subject)
+            await self._fetch_and_send(request, lane, asker)
             return
         if not limit.enter(who := _who(caller)):
             raise RateLimited("You have as many calls under way as this route allows one caller.", retry_after=1)
         try:
-            await self._fetch_and_send(request, lane, caller, credential, subject)
+            await self._fetch_and_send(request, lane, asker)
         finally:
             limit.leave(who)
 
-    async def _fetch_and_send(
-        self, request: ProxyRequest, lane: Lane, caller: Caller, credential: str, subject: Subject
-    ) -> None:
-        """Get the connection token of *subject*, send the request with it, and its answer to the caller."""
-        call = request.call
-        key = TokenKey(lane.route.connection, subject.user, subject.tenant, lane.route.scopes, subject.account)
-        asker = Asker(key, caller, credential)
+    async def _fetch_and_send(self, request: ProxyRequest, lane: Lane, asker: Asker) -> None:
+        """Get the connection token for *asker*, send the request with it, and its answer to the caller."""
+        call, key, credential = request.call, asker.key, asker.credential
         began = self._monotonic()
         call.auth_seconds = began - call.started
         token = self._tokens.cached(key, credential)
         if token is None:
-            token = await self._tokens.fetch(key, caller=caller, credential=credential)
+            await in_task()
+            token = await self._tokens.fetch(key, caller=asker.caller, credential=credential)
             call.refreshed = token.refreshed
             call.token_seconds = self._monotonic() - began
             await self._decide_again(request, lane, asker)
@@ -258,14 +267,15 @@ class Exchange:
 
     async def _identify_by_first(self, request: ProxyRequest, lane: Lane | None) -> None:
         """Identify the caller by its first credential: what is wrong with its fields is no stranger's to know."""
-        headers = request.message.headers
-        place, value = _AUTHORIZATION, headers.get("Gateway-Authorization")
+        section = request.head.section
+        place, value = _AUTHORIZATION, section.first("Gateway-Authorization")
         if value is None:
             place = lane.route.credential if lane is not None else _AUTHORIZATION
-            value = headers.get(place.header)
+            value = section.first(place.header)
         if value is None:
             raise CredentialAbsent
         credential = parse_credential(value, place, self._project)
+        await in_task()
         request.call.caller = await self._identity.identify(credential)
 
     def _known_caller(self, fields: RequestFields, lane: Lane | None) -> tuple[str, Caller | None]:
@@ -334,7 +344,7 @@ class Exchange:
             public_url=self._public_url(request.host),
             keep_alive=request.keep_alive,
             with_body=call.method != "HEAD",
-            extra=f"traceparent: {call.traceparent}\r\n".encode("ascii"),
+            extra=call.traceparent,
         )
         try:
             client.send(answer)
@@ -372,6 +382,17 @@ class Exchange:
         for lane in self._lanes.values():
             lane.pool.sweep()
         self._strangers.write(self._clock())
+
+
+def _asker(request: ProxyRequest, lane: Lane, caller: Caller, credential: str) -> Asker:
+    """Return for whom *request* is sent, and keep it for the next request with the same fields."""
+    fields, route = request.fields, lane.route
+    subject = choose_subject(caller, route, user=fields.user, tenant=fields.tenant, account=fields.account)
+    key = TokenKey(route.connection, subject.user, subject.tenant, route.scopes, subject.account)
+    asker = Asker(caller, credential, subject, key, record.who(caller, subject, route))
+    if request.before is not None:
+        request.before.asker = asker
+    return asker
 
 
 def _who(caller: Caller) -> tuple[str | None, ...]:

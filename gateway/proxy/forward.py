@@ -25,6 +25,7 @@ from gateway.proxy.body import RequestBody
 from gateway.proxy.connection import Answer, Stale, UpstreamConnection
 from gateway.proxy.lane import Lane
 from gateway.proxy.request import ProxyRequest
+from gateway.proxy.steps import in_task
 from gateway.proxy.websocket import UPGRADE_LINES
 
 CONTINUE_SECONDS = 1.0  # how long an upstream may think about Expect before it gets the body (DESIGN section 10)
@@ -83,6 +84,8 @@ async def send(
     call.attempts += 1
     if body is not None:
         body.settle_length()
+        if not body.is_buffered:
+            await in_task()
     head = _head(request, lane, body, token)
     is_repeated = False
     while True:
@@ -90,6 +93,7 @@ async def send(
         connection = None if is_repeated else lane.pool.take_idle()
         is_new = connection is None
         if connection is None:
+            await in_task()
             connection = await lane.pool.connect()
         call.address = connection.address
         pump: asyncio.Task[None] | None = None
@@ -136,9 +140,9 @@ def _head(request: ProxyRequest, lane: Lane, body: RequestBody | None, token: Co
             lane.injected(token.access_token),
             framing,
             # RFC 9110 7.6.3: the version is that of the request as it was received.
-            f"Via: 1.{0 if request.is_http_1_0 else 1} {lane.via}\r\ntraceparent: {call.traceparent}\r\n\r\n".encode(
-                "ascii"
-            ),
+            lane.via_lines[request.is_http_1_0],
+            call.traceparent,
+            b"\r\n",
         )
     )
 

@@ -22,7 +22,7 @@ from gateway.proxy.request_fields import RequestFields
 
 Address = IPv4Address | IPv6Address
 
-_ELEMENT = re.compile(r'(?:[^,"]|"(?:[^"\\]|\\.)*+")++')
+_ELEMENT = re.compile(r'(?>(?:[^,"]|"(?>(?:[^"\\]|\\.)*)")+)')
 _FOR = re.compile(r'(?:^|;)[ \t]*for=(?:"([^"\\]*)"|([^;," \t]+))', re.IGNORECASE)
 _PLACE = re.compile(r"\[([0-9A-Fa-f:.]+)\](?::[0-9]{1,5})?|([0-9.]+)(?::[0-9]{1,5})?|([0-9A-Fa-f:.]+)")
 _SPELLINGS = {b"x-forwarded-proto": b"X-Forwarded-Proto", b"x-forwarded-host": b"X-Forwarded-Host"}

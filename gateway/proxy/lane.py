@@ -43,7 +43,7 @@ class Lane:
         "route",
         "target_rules",
         "upstream_rules",
-        "via",
+        "via_lines",
     )
 
     def __init__(
@@ -66,7 +66,7 @@ class Lane:
         self.host_line = f" HTTP/1.1\r\nHost: {route.origin.host_field}\r\n"
         if route.echo_guard == "cut":  # RFC 9110 12.5.3; without the field an upstream may take any coding
             self.host_line += "Accept-Encoding: identity\r\n"
-        self.via = via
+        self.via_lines = (f"Via: 1.1 {via}\r\n".encode("ascii"), f"Via: 1.0 {via}\r\n".encode("ascii"))
         at_once = route.limits.concurrent_per_caller
         self.caller_limit = ConcurrencyLimit(at_once) if at_once is not None else None
         per_minute = route.limits.requests_per_minute

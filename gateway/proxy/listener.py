@@ -23,16 +23,20 @@ import sys
 import termios
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
+from typing import Any, cast
 
+import structlog
 from aiohttp import web
-from aiohttp.http_parser import RawRequestMessage
 from aiohttp.streams import StreamReader
 from aiohttp.web_protocol import _ErrInfo
 
 from gateway.errors import InvalidRequest, Refusal
 from gateway.listen.connection import KEEPALIVE_SECONDS, StrictConnection, StrictServer
+from gateway.listen.head import RequestHead
 from gateway.proxy.answers import refusal_answer
 from gateway.proxy.request import MAX_DISCARDED_BYTES, Before
+from gateway.proxy.steps import Steps, in_task
+from gateway.telemetry import place_of
 
 DISCARD_SECONDS = 2.0  # for the rest of a body, so that its connection can be kept
 # How long a body is thrown away before its connection is closed: closed earlier, the reset would destroy the answer on
@@ -43,21 +47,22 @@ UNSENT_LOOKS = 5  # over TLS: so often in a row nothing must be seen
 CLOSING_BYTES = 16_777_216  # for as long as that; who sends more to be refused is cut
 CUT_SECONDS = 1.0  # for a request that was cut in a drain to end its own exchange and write its outcome
 
-Serve = Callable[[RawRequestMessage, StreamReader, "CallerConnection"], Awaitable[bool]]
+Serve = Callable[[RequestHead, StreamReader, "CallerConnection"], Awaitable[bool]]
 _NO_TRACE = "0" * 32
+log = structlog.get_logger()
 _RESET = struct.pack("ii", 1, 0)  # socket(7): SO_LINGER on, 0 seconds: close with a reset
 
 
 class CallerConnection(StrictConnection):
     """One caller's connection. Made by `TrafficServer`."""
 
-    __slots__ = ("_is_ending", "_peer", "_serve", "before", "is_drained")
+    __slots__ = ("_is_ending", "_is_over", "_is_refused", "_peer", "_serve", "_steps", "before", "is_drained")
 
     def __init__(self, manager: StrictServer, *, loop: asyncio.AbstractEventLoop, serve: Serve) -> None:
         super().__init__(
             manager,
             loop=loop,
-            needs_url=False,
+            for_application=False,
             access_log=None,  # aiohttp takes None for "no access log"
         )
         self._serve = serve
@@ -65,6 +70,19 @@ class CallerConnection(StrictConnection):
         self.before: Before | None = None
         self.is_drained = False
         self._is_ending = False
+        self._is_over = False  # by what `_steps` ran
+        self._is_refused = False
+        self._steps = Steps(on_end=self._end_steps, on_hand_over=self._wake)
+
+    def connection_lost(self, exc: BaseException | None) -> None:
+        """Cancel what is done for the caller."""
+        super().connection_lost(exc)
+        self._steps.cancel()
+
+    async def shutdown(self, timeout: float | None = 15.0) -> None:
+        """End the connection, when its request under way is served or after *timeout* seconds."""
+        await super().shutdown(timeout)
+        self._steps.cancel()
 
     def refusal_answer(self, refusal: Refusal) -> bytes:
         """Return the answer to what could not be read."""
@@ -92,6 +110,7 @@ class CallerConnection(StrictConnection):
     async def drain(self, seconds: float) -> None:
         """Wait until the caller has read enough of what was sent; raise ConnectionError after *seconds*."""
         if self._paused:
+            await in_task()
             try:
                 async with asyncio.timeout(seconds):
                     await self._drain_helper()
@@ -150,6 +169,7 @@ class CallerConnection(StrictConnection):
     async def _cut(self, task: asyncio.Task[None] | None) -> None:
         self.is_drained = True
         self.abort()
+        self._steps.cancel()
         if task is not None and not task.done():
             task.cancel()
             await asyncio.wait((task,), timeout=CUT_SECONDS)
@@ -192,36 +212,82 @@ class CallerConnection(StrictConnection):
         if self._reading_paused:
             super().resume_reading(resume_parser)
 
+    def _receive(self, data: bytes) -> None:
+        if self._force_close or self._close:
+            return
+        messages, _, _ = self._strict.feed_data(data)
+        if messages:
+            self._request_count += len(messages)
+            self._messages.extend(cast("Any", messages))  # heads of ours where aiohttp has its messages
+            if not self._buffer_paused and len(self._messages) >= self._max_msg_queue_size:
+                self._pause_reading_for_buffer()
+
+    def data_received(self, data: bytes) -> None:
+        """Parse what came, and serve what is whole, here and now, as far as that goes."""
+        super().data_received(data)
+        if self._messages and self._waiter is not None and not (self._waiter.done() or self._steps.is_running):
+            self._keepalive = False
+            self._steps.run(self._serve_queue())
+
     async def start(self) -> None:
-        """Serve the requests of this connection until it ends. Called by aiohttp when the connection is made."""
-        while not self._force_close:
-            if not self._messages:
-                self._waiter = self._loop.create_future()
-                try:
-                    await self._waiter
-                finally:
-                    self._waiter = None
-            message, payload = self._messages.popleft()
-            if self._parser is not None:
-                self._parser.message_consumed()
-            if self._buffer_paused and len(self._messages) <= self._msg_queue_resume_size:
-                self._resume_reading_if_drained()
-            if isinstance(message, _ErrInfo):
-                self._refuse_unread(message.exc)
-                break
-            if not await self._serve_one(message, payload):
-                break
-            if self._paused and not await self._has_read():
-                break  # a caller that sends on and never reads would pile up its answers here
-            self._restart_keepalive()
+        """
+        End the connection when its last request was served. Called by aiohttp when the connection is made.
+
+        Until then this task serves what `data_received` cannot: what has to wait for more than a signal.
+        """
+        goes_on = True
+        while goes_on and not (self._force_close or self._is_over):
+            if self._steps.awaits_task:
+                goes_on = await self._steps.rest()
+            elif self._messages and not self._steps.is_running:
+                goes_on = await self._serve_queue()
+            else:
+                await self._wait()
         if not self._force_close and self.transport is not None:
             self._task_handler = None
-            if self.transport.can_write_eof() or isinstance(message, _ErrInfo):
+            if self.transport.can_write_eof() or self._is_refused:
                 self.linger()
             else:  # over TLS there are no halves: what ends with its connection must end now
                 if self.transport.get_write_buffer_size():  # what the caller does not read is not kept for ever
                     self._loop.call_later(KEEPALIVE_SECONDS, self.transport.abort)
                 self.transport.close()
+
+    async def _wait(self) -> None:
+        self._waiter = self._loop.create_future()
+        try:
+            await self._waiter
+        finally:
+            self._waiter = None
+
+    def _wake(self) -> None:
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
+
+    def _end_steps(self, outcome: bool | Exception) -> None:
+        if outcome is not True:
+            self._is_over = True
+            self._wake()
+            if isinstance(outcome, Exception):
+                log.error("connection_broke", error=type(outcome).__name__, place=place_of(outcome))
+                self.abort()
+
+    async def _serve_queue(self) -> bool:
+        """Serve the requests that have come, one after another; return whether the connection stays open."""
+        while self._messages and not self._force_close:
+            message, payload = cast("tuple[RequestHead | _ErrInfo, StreamReader]", self._messages.popleft())
+            self._strict.message_consumed()
+            if self._buffer_paused and len(self._messages) <= self._msg_queue_resume_size:
+                self._resume_reading_if_drained()
+            if isinstance(message, _ErrInfo):
+                self._refuse_unread(message.exc)
+                self._is_refused = True
+                return False
+            if not await self._serve_one(message, payload):
+                return False
+            if self._paused and not await self._has_read():
+                return False  # a caller that sends on and never reads would pile up its answers here
+        self._restart_keepalive()
+        return not self._force_close
 
     async def _has_read(self) -> bool:
         try:
@@ -230,10 +296,10 @@ class CallerConnection(StrictConnection):
             return False
         return not self.is_closing
 
-    async def _serve_one(self, message: RawRequestMessage, payload: StreamReader) -> bool:
+    async def _serve_one(self, head: RequestHead, payload: StreamReader) -> bool:
         self._request_in_progress = True
         try:
-            keep_alive = await self._serve(message, payload, self)
+            keep_alive = await self._serve(head, payload, self)
         finally:
             self._request_in_progress = False
             if self._handler_waiter is not None and not self._handler_waiter.done():
@@ -250,6 +316,7 @@ class CallerConnection(StrictConnection):
 
     async def _discard(self, payload: StreamReader, *, then_close: bool) -> bool:
         """Read the rest of a body that nobody wants. Return whether it ended soon enough to go on."""
+        await in_task()
         discarded, most = 0, CLOSING_BYTES if then_close else MAX_DISCARDED_BYTES
         if then_close and self.transport is not None and self.transport.can_write_eof():
             self.transport.write_eof()

@@ -86,13 +86,13 @@ async def show(request: ProxyRequest, pages: Pages) -> None:
         BodyTooLarge, RequestTimeout, InvalidRequest: its body is not a form's.
         ConnectionError: the caller has gone.
     """
-    call, message = request.call, request.message
+    call = request.call
     path, _, query = call.target.partition("?")
     page = PageRequest(
         method=call.method,
         path=path,
         query=query,
-        headers={name.lower(): value for name, value in message.headers.items()},
+        headers=request.head.section.as_dict(),
         body=await _body(request),
         peer=call.peer,
     )

@@ -21,7 +21,7 @@ from typing import Any, Literal, Protocol
 import orjson
 
 from gateway.errors import RecordUnavailable
-from gateway.models import Caller, RouteMatch, Subject
+from gateway.models import Caller, Route, RouteMatch, Subject
 
 Echo = Literal["field", "body", "cut", "unread"]
 
@@ -50,7 +50,8 @@ class Call:
 
     *started_at* is POSIX seconds, *started* monotonic seconds. What most calls leave as it is stands on the class.
     *peer* is the caller's address: the connection's other end, or whom a trusted proxy names. *echo* is where the
-    injected token was in the answer: in a field, in the body, in one that was cut; or that some body is unread.
+    injected token was in the answer: in a field, in the body, in one that was cut; or that some body is unread. *who*
+    says who calls for whom, once that is known (the function of that name).
     """
 
     address: str | None = None
@@ -68,6 +69,8 @@ class Call:
     subject: Subject | None = None
     token_seconds = 0.0
     upstream_seconds = 0.0
+    who: str | None = None
+    _traceparent: bytes | None = None
     _who_and_what: bytes | None = None
 
     def __init__(
@@ -82,9 +85,11 @@ class Call:
         self.started = started
 
     @property
-    def traceparent(self) -> str:
-        """The W3C trace context of this call, for the upstream and for the answer."""
-        return f"00-{self.trace_id}-{self.id}-01"
+    def traceparent(self) -> bytes:
+        """The field line with the W3C trace context of this call, for the upstream and for the answer; made once."""
+        if self._traceparent is None:
+            self._traceparent = f"traceparent: 00-{self.trace_id}-{self.id}-01\r\n".encode("ascii")
+        return self._traceparent
 
     def who_and_what(self) -> bytes:
         """Return the members that every line of this call has, as JSON without its braces; made once."""
@@ -113,10 +118,10 @@ def attempt(call: Call, reason: str, *, status: int | None, now: float) -> bytes
 def outcome(call: Call, *, seconds: float, error: str | None) -> bytes:
     """Return the line that says how the call ended after *seconds*; *error*: a refusal's code, or what cut it short."""
     ended = timestamp(call.started_at + seconds)
-    # Numbers are written by "%", without a dict in between: 1.6 microseconds.
+    # Numbers are written by "%", without a dict in between.
     return (
         b'{"event":"outcome","time":"%b",%b,"status":%d,"attempts":%d,"refreshed":%b,"bytes_received":%d,"bytes_sent":%d,'
-        b'"duration_ms":{"total":%.3f,"auth":%.3f,"token":%.3f,"upstream":%.3f},"address":%b,"echo":%b,"error":%b}'
+        b'"duration_ms":{"total":%b,"auth":%b,"token":%b,"upstream":%b},"address":%b,"echo":%b,"error":%b}'
     ) % (
         ended,
         call.who_and_what(),
@@ -125,10 +130,10 @@ def outcome(call: Call, *, seconds: float, error: str | None) -> bytes:
         b"true" if call.refreshed else b"false",
         call.bytes_received,
         call.bytes_sent,
-        seconds * 1000,
-        call.auth_seconds * 1000,
-        call.token_seconds * 1000,
-        call.upstream_seconds * 1000,
+        milliseconds(seconds),
+        milliseconds(call.auth_seconds),
+        milliseconds(call.token_seconds),
+        milliseconds(call.upstream_seconds),
         _text(call.address),
         orjson.dumps(call.echo) if call.echo else b"[]",
         _text(error),
@@ -170,9 +175,13 @@ def unauthenticated(count: int, *, first: float, last: float) -> bytes:
     )
 
 
-def _who_and_what(call: Call) -> bytes:
-    caller, match, subject = call.caller, call.match, call.subject
-    members: dict[str, Any] = {"id": call.id, "trace_id": call.trace_id, "peer": call.peer}
+def who(caller: Caller, subject: Subject, route: Route) -> str:
+    """Return the members that say whose call on *route* it is, as JSON without its braces: the same for many calls."""
+    return orjson.dumps(_who(caller, subject, route))[1:-1].decode("utf-8")
+
+
+def _who(caller: Caller | None, subject: Subject | None, route: Route | None) -> dict[str, Any]:
+    members: dict[str, Any] = {}
     if caller is not None:
         members["caller"] = {
             "kind": caller.kind,
@@ -183,20 +192,34 @@ def _who_and_what(call: Call) -> bytes:
         }
     if subject is not None:
         members["subject"] = {"user": subject.user, "tenant": subject.tenant, "account": subject.account}
-    target = call.target
-    if match is not None:
-        route, _, target = match
+    if route is not None:
         members["route"] = route.name
         members["connection"] = route.connection
-        members["rule"] = call.rule
         members["host"] = route.origin.host_field
-    else:
-        target = _USERINFO.sub(r"\1", target)
+    return members
+
+
+def _who_and_what(call: Call) -> bytes:
+    match = call.match
+    target = match.target if match is not None else _USERINFO.sub(r"\1", call.target)
     path, _, query = target.partition("?")
+    path = path[:MAX_TEXT]
+    if call.who is not None and call.effective_method is None and '"' not in path and "\\" not in path:
+        # Nothing here needs to be escaped: 1.2 microseconds, and 2.6 with a dict of all members.
+        rule = "null" if call.rule is None else _TEXTS.get(call.rule) or _json_text(call.rule)
+        keys = orjson.dumps(_query_keys(query)).decode("utf-8") if query else "[]"
+        return (
+            f'"id":"{call.id}","trace_id":"{call.trace_id}","peer":"{call.peer}",{call.who},"rule":{rule},'
+            f'"method":"{call.method}","path":"{path}","query_keys":{keys}'
+        ).encode()
+    members: dict[str, Any] = {"id": call.id, "trace_id": call.trace_id, "peer": call.peer}
+    members |= _who(call.caller, call.subject, match.route if match is not None else None)
+    if match is not None:
+        members["rule"] = call.rule
     members["method"] = call.method
     if call.effective_method is not None:
         members["effective_method"] = call.effective_method
-    members["path"] = path if len(path) <= MAX_TEXT else path[:MAX_TEXT]
+    members["path"] = path
     members["query_keys"] = _query_keys(query) if query else []
     try:
         return orjson.dumps(members)[1:-1]
@@ -205,6 +228,14 @@ def _who_and_what(call: Call) -> bytes:
         members["path"] = ascii(path[:MAX_TEXT])
         members["query_keys"] = []
         return orjson.dumps(members)[1:-1]
+
+
+_TEXTS: dict[str, str] = {}  # the ids of policies, as JSON: as many as the file has
+
+
+def _json_text(text: str) -> str:
+    _TEXTS[text] = orjson.dumps(text).decode("utf-8")
+    return _TEXTS[text]
 
 
 def _text(text: str | None) -> bytes:
@@ -220,12 +251,25 @@ _second = 0
 _second_text = b""
 
 
+_MILLISECONDS = tuple(b"%.3f" % (microseconds / 1000) for microseconds in range(10_000))
+
+
+def milliseconds(seconds: float) -> bytes:
+    """Return *seconds* in milliseconds, to the microsecond."""
+    # Up to 10 ms looked up: 0.1 microseconds against 0.3; half a megabyte.
+    microseconds = int(seconds * 1e6 + 0.5)
+    return _MILLISECONDS[microseconds] if 0 <= microseconds < 10_000 else b"%.3f" % (seconds * 1000)
+
+
+_ENDS = tuple(b".%03dZ" % number for number in range(1000))
+
+
 def timestamp(seconds: float) -> bytes:
     """Return POSIX *seconds* as RFC 3339 UTC with milliseconds."""
-    # The text of a second is kept, so that strftime is not called for each line: 0.35 microseconds.
+    # The text of a second is kept, so that strftime is not called for each line: 0.25 microseconds.
     global _second, _second_text
     whole = int(seconds)
     if whole != _second:
         _second_text = datetime.fromtimestamp(whole, UTC).strftime("%Y-%m-%dT%H:%M:%S").encode("ascii")
         _second = whole
-    return b"%b.%03dZ" % (_second_text, (seconds - whole) * 1000)
+    return _second_text + _ENDS[int((seconds - whole) * 1000)]

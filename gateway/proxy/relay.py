@@ -22,11 +22,15 @@ from gateway.proxy.answers import NAME, status_line
 from gateway.proxy.connection import Answer, Truncated
 from gateway.proxy.echo import Needles, Scanner, Watch
 from gateway.proxy.lane import Lane
-from gateway.proxy.record import Call
+from gateway.proxy.record import Call, milliseconds
 from gateway.proxy.request import ProxyRequest
 from gateway.proxy.websocket import UPGRADE_LINES
 
 PIECE_BYTES = 32_768  # written at once: what the caller does not read stays with the upstream, not here (threats G3)
+_OWN_LINES = (
+    b"Proxy-Status: " + NAME.encode("ascii") + b"; received-status=%d%b\r\n"
+    b"Server-Timing: auth;dur=%b, token%b;dur=%b, upstream;dur=%b\r\n%b%b\r\n"
+)
 NO_BODY_STATUSES = frozenset({204, 304})
 
 
@@ -195,17 +199,20 @@ async def _relay_rest(
 def _own_lines(request: ProxyRequest, status: int, note: str) -> bytes:
     """Return the fields that the gateway adds to an answer, and the empty line that ends them."""
     call = request.call
-    details = f'; details="{note}"' if note else ""
-    refreshed = ';desc="refreshed"' if call.refreshed else ""
-    connection = ""
+    details = f'; details="{note}"'.encode("ascii") if note else b""
+    refreshed = b';desc="refreshed"' if call.refreshed else b""
+    connection = b""
     if not request.keep_alive:
-        connection = "Connection: close\r\n"
+        connection = b"Connection: close\r\n"
     elif request.is_http_1_0:
-        connection = "Connection: keep-alive\r\n"
-    return (
-        f"Proxy-Status: {NAME}; received-status={status}{details}\r\n"
-        f"Server-Timing: auth;dur={call.auth_seconds * 1000:.3f}, "
-        f"token{refreshed};dur={call.token_seconds * 1000:.3f}, "
-        f"upstream;dur={call.upstream_seconds * 1000:.3f}\r\n"
-        f"traceparent: {call.traceparent}\r\n{connection}\r\n"
-    ).encode("ascii")
+        connection = b"Connection: keep-alive\r\n"
+    return _OWN_LINES % (
+        status,
+        details,
+        milliseconds(call.auth_seconds),
+        refreshed,
+        milliseconds(call.token_seconds),
+        milliseconds(call.upstream_seconds),
+        call.traceparent,
+        connection,
+    )

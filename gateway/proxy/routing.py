@@ -88,7 +88,7 @@ class RouteTable:
 
     def match(self, method: str, raw_target: str, host: str | None = None) -> RouteMatch:
         """
-        Return the route with the longest prefix of *raw_target*, and the upstream target to call.
+        Return the route with the longest prefix of *raw_target*, *method*, and the upstream target to call.
 
         *raw_target* is the request target as received, percent-encoding untouched, query included. *host* is the
         Host field in lower case.
@@ -115,7 +115,7 @@ class RouteTable:
             raise
         # The prefix alone calls the base path itself, without a "/" that nobody sent.
         below = raw_path[entry.cut :] or ("" if route.base_path else "/")
-        return RouteMatch(route, path, f"{route.base_path}{below}{mark}{query}")
+        return RouteMatch(route, method, path, f"{route.base_path}{below}{mark}{query}")
 
     def _check(self, entry: _Entry, method: str, raw_path: str) -> str:
         """Return the path below the prefix of *entry*, or raise where the route does not take it."""

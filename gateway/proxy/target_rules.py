@@ -38,18 +38,19 @@ class TargetRules:
         *override* is what a field named.
 
         Raises:
-            CredentialNotPassed, FieldNotPassed: as `QueryRules.read`; or field and query both name a method.
+            CredentialNotPassed, FieldNotPassed, JsonpNotAllowed: as `QueryRules.read`; or field and query both name a
+                method.
             MintingNotAllowed, MultiplexNotAllowed: by rules 2 and 3.
         """
         path, mark, text = match.target.partition("?")
         if text:
-            query = self._query.read(text)
+            query = self._query.read(text, match.method)
             if query.method_override is not None:
                 if override is not None:
                     raise FieldNotPassed
                 override = query.method_override
             if query.text != text:
-                match = RouteMatch(match.route, match.path, f"{path}{mark if query.text else ''}{query.text}")
+                match = match._replace(target=f"{path}{mark if query.text else ''}{query.text}")
         if self._minting and self._minting.matches(path):
             raise MintingNotAllowed
         if self._multiplex and self._multiplex.matches(path):

@@ -5,9 +5,9 @@ Rules:
 1. Nothing is read of what passes: frames, pings and close codes are the two ends' own. So the echo guard does not look
    into it.
 2. Each side is read only as fast as the other takes it.
-3. A side that ends by itself ends the other, after what was under way to it. One that breaks, a tunnel in which nothing
-   moves for the route's idle time, and a caller that may not call any more break both. That it cannot be decided at the
-   moment breaks nothing.
+3. A side that ends by itself ends the other, after what was under way to it; where the other does not take that in
+   CLOSING_SECONDS, it has broken. One that breaks, a tunnel in which nothing moves for the route's idle time, and a
+   caller that may not call any more break both. That it cannot be decided at the moment breaks nothing.
 4. A refreshed token changes nothing of a tunnel that is open.
 """
 
@@ -77,6 +77,8 @@ class Tunnel:
                 self._upstream.data_received(first)
             broken = await self._end()
             await asyncio.wait([side.gone for side in sides], timeout=CLOSING_SECONDS)
+            if broken is None:
+                broken = next((side.when_broken for side in sides if side.has_left), None)
         finally:
             for side in sides:
                 side.transport.abort()  # nothing where it has ended
@@ -123,12 +125,17 @@ class _Side(asyncio.Protocol):
 
     def __init__(self, tunnel: Tunnel, transport: asyncio.Transport, when_broken: str) -> None:
         self._tunnel = tunnel
-        self._when_broken = when_broken
         self._before = transport.get_protocol()
         self._lost_with: Exception | None = None
         self.transport = transport
+        self.when_broken = when_broken
         self.gone: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self.bytes = 0
+
+    @property
+    def has_left(self) -> bool:
+        """Whether something is still under way to it."""
+        return not self.gone.done() and self.transport.get_write_buffer_size() > 0
 
     def take(self) -> None:
         """Read from now on what comes."""
@@ -173,4 +180,4 @@ class _Side(asyncio.Protocol):
             self.other.transport.close()
         else:
             self.other.transport.abort()
-        self._tunnel.side_ended(None if exc is None else self._when_broken)
+        self._tunnel.side_ended(None if exc is None else self.when_broken)

@@ -24,7 +24,7 @@ from sqlalchemy import delete, insert, select
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from gateway.store.engine import Store
+from gateway.store.engine import DatabasePaused, Store
 from gateway.store.schema import changes
 
 POLL_SECONDS = 0.4  # two polls fit into the second after which a revoked key must be refused
@@ -88,7 +88,7 @@ class ChangeFeed:
     async def poll(self) -> None:
         """Read once and call the subscribers for what is new."""
         began = self._monotonic()
-        async with self._store.read() as connection:
+        async with self._store.read(is_lookup=True) as connection:
             # From the last one seen on, that one included: is it gone, then others may be.
             since = 0 if self._last is None else self._last[0]
             rows = (await connection.execute(_LINES.where(changes.c.seq >= since).order_by(changes.c.seq))).all()
@@ -127,6 +127,8 @@ class ChangeFeed:
                 polls += 1
                 if polls % 1000 == 0:
                     await self.prune()
+            except DatabasePaused:
+                continue  # the store has told when it began
             except (SQLAlchemyError, OSError) as exc:
                 log.warning("change_feed_failed", error=type(exc).__name__)
 

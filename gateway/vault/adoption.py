@@ -24,15 +24,17 @@ from sqlalchemy.exc import IntegrityError, SQLAlchemyError
 
 from gateway.store.engine import Store
 from gateway.store.schema import connect_attempts as claims
+from gateway.vault.backoff import RefreshFailed
 from gateway.vault.connection import Connection
 from gateway.vault.exchanges import word_of
 from gateway.vault.oauth import ExchangeFailed, Granted
-from gateway.vault.refresh import Refresher, RefreshFailed
+from gateway.vault.refresh import Refresher
 from gateway.vault.stored_token import StoredToken, TokenDraft, preview, scopes_key
 from gateway.vault.tokens import Tokens
 
 CLAIM_SECONDS = 900.0
 RETRY_SECONDS = 5
+TURN_SECONDS = 25.0  # as long as its caller waits (`lease.py`)
 
 log = structlog.get_logger()
 
@@ -90,7 +92,8 @@ class Adoption:
     async def _exchange(self, draft: TokenDraft, connection: Connection) -> StoredToken:
         asked, exchange_id = preview(draft, now=self._clock()), self._random_bytes(16).hex()
         exchanges = self._refresher.exchanges
-        outcome = await exchanges.ask(connection, asked, exchange_id=exchange_id)
+        turn = await exchanges.turn(connection, asked, wait_seconds=TURN_SECONDS)
+        outcome = await exchanges.ask(connection, asked, exchange_id=exchange_id, turn=turn)
         if not isinstance(outcome, Granted):
             is_lost = isinstance(outcome, ExchangeFailed) and outcome.is_outcome_unknown
             error = "answer_lost" if is_lost else word_of(outcome)

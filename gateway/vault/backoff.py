@@ -24,6 +24,15 @@ BACKOFF_MAX_SECONDS = 300.0
 MAX_TOKENS = 10_000
 
 
+class RefreshFailed(Exception):
+    """No newer token for a cause that may pass. *error* is a word for the operator, *retry_after* in whole seconds."""
+
+    def __init__(self, error: str, *, retry_after: int) -> None:
+        self.error = error
+        self.retry_after = retry_after
+        super().__init__(error)
+
+
 class Wait(NamedTuple):
     """Why a token cannot be tried yet, and for how many whole seconds."""
 

@@ -165,7 +165,7 @@ class Connections:
 
     async def load(self, connection_id: str) -> Connection | None:
         """Return the connection of this id, its client secret opened, or None."""
-        async with self._store.read() as db:
+        async with self._store.read(is_lookup=True) as db:
             return await self.load_in(db, connection_id)
 
     async def load_in(self, db: AsyncConnection, connection_id: str) -> Connection | None:

@@ -16,10 +16,10 @@ from collections.abc import Mapping
 
 from gateway.vault import wire
 from gateway.vault.adoption import RefreshTokenStored
+from gateway.vault.backoff import RefreshFailed
 from gateway.vault.calls import Call
 from gateway.vault.connection import Connection
 from gateway.vault.record import whose
-from gateway.vault.refresh import RefreshFailed
 from gateway.vault.stored_token import TokenDraft
 from gateway.vault.uploads import RefreshTokenRepeated
 from gateway.vault.wire import ApiError

@@ -2,7 +2,8 @@
 One exchange with a provider: asked once, between two lines of the record, and read as one of three outcomes.
 
 Rules:
-1. Nothing is sent before the record has its line; without it nothing is, and nothing is lost.
+1. Nothing is sent before the exchange has its turn (`token_endpoint.py`) and the record its line; without them nothing
+   is, and nothing is lost.
 2. Every step is bounded, and so is their sum. Whatever goes wrong is an outcome: `is_outcome_unknown` where the
    provider may have rotated the refresh token.
 3. The second line tells what became of it: what the provider said, and whether its answer was stored.
@@ -20,13 +21,15 @@ import structlog
 
 from gateway.errors import RecordUnavailable
 from gateway.net.client import NOT_SENT, OutboundClient, OutboundError
+from gateway.vault.backoff import RefreshFailed
 from gateway.vault.client_auth import KeyUnusable
 from gateway.vault.connection import Connection
 from gateway.vault.discovery import Discovery, DiscoveryFailed
-from gateway.vault.grants import exchange_request, grant_of, read_exchange_answer
+from gateway.vault.grants import endpoint_of, exchange_request, grant_of, read_exchange_answer
 from gateway.vault.oauth import MAX_ANSWER_BYTES, ExchangeFailed, Granted, Outcome
 from gateway.vault.record import Record, conclude, whose
 from gateway.vault.stored_token import StoredToken
+from gateway.vault.token_endpoint import TokenEndpoints, Turn
 
 log = structlog.get_logger()
 
@@ -44,6 +47,7 @@ class Exchanges:
         clock: Callable[[], float],
         random_bytes: Callable[[int], bytes],
         counts: Counter[str],
+        endpoints: TokenEndpoints,
     ) -> None:
         self._client = client
         self._discovery = discovery
@@ -52,16 +56,32 @@ class Exchanges:
         self._clock = clock
         self._random_bytes = random_bytes
         self._counts = counts
+        self._endpoints = endpoints
 
-    async def ask(self, connection: Connection, token: StoredToken, *, exchange_id: str) -> Outcome:
-        """Ask the provider of *connection* once for the token after *token*. `ended` must follow."""
-        about = _about(token, exchange_id)
+    async def turn(self, connection: Connection, token: StoredToken, *, wait_seconds: float) -> Turn:
+        """
+        Return the turn for an exchange of *token*, for `ask`, or to be ended unused; waits *wait_seconds* at most.
+
+        Raises:
+            RefreshFailed: the provider is not asked for now. Nothing has begun.
+        """
         try:
-            self._record("exchange_intent", **about, grant=_grant(connection, token), version=token.version)
-        except RecordUnavailable:
-            outcome: Outcome = ExchangeFailed("record_unavailable", is_outcome_unknown=False)
-        else:
-            outcome = await self._ask(connection, token)
+            return await self._endpoints.turn(endpoint_of(connection), token.id, wait_seconds=wait_seconds)
+        except RefreshFailed as exc:
+            self._counts[exc.error] += 1
+            raise
+
+    async def ask(self, connection: Connection, token: StoredToken, *, exchange_id: str, turn: Turn) -> Outcome:
+        """Ask the provider of *connection* once for the token after *token*, which ends *turn*. `ended` must follow."""
+        about = _about(token, exchange_id)
+        with turn:
+            try:
+                self._record("exchange_intent", **about, grant=_grant(connection, token), version=token.version)
+            except RecordUnavailable:
+                outcome: Outcome = ExchangeFailed("record_unavailable", is_outcome_unknown=False)
+            else:
+                outcome = await self._ask(connection, token)
+            turn.end(outcome)
         self._counts[word_of(outcome)] += 1
         log.info("token_exchanged", token=token.id, connection=connection.id, outcome=word_of(outcome))
         return outcome

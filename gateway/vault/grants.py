@@ -79,6 +79,25 @@ def can_renew(connection: Connection, *, has_refresh_token: bool) -> bool:
     return has_refresh_token and bool(has_endpoint)
 
 
+def endpoint_of(connection: Connection) -> str:
+    """
+    Return the URL that the next exchange of the connection's tokens asks first, "" where nothing says one.
+
+    That is the token endpoint, or the provider's metadata where only they know it.
+    """
+    own, metadata = connection.token_url, text_of(connection, "discoveryUrl")
+    match grant_of(connection):
+        case "github_app":
+            return own if own and not connection.has_templates_token_url else GITHUB_API
+        case "jwt_bearer":
+            return own or metadata or str(_account_of(connection).get("token_uri") or "")
+        case "client_credentials":
+            return own or metadata
+        case _:
+            refresh = connection.quirks.refresh_url
+            return (refresh or own) if own or not metadata else metadata
+
+
 def may_mint(connection: Connection, key: TokenKey) -> bool:
     """Tell whether the first token of *key* can be minted (rule 3)."""
     if not is_minted(connection) or key.user is not None or not key.tenant or key.account is not None:
@@ -167,18 +186,24 @@ def _jwt_bearer_request(
 
 def _service_account(connection: Connection) -> tuple[SigningKey, str, str]:
     """Return the key to sign with, who signs, and the token URL of a service account's JSON key ("" for other keys)."""
-    secret = connection.client_secret or ""
-    try:
-        account = orjson.loads(secret)
-    except orjson.JSONDecodeError:
-        account = None
-    if not isinstance(account, dict) or account.get("type") != "service_account":
-        return read_key(secret, key_id=text_of(connection, "keyId")), connection.client_id, ""
+    account = _account_of(connection)
+    if not account:
+        key = read_key(connection.client_secret or "", key_id=text_of(connection, "keyId"))
+        return key, connection.client_id, ""
     said = [account.get(name) for name in ("private_key", "private_key_id", "client_email", "token_uri")]
     if not all(isinstance(value, str) for value in said):
         raise KeyUnusable("the client secret is no complete service account key")
     private_key, key_id, email, token_uri = map(str, said)
     return read_key(private_key, key_id=key_id), email, token_uri
+
+
+def _account_of(connection: Connection) -> dict[str, object]:
+    """Return the service account's JSON key that the client secret is; empty for other secrets."""
+    try:
+        account = orjson.loads(connection.client_secret or "")
+    except orjson.JSONDecodeError:
+        return {}
+    return account if isinstance(account, dict) and account.get("type") == "service_account" else {}
 
 
 def _github_request(connection: Connection, *, now: float) -> TokenRequest:

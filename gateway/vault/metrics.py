@@ -31,6 +31,7 @@ from gateway.store.engine import Store
 from gateway.store.schema import tokens as table
 from gateway.vault.connection import Connection
 from gateway.vault.connections import Connections
+from gateway.vault.token_endpoint import ENDPOINT_BUSY, ENDPOINT_PAUSED
 
 REFRESH_SECONDS = 30.0
 LIMIT_SECONDS = 10.0  # 100,000 tokens take 0.2 s; a database that is away must not gather readers
@@ -40,7 +41,9 @@ MAX_OUTCOMES = 50  # there are about 20; a word that some later code makes of an
 OTHER = "other"
 
 # What the refresher counts beside the outcomes of exchanges.
-FAULTS = ("lease_ran_out", "late_answer", "answer_rescued", "answer_lost", "grant_dead")
+FAULTS = (
+    "lease_ran_out", "late_answer", "answer_rescued", "answer_lost", "grant_dead", ENDPOINT_PAUSED, ENDPOINT_BUSY,
+)  # fmt: skip
 STATES = ("active", "failing", "expired", "dead")
 
 log = structlog.get_logger()

@@ -5,8 +5,9 @@ Rules (threats.md section 2, "Refresh protocol"; DESIGN section 7):
 1. One flight per token in this process; everybody who asks meanwhile shares its result.
 2. One lease per token in the database, taken by compare-and-swap on the row as it was read, and renewed until the job
    has written its outcome (`lease.py`). Whoever finds another's lease watches it, for a bounded time.
-3. The provider is asked once per lease, and never by two. What it answers is written before anybody is given it, with
-   compare-and-swap on version and lease; a write that fails is repeated with the answer kept in memory.
+3. The provider is asked once per lease, never by two, and only in its turn (`token_endpoint.py`). What it answers is
+   written before anybody is given it, with compare-and-swap on version and lease; a write that fails is repeated with
+   the answer kept in memory.
 4. The job runs in a task of its own: a caller who goes away, or stops waiting, changes nothing for it.
 5. invalid_grant: the row is read again. It has moved: use it. Else the grant is marked dead; the row stays.
 6. No clear answer (time-out, reset, 5xx, unreadable; a holder that died): the refresh token may be spent. The row
@@ -40,7 +41,7 @@ import structlog
 from sqlalchemy.exc import SQLAlchemyError
 
 from gateway.net.client import OutboundClient
-from gateway.vault.backoff import BACKOFF_FIRST_SECONDS, Backoffs
+from gateway.vault.backoff import BACKOFF_FIRST_SECONDS, Backoffs, RefreshFailed
 from gateway.vault.connection import Connection
 from gateway.vault.discovery import Discovery
 from gateway.vault.exchanges import Exchanges
@@ -52,6 +53,7 @@ from gateway.vault.record import Record, conclude, to_log
 from gateway.vault.recovery import KeptAnswer, Recovery
 from gateway.vault.sealing import SealBroken
 from gateway.vault.stored_token import ANSWER_LOST, ROTATION_INTERRUPTED, StoredToken
+from gateway.vault.token_endpoint import TokenEndpoints, Turn
 from gateway.vault.tokens import Tokens
 
 PERSIST_SECONDS = 600.0  # how long an answer that cannot be written is kept and tried again
@@ -65,15 +67,6 @@ T = TypeVar("T")
 GiveBack = Callable[[Connection, StoredToken], Awaitable[object]]  # revokes a grant that has no row any more
 
 log = structlog.get_logger()
-
-
-class RefreshFailed(Exception):
-    """No newer token for a cause that may pass. *error* is a word for the operator, *retry_after* in whole seconds."""
-
-    def __init__(self, error: str, *, retry_after: int) -> None:
-        self.error = error
-        self.retry_after = retry_after
-        super().__init__(error)
 
 
 class TokenGone(Exception):
@@ -121,6 +114,7 @@ class Refresher:
             clock=clock,
             random_bytes=random_bytes,
             counts=self.counts,
+            endpoints=TokenEndpoints(monotonic=monotonic, random_bytes=random_bytes),
         )
         self._flights: dict[tuple[str, int, bool], asyncio.Task[Refreshed]] = {}
         self._jobs = Jobs("token-refresh", expected=(RefreshFailed, TokenGone, SealBroken))
@@ -184,15 +178,13 @@ class Refresher:
         await self._jobs.close(grace_seconds=self._timing.close_seconds)
         await self._renewals.close(grace_seconds=self._timing.renew_seconds)
 
-    # --- the job ---------------------------------------------------------------------------------------------------
-
     async def _run(self, token: StoredToken, connection: Connection, *, is_usable: bool) -> Refreshed:
         owner = self._random_bytes(16).hex()
-        row, is_mine = await self._lease(token, connection, owner=owner, is_usable=is_usable)
-        if not is_mine:
+        row, turn = await self._lease(token, connection, owner=owner, is_usable=is_usable)
+        if turn is None:
             return Refreshed(row, is_exchanged=False)
         async with held(self._tokens, row, owner=owner, timing=self._timing, jobs=self._renewals):
-            outcome = settle(connection, await self.exchanges.ask(connection, row, exchange_id=owner))
+            outcome = settle(connection, await self.exchanges.ask(connection, row, exchange_id=owner, turn=turn))
             if isinstance(outcome, Granted):
                 return await self._settle_granted(row, outcome, connection, owner=owner)
             if isinstance(outcome, GrantRefused) and row.refresh_token is not None:
@@ -203,8 +195,8 @@ class Refresher:
 
     async def _lease(
         self, seen: StoredToken, connection: Connection, *, owner: str, is_usable: bool
-    ) -> tuple[StoredToken, bool]:
-        """Return the row and True once this job holds the lease, or the row and False where it needs no exchange."""
+    ) -> tuple[StoredToken, Turn | None]:
+        """Return the row and the turn once this job holds the lease, or the row and None where it needs no exchange."""
         timing = self._timing
         for _ in range(math.ceil(timing.wait_seconds / timing.poll_seconds)):
             row = await self._tokens.get(seen.id)
@@ -213,24 +205,32 @@ class Refresher:
             if self._is_closing:  # `close` waits for an exchange that had begun before
                 raise RefreshFailed("shutting_down", retry_after=1)
             if row.version != seen.version or row.dead or not can_exchange(connection, row):
-                return row, False
+                return row, None
             if row.is_leased and self._watch.look(row) < timing.lease_seconds:
                 await asyncio.sleep(timing.poll_seconds)
                 continue
-            if row.is_leased:
-                heir = None if is_usable and row.refresh_token is not None else owner
-                if not await self._give_up(row, heir=heir):
+            if row.is_leased and is_usable and row.refresh_token is not None:
+                if not await self._give_up(row, heir=None):
                     continue
-                row = replace(row, last_refresh_error=ANSWER_LOST if row.refresh_token is not None else "")
-                if heir is not None:
-                    return row, True
-            self._watch.forget(row.id)
-            is_risky = is_usable and row.last_refresh_error == ANSWER_LOST
-            if is_risky or self._backoffs.is_failure_shared(row, seen):
-                raise RefreshFailed(row.last_refresh_error, retry_after=int(BACKOFF_FIRST_SECONDS))
-            if await self._tokens.rows.lease(row, owner=owner, seconds=timing.lease_seconds):
-                return row, True
+                row = replace(row, last_refresh_error=ANSWER_LOST, lease_until=None)
+            if not row.is_leased:
+                self._watch.forget(row.id)
+                is_risky = is_usable and row.last_refresh_error == ANSWER_LOST
+                if is_risky or self._backoffs.is_failure_shared(row, seen):
+                    raise RefreshFailed(row.last_refresh_error, retry_after=int(BACKOFF_FIRST_SECONDS))
+            if (turn := await self._take(row, connection, owner=owner)) is not None:
+                return replace(row, last_refresh_error=ANSWER_LOST) if row.is_leased else row, turn
         raise RefreshFailed(IN_PROGRESS, retry_after=1)
+
+    async def _take(self, row: StoredToken, connection: Connection, *, owner: str) -> Turn | None:
+        """Return the turn to exchange *row* once its lease is *owner*'s too; None where the row has moved meanwhile."""
+        seconds = self._timing.lease_seconds
+        turn = await self.exchanges.turn(connection, row, wait_seconds=self._timing.wait_seconds)
+        if self._is_closing:
+            turn.end()
+            return None
+        lease = self._give_up(row, heir=owner) if row.is_leased else None
+        return await turn.if_taken(lease or self._tokens.rows.lease(row, owner=owner, seconds=seconds))
 
     async def _give_up(self, row: StoredToken, *, heir: str | None) -> bool:
         if not await self._tokens.rows.give_up(row, heir=heir, seconds=self._timing.lease_seconds):

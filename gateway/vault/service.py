@@ -10,7 +10,7 @@ Rules (descope-contract.md section 11; DESIGN sections 2 and 7):
 4. `replace` asks the provider only while the stored token still is the rejected one.
 5. A token that is still valid is never waited for: one that is due is refreshed in the background before (`ahead.py`),
    and a caller who meets it all the same has it after a few seconds at most, whatever the provider does.
-6. A database that does not answer is left alone between tries (`net/breaker.py`): callers are refused at once.
+6. While the store leaves a database alone that does not answer (`store/engine.py`), callers are refused at once.
 7. What cannot be opened is not served and not repaired: it is logged by id, and the service counts as unavailable.
 """
 
@@ -28,11 +28,11 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from gateway.errors import ConnectionRequired, ConnectionUnknown, TokenServiceUnavailable
 from gateway.models import Caller, ConnectionToken, TokenKey
-from gateway.net.breaker import Breaker
 from gateway.net.client import OutboundClient
-from gateway.store.engine import Store
+from gateway.store.engine import DatabasePaused, Store
 from gateway.vault.adoption import Adoption
 from gateway.vault.ahead import RefreshAhead
+from gateway.vault.backoff import RefreshFailed
 from gateway.vault.connections import Connection, Connections
 from gateway.vault.discovery import Discovery
 from gateway.vault.grants import can_exchange, may_mint
@@ -41,7 +41,7 @@ from gateway.vault.key_census import check_keys
 from gateway.vault.lease import Timing
 from gateway.vault.record import Record, to_log
 from gateway.vault.recovery import Recovery
-from gateway.vault.refresh import IN_PROGRESS, GiveBack, Refresher, RefreshFailed, TokenGone
+from gateway.vault.refresh import IN_PROGRESS, GiveBack, Refresher, TokenGone
 from gateway.vault.removal import Removal
 from gateway.vault.sealing import SealBroken, Sealer
 from gateway.vault.stored_token import ANSWER_LOST, StoredToken, TokenDraft
@@ -106,8 +106,6 @@ class Vault:
             recovery=recovery,
         )
         self._adoption = Adoption(store, self.tokens, self._refresher, clock=clock, random_bytes=random_bytes)
-        # A failure means that a time-out of seconds has passed, or that nobody listens.
-        self._database = Breaker(monotonic=monotonic, failures=2, pause_seconds=1.0)
         self._ahead = RefreshAhead(self._refresh_ahead, clock=clock, random_bytes=random_bytes)
 
     async def start(self) -> None:
@@ -226,16 +224,9 @@ class Vault:
             return token, connection, is_refreshed
 
     async def _find(self, key: TokenKey) -> tuple[StoredToken, Connection]:
-        if (wait := self._database.wait_seconds()) is not None:
-            raise TokenServiceUnavailable(NOT_READ, connection=key.connection, retry_after=wait)
-        try:
-            async with self._store.read() as db:
-                connection = await self.connections.load_in(db, key.connection)
-                token = None if connection is None else await self.tokens.find_in(db, key)
-        except (SQLAlchemyError, OSError):
-            self._database.failed()
-            raise
-        self._database.succeeded()
+        async with self._store.read(is_lookup=True) as db:
+            connection = await self.connections.load_in(db, key.connection)
+            token = None if connection is None else await self.tokens.find_in(db, key)
         if connection is None:
             raise ConnectionUnknown(connection=key.connection)
         if token is None and may_mint(connection, key):
@@ -363,6 +354,8 @@ async def _translated(connection_id: str, *, is_refresh_told: bool = False) -> A
     except SealBroken as exc:
         log.critical("seal_broken", connection=connection_id, reason=str(exc))
         raise TokenServiceUnavailable(NOT_OPENED, connection=connection_id, retry_after=RETRY_SECONDS) from exc
+    except DatabasePaused as exc:
+        raise TokenServiceUnavailable(NOT_READ, connection=connection_id, retry_after=exc.retry_after) from exc
     except (SQLAlchemyError, OSError) as exc:
         log.critical("vault_database_failed", error=type(exc).__name__)
         raise TokenServiceUnavailable(NOT_READ, connection=connection_id, retry_after=RETRY_SECONDS) from exc

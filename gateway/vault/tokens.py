@@ -101,7 +101,7 @@ class Tokens:
 
     async def find(self, key: TokenKey) -> StoredToken | None:
         """Return the token that *key* means (rules 1 and 2), or None."""
-        async with self._store.read() as db:
+        async with self._store.read(is_lookup=True) as db:
             return await self.find_in(db, key)
 
     async def find_in(self, db: AsyncConnection, key: TokenKey) -> StoredToken | None:
@@ -123,7 +123,7 @@ class Tokens:
         """Return the token of exactly *key*'s identity (rule 1), the one that `put` replaces, or None."""
         subject = _of_subject(key.connection, key.user or "", key.tenant or "", key.account or "")
         query = subject.where(table.c.requested_scopes_key == scopes_key(key.scopes or ()))
-        async with self._store.read() as db:
+        async with self._store.read(is_lookup=True) as db:
             row = (await db.execute(query)).mappings().one_or_none()
         return None if row is None else self._open_for(row, key)
 
@@ -145,7 +145,7 @@ class Tokens:
 
     async def get(self, token_id: str) -> StoredToken | None:
         """Return the token of this id, or None."""
-        async with self._store.read() as db:
+        async with self._store.read(is_lookup=True) as db:
             return await self.get_in(db, token_id)
 
     async def get_in(self, db: AsyncConnection, token_id: str) -> StoredToken | None:

@@ -31,8 +31,8 @@ from gateway.store.engine import Store
 from gateway.store.schema import connect_attempts as claims
 from gateway.store.schema import tokens as table
 from gateway.vault.adoption import RETRY_SECONDS, RefreshTokenStored, claim_digest
+from gateway.vault.backoff import RefreshFailed
 from gateway.vault.connections import settings_in
-from gateway.vault.refresh import RefreshFailed
 from gateway.vault.sealing import SealBroken, Sealer
 from gateway.vault.spent_tokens import COLUMN as SPENT
 from gateway.vault.spent_tokens import SpentTokens, digest_of

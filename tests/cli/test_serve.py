@@ -26,12 +26,15 @@ routes: [{name: api, prefix: /api, upstream: "https://api.example.com", connecti
 """
 
 
-async def start(directory: Path, *more: str, environ: dict[str, str] | None = None) -> asyncio.subprocess.Process:
-    """Start `gateway serve` on free ports with its state in *directory*."""
+async def start(
+    directory: Path, *more: str, environ: dict[str, str] | None = None, before: tuple[str, ...] = ()
+) -> asyncio.subprocess.Process:
+    """Start `gateway serve` on free ports with its state in *directory*, through the command *before* where given."""
     file = directory / "routes.yaml"
     file.write_text(ROUTES)
     command = [sys.executable, "-m", "gateway", "serve", "-c", str(file), "--data", str(directory / "data"), *more]
     return await asyncio.create_subprocess_exec(
+        *before,
         *command,
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,
@@ -99,6 +102,19 @@ def test_process_with_closed_memory_is_not_dumpable() -> None:
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
 
     assert "0 0 0\n" == done.stdout
+
+
+async def test_takes_the_descriptors_that_it_may_have(tmp_path: Path) -> None:
+    """
+    A soft limit is raised to the hard one; where that is too low for the connections that are taken, the log says so.
+    """
+    process = await start(tmp_path, before=("sh", "-c", 'ulimit -Sn 256 && ulimit -Hn 300 && exec "$@"', "sh"))
+    warning = await event(process, "descriptors_few")
+    await event(process, "serving")
+    process.terminate()
+    await process.communicate()
+
+    assert (300, 8_192) == (warning["limit"], warning["wanted"])
 
 
 async def test_second_gateway_on_one_port_does_not_start(tmp_path: Path) -> None:

@@ -217,6 +217,7 @@ def test_routes() -> None:
             multiplex=True,
             upgrade=frozenset({"websocket"}),
             minting="pass",
+            jsonp="pass",
         )
         == first
     )

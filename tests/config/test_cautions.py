@@ -38,6 +38,7 @@ NO_REFRESH = "connections[0].token_url: no token_url: tokens are never refreshed
         ("no token endpoint", "connections: [{id: people}]", NO_REFRESH),
         ("a secret in the file", "connections: [{id: a, client_secret: x}]", "client_secret: a secret in the file"),
         ("credentials handed out", OPENED % "minting: pass", "routes[0].minting: callers can have the API hand out"),
+        ("answers that are scripts", OPENED % "jsonp: pass", "routes[0].jsonp: an answer can be a script"),
         ("batches", OPENED % "multiplex: true", "routes[0].multiplex: what a request to a batch path carries"),
         ("echoes unseen", OPENED % "echo_guard: off", "routes[0].echo_guard: an API that answers with the token"),
         ("judged overrides", OPENED % "method_override: judge", "both methods are judged"),

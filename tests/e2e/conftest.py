@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 
 import pytest
+from websockets.asyncio.server import serve
 
+from tests.e2e.websocket_ends import MEGABYTE, Echo
 from tests.world import Issuer, Provider, Upstream
 
 
@@ -31,3 +33,19 @@ async def issuer() -> AsyncIterator[Issuer]:
     server = await Issuer().start()
     yield server
     await server.stop()
+
+
+@pytest.fixture
+async def echo() -> AsyncIterator[Echo]:
+    """A WebSocket server."""
+    echo = Echo()
+    async with serve(
+        echo.handle,
+        "127.0.0.1",
+        0,
+        process_request=echo.judge,
+        max_size=4 * MEGABYTE,
+        select_subprotocol=lambda _, offered: offered[0] if offered else None,
+    ) as server:
+        echo.port = next(iter(server.sockets)).getsockname()[1]
+        yield echo

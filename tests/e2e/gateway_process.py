@@ -11,10 +11,11 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import re
 import sys
 from asyncio.subprocess import DEVNULL, PIPE, Process
 from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,8 @@ from tests.world import Running, key_ring
 
 START_SECONDS = 30.0
 STOP_SECONDS = 10.0
+# What heavy tests allow the event loop to be late: the machine has other work. docs/metrics.md has what was measured.
+MAX_LOOP_LAG_SECONDS = 1.0
 
 
 class GatewayProcess:
@@ -34,6 +37,8 @@ class GatewayProcess:
 
     def __init__(self, process: Process) -> None:
         self._process = process
+        # asyncio hides the transport; its pipes can be had from there.
+        self._log = process._transport.get_pipe_transport(2)  # type: ignore[attr-defined]
         self._written: dict[str, list[bytes]] = {"stdout": [], "stderr": []}
         self._serving: asyncio.Future[dict[str, Any]] = asyncio.get_running_loop().create_future()
         self._readers = [
@@ -66,12 +71,27 @@ class GatewayProcess:
             self._process.terminate()
             try:
                 async with asyncio.timeout(STOP_SECONDS):
-                    await self._process.wait()
+                    while self._process.returncode is None:  # noqa: ASYNC110  # `wait` also waits for the log's end
+                        await asyncio.sleep(0.01)
             except TimeoutError:
                 self._process.kill()
                 await self._process.wait()
+        self._log.resume_reading()
         await asyncio.gather(*self._readers)
         self._serving.cancel()
+
+    def stall_log(self) -> None:
+        """Read no more of what the process logs, and leave no room for more, until `stop`."""
+        self._log.pause_reading()
+        pipe = os.open(f"/proc/{self.pid}/fd/2", os.O_WRONLY | os.O_NONBLOCK)
+        with suppress(BlockingIOError):
+            while True:
+                os.write(pipe, b"\n")
+        os.close(pipe)
+
+    def leave_log(self) -> None:
+        """Go away as the reader of what the process logs."""
+        self._log.close()
 
     async def ended(self) -> None:
         """Return when the process has ended by itself and all that it wrote is here."""
@@ -109,6 +129,11 @@ class GatewayProcess:
         """Let `peak_rss_bytes` count from now on."""
         Path(f"/proc/{self.pid}/clear_refs").write_text("5")  # proc(5): 5 resets the peak
 
+    @property
+    def descriptors(self) -> int:
+        """How many files and sockets the process has open (proc(5): fd)."""
+        return sum(1 for _ in Path(f"/proc/{self.pid}/fd").iterdir())
+
     def _memory(self, name: str) -> int:
         for line in Path(f"/proc/{self.pid}/status").read_text().splitlines():
             if line.startswith(f"{name}:"):
@@ -129,6 +154,13 @@ class RunningProcess(Running):
     """A gateway process under test, and what a test needs to use it."""
 
     process: GatewayProcess = field(kw_only=True)
+
+    async def loop_lag_seconds(self) -> float:
+        """How late the event loop was at worst, in the last minute."""
+        async with self.session.get(f"{self.process.console_url}/metrics") as response:
+            found = re.search(r"^gateway_loop_lag_seconds (\S+)$", await response.text(), re.M)
+        assert found is not None
+        return float(found[1])
 
 
 @asynccontextmanager

@@ -1,20 +1,23 @@
-"""One connection that sends as many chunks as it can, and what everyone else gets of the gateway meanwhile."""
+"""Who sends as much as it can, in chunks or in nonsense: what everyone else gets of the gateway, and what the log."""
 
 from __future__ import annotations
 
 import asyncio
+import json
 import socket
 import threading
+import time
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from tests.e2e.gateway_process import serving
+from tests.e2e.gateway_process import MAX_LOOP_LAG_SECONDS, serving
 from tests.proxy.wire import calling, request
 from tests.world import Upstream, create_connection, settings
 
 CHUNKS = b"1\r\nx\r\n" * 40_000
 PACKETS = 40  # 1.6 million chunks, which take two seconds to read
 STRANGERS_PACKETS = 200  # 48 MB each, more than the buffers on the way hold
+MALFORMED_OF_EACH = 100  # of twenty strangers (threats G13)
 CALLS = 40  # finished meanwhile; 3 were where a turn of the loop read all that it could get
 
 
@@ -55,9 +58,11 @@ async def test_calls_are_served_while_an_upstream_floods(tmp_path: Path) -> None
                     assert 200 == (await caller.answer()).status
                     served += 1
                 got = await flow
+            lag = await gateway.loop_lag_seconds()
         flooding.join()
     await upstream.stop()
 
+    assert lag < MAX_LOOP_LAG_SECONDS
     assert b"x" * 40_000 * PACKETS == got.body
     assert CALLS < served
 
@@ -92,6 +97,36 @@ async def test_calls_are_served_while_strangers_flood(tmp_path: Path) -> None:
                 await caller.send(request("GET", "/api/x", credential=key))
                 assert 200 == (await caller.answer()).status
             cut = sum(sent < STRANGERS_PACKETS for sent in await asyncio.gather(*flooding))
+        lag = await gateway.loop_lag_seconds()
     await upstream.stop()
 
+    assert lag < MAX_LOOP_LAG_SECONDS
     assert 20 == cut
+
+
+async def test_malformed_requests_leave_one_line_a_second(tmp_path: Path) -> None:
+    """
+    Strangers send thousands of requests that cannot be read: all are counted, in one line a second at most, which holds
+    nothing of them.
+    """
+    async with serving(settings(), tmp_path / "data") as gateway:
+        began = time.monotonic()
+
+        async def send() -> None:
+            for _ in range(MALFORMED_OF_EACH):
+                async with calling(gateway, wait_seconds=30) as caller:
+                    await caller.send(b"GET /CANARY HTTP/1.1\r\nCANARY : x\r\n\r\n")
+                    assert 400 == (await caller.answer()).status
+
+        await asyncio.gather(*(send() for _ in range(20)))
+        lag = await gateway.loop_lag_seconds()
+    seconds = time.monotonic() - began
+    written = gateway.process.stderr
+    lines = [json.loads(line) for line in written.splitlines() if line.startswith("{")]
+    counts = [line["count"] for line in lines if line["event"] == "requests_refused"]
+
+    assert 20 * MALFORMED_OF_EACH == sum(counts)
+    assert len(counts) <= seconds + 1  # the last one is written at the end
+    assert len(lines) <= len(counts) + 5
+    assert "CANARY" not in written
+    assert lag < MAX_LOOP_LAG_SECONDS

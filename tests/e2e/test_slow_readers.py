@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from tests.e2e.gateway_process import RunningProcess, serving
+from tests.e2e.gateway_process import MAX_LOOP_LAG_SECONDS, RunningProcess, serving
 from tests.proxy.wire import request
 from tests.world import Received, Upstream, answer, create_connection, settings
 
@@ -57,6 +57,7 @@ async def test_slow_readers_cost_bounded_memory(tmp_path: Path, upstream: Upstre
         await _stalled(written)
         status = await _call(gateway, key)
         growth = gateway.process.peak_rss_bytes - before
+        lag = await gateway.loop_lag_seconds()
         over.set()
         for writer in writers:
             writer.transport.abort()
@@ -64,6 +65,7 @@ async def test_slow_readers_cost_bounded_memory(tmp_path: Path, upstream: Upstre
     assert 200 == status
     assert min(written.values()) > 0
     assert growth < MAX_GROWTH_BYTES
+    assert lag < MAX_LOOP_LAG_SECONDS
 
 
 async def _call(gateway: RunningProcess, key: str) -> int:

@@ -4,95 +4,31 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+import signal
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
 import websockets
-from websockets.asyncio.client import ClientConnection, connect
-from websockets.asyncio.server import ServerConnection, serve
-from websockets.exceptions import ConnectionClosed, InvalidStatus
-from websockets.http11 import Request, Response
+from websockets.asyncio.client import ClientConnection
+from websockets.exceptions import InvalidStatus
 
-from tests.e2e.gateway_process import RunningProcess, serving
-from tests.proxy.wire import RawCaller, calling, eventually, request
-from tests.world import Provider, Upstream, create_connection, settings
-
-MEGABYTE = 1 << 20
-WAIT_SECONDS = 10.0
-HANDSHAKE = (
-    "Connection: Upgrade",
-    "Upgrade: websocket",
-    "Sec-WebSocket-Version: 13",
-    "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==",
+from tests.e2e.gateway_process import RunningProcess
+from tests.e2e.websocket_ends import (
+    ACCEPT,
+    HANDSHAKE,
+    MEGABYTE,
+    SWITCH,
+    WAIT_SECONDS,
+    Echo,
+    echoed,
+    gateway_before,
+    opened,
+    outcome_of,
 )
-
-
-class Echo:
-    """A WebSocket server that sends back what comes, and records who came."""
-
-    def __init__(self) -> None:
-        self.authorizations: list[str] = []
-        self.live: set[str] | None = None
-        self.closed: list[tuple[int, str]] = []
-        self.port = 0
-
-    async def handle(self, socket: ServerConnection) -> None:
-        try:
-            async for message in socket:
-                if message == "bye":
-                    await socket.close(4001, "as you like")
-                    break
-                await socket.send(message)
-            await socket.wait_closed()
-        except ConnectionClosed:
-            pass
-        self.closed.append((socket.close_code or 0, socket.close_reason or ""))
-
-    def judge(self, socket: ServerConnection, asked: Request) -> Response | None:
-        token = asked.headers["Authorization"].removeprefix("Bearer ")
-        self.authorizations.append(token)
-        if self.live is not None and token not in self.live:
-            return socket.respond(401, "no\n")
-        return None
-
-
-@pytest.fixture
-async def echo() -> AsyncIterator[Echo]:
-    """A WebSocket server."""
-    echo = Echo()
-    async with serve(
-        echo.handle,
-        "127.0.0.1",
-        0,
-        process_request=echo.judge,
-        max_size=4 * MEGABYTE,
-        select_subprotocol=lambda _, offered: offered[0] if offered else None,
-    ) as server:
-        echo.port = next(iter(server.sockets)).getsockname()[1]
-        yield echo
-
-
-@asynccontextmanager
-async def gateway_before(
-    port: int, tmp_path: Path, *, provider: Provider | None = None, **more: Any
-) -> AsyncIterator[RunningProcess]:
-    """A gateway process with the route /api to *port*; user "ada" has the token T1."""
-    route = {"name": "api", "prefix": "/api", "upstream": f"http://127.0.0.1:{port}", "connection": "api", **more}
-    route.setdefault("upgrade", ["websocket"])
-    async with asyncio.timeout(60), serving(settings(route, drain_seconds=1), tmp_path / "data") as gateway:
-        await create_connection(gateway, provider)
-        refresh_token = provider.issue() if provider is not None else None
-        await gateway.connect("ada", access_token="T1", refresh_token=refresh_token)
-        yield gateway
-
-
-def opened(gateway: RunningProcess, key: str, **more: Any) -> connect:
-    """Open a WebSocket at /api/socket."""
-    url = gateway.url.replace("http://", "ws://") + "/api/socket"
-    return connect(url, additional_headers={"Authorization": f"Bearer {key}"}, max_size=4 * MEGABYTE, **more)
+from tests.proxy.wire import RawCaller, calling, request
+from tests.world import Provider, Upstream
 
 
 async def test_messages_pass_both_ways(tmp_path: Path, echo: Echo) -> None:
@@ -104,10 +40,10 @@ async def test_messages_pass_both_ways(tmp_path: Path, echo: Echo) -> None:
     async with gateway_before(echo.port, tmp_path) as gateway:
         key = await gateway.agent_key("ada")
         async with opened(gateway, key, subprotocols=[websockets.Subprotocol("chat")]) as socket:
-            seen = [await _echoed(socket, message) for message in ("häl\u0000lo", b"\x00\xff", blob, "")]
+            seen = [await echoed(socket, message) for message in ("häl\u0000lo", b"\x00\xff", blob, "")]
             await asyncio.wait_for(await socket.ping(), WAIT_SECONDS)
             intents, outcomes = len(gateway.lines("intent")), len(gateway.lines("outcome"))
-        outcome = await _outcome(gateway)
+        outcome = await outcome_of(gateway)
 
     assert ["häl\u0000lo", b"\x00\xff", blob, ""] == seen
     assert "chat" == socket.subprotocol
@@ -128,7 +64,7 @@ async def test_close_codes_pass_both_ways(tmp_path: Path, echo: Echo) -> None:
         async with opened(gateway, key) as other:
             await other.send("bye")
             await other.wait_closed()
-        await _outcome(gateway, 2)
+        await outcome_of(gateway, 2)
 
     assert (4002, "done") == echo.closed[0]
     assert (4001, "as you like") == (other.close_code, other.close_reason)
@@ -142,8 +78,8 @@ async def test_rejected_token_is_refreshed_before_the_switch(tmp_path: Path, ech
     provider.on_exchange = echo.live.add
     async with gateway_before(echo.port, tmp_path, provider=provider) as gateway:
         async with opened(gateway, await gateway.agent_key("ada")) as socket:
-            seen = await _echoed(socket, "hello")
-        outcome = await _outcome(gateway)
+            seen = await echoed(socket, "hello")
+        outcome = await outcome_of(gateway)
 
     assert "hello" == seen
     assert ["T1", *echo.live] == echo.authorizations
@@ -207,8 +143,6 @@ async def test_half_a_handshake_is_refused(tmp_path: Path, echo: Echo) -> None:
     assert [] == echo.closed
 
 
-ACCEPT = "s3pPLMBiTxaQ9kYGzzhZRbK+xOo="
-SWITCH = f"HTTP/1.1 101 Ok\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Accept: {ACCEPT}\r\n"
 ODD = {
     "the answer to another key": SWITCH.replace(ACCEPT, "AAAALMBiTxaQ9kYGzzhZRbK+xOo="),
     "another protocol": SWITCH.replace("websocket", "h2c"),
@@ -272,9 +206,9 @@ async def test_idle_tunnel_is_cut(tmp_path: Path, echo: Echo) -> None:
     """
     async with gateway_before(echo.port, tmp_path, timeouts={"idle_seconds": 1}) as gateway:
         async with opened(gateway, await gateway.agent_key("ada"), ping_interval=None) as socket:
-            assert "hello" == await _echoed(socket, "hello")
+            assert "hello" == await echoed(socket, "hello")
             await asyncio.wait_for(socket.wait_closed(), WAIT_SECONDS)
-        outcome = await _outcome(gateway)
+        outcome = await outcome_of(gateway)
 
     assert 1006 == socket.close_code
     assert (101, "tunnel_idle") == (outcome["status"], outcome["error"])
@@ -286,12 +220,60 @@ async def test_drain_cuts_what_is_open(tmp_path: Path, echo: Echo) -> None:
     """
     async with gateway_before(echo.port, tmp_path) as gateway:
         async with opened(gateway, await gateway.agent_key("ada")) as socket:
-            assert "hello" == await _echoed(socket, "hello")
+            assert "hello" == await echoed(socket, "hello")
             await gateway.process.stop()
             await asyncio.wait_for(socket.wait_closed(), WAIT_SECONDS)
-        outcome = await _outcome(gateway)
+        outcome = await outcome_of(gateway)
 
     assert (1006, "drained") == (socket.close_code, outcome["error"])
+
+
+async def test_drain_lets_what_ends_in_time_end(tmp_path: Path, echo: Echo) -> None:
+    """
+    Within `drain_seconds` an open WebSocket goes on, and its end is one like any other; no new one is opened.
+    """
+    async with gateway_before(echo.port, tmp_path, drain_seconds=60) as gateway:
+        key = await gateway.agent_key("ada")
+        async with opened(gateway, key) as client:
+            assert "hello" == await echoed(client, "hello")
+            os.kill(gateway.process.pid, signal.SIGTERM)
+            await _refusing(gateway)
+            seen = await echoed(client, "still here")
+            await client.close(4002, "done")
+        async with asyncio.timeout(WAIT_SECONDS):
+            await gateway.process.ended()
+        outcome = await outcome_of(gateway)
+
+    assert ("still here", [(4002, "done")]) == (seen, echo.closed)
+    assert (None, 0) == (outcome["error"], gateway.process.exit_code)
+
+
+async def test_new_token_changes_nothing_of_an_open_one(tmp_path: Path, echo: Echo) -> None:
+    """
+    An open WebSocket outlives the token that opened it; the next one is opened with its successor.
+    """
+    async with gateway_before(echo.port, tmp_path) as gateway:
+        key = await gateway.agent_key("ada")
+        async with opened(gateway, key) as first:
+            await gateway.connect("ada", access_token="T2")
+            echo.live = {"T2"}
+            async with opened(gateway, key) as second:
+                seen = [await echoed(client, "hello") for client in (first, second)]
+
+    assert (["hello"] * 2, ["T1", "T1", "T2"]) == (seen, echo.authorizations)
+
+
+async def _refusing(gateway: RunningProcess) -> None:
+    """Return once the gateway takes no more connections."""
+    parts = urlsplit(gateway.url)
+    async with asyncio.timeout(WAIT_SECONDS):
+        while True:
+            try:
+                _, writer = await asyncio.open_connection(parts.hostname, parts.port)
+            except ConnectionError:
+                return
+            writer.close()
+            await asyncio.sleep(0.05)
 
 
 async def test_slow_side_stops_the_other(tmp_path: Path, echo: Echo) -> None:
@@ -314,17 +296,6 @@ async def _send(socket: ClientConnection, count: int) -> None:
         await socket.send(b"\0" * MEGABYTE)
 
 
-async def _echoed(socket: ClientConnection, message: str | bytes) -> str | bytes:
-    await socket.send(message)
-    return await asyncio.wait_for(socket.recv(), WAIT_SECONDS)
-
-
 async def _rest(caller: RawCaller) -> bytes:
     async with asyncio.timeout(WAIT_SECONDS):
         return await caller.reader.read()
-
-
-async def _outcome(gateway: RunningProcess, count: int = 1) -> dict[str, Any]:
-    """Return the last outcome line once there are *count*."""
-    assert await eventually(lambda: len(gateway.lines("outcome")) >= count)
-    return gateway.lines("outcome")[-1]

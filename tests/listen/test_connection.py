@@ -8,12 +8,12 @@ from collections.abc import AsyncIterator, Awaitable
 from pathlib import Path
 
 import pytest
-from aiohttp.http_parser import RawRequestMessage
 from aiohttp.streams import StreamReader
 from structlog.testing import capture_logs
 
 from gateway.errors import Refusal
 from gateway.listen.connection import HEAD_SECONDS, KEEPALIVE_SECONDS, LINGER_BYTES, LINGER_SECONDS, MAX_TURNED_AWAY
+from gateway.listen.head import RequestHead
 from gateway.models import TrafficLimits
 from gateway.proxy.listener import CallerConnection
 from gateway.proxy.traffic import TrafficServer
@@ -33,7 +33,7 @@ class Listener:
         self.port = 0
         self._listening: asyncio.Server | None = None
 
-    async def _serve(self, _: RawRequestMessage, __: StreamReader, client: CallerConnection) -> bool:
+    async def _serve(self, _: RequestHead, __: StreamReader, client: CallerConnection) -> bool:
         client.send(DONE)
         return True
 

@@ -17,7 +17,7 @@ from gateway.listen.head import (
     Framing,
     first_fault,
     is_host,
-    read_framing,
+    read_section,
 )
 from gateway.proxy import routing
 
@@ -245,6 +245,6 @@ def framing(
     fields: tuple[tuple[bytes, bytes], ...], *, target: bytes = b"/", is_http_1_0: bool = False
 ) -> Framing | str:
     try:
-        return read_framing(fields, target=target, is_http_1_0=is_http_1_0)
+        return read_section(fields, target=target, is_http_1_0=is_http_1_0).framing
     except Refusal as refusal:
         return refusal.code

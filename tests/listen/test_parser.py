@@ -14,7 +14,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.errors import Refusal, RequestTimeout
-from gateway.listen.parser import MAX_QUEUED, READ_BUFFER_BYTES, StrictParser
+from gateway.listen.head import RequestHead
+from gateway.listen.parser import MAX_QUEUED, READ_BUFFER_BYTES, Message, StrictParser
 
 GET = b"GET /%d HTTP/1.1\r\nHost: x\r\n\r\n"
 POST = b"POST /p HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\n\r\nhello"
@@ -76,9 +77,9 @@ class Reader:
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self.protocol = BaseProtocol(loop)
         self.protocol.transport = asyncio.Transport()
-        self.parser = StrictParser(self.protocol, loop, needs_url=False)
+        self.parser = StrictParser(self.protocol, loop, for_application=False)
         self.protocol._parser = self.parser  # type: ignore[assignment]  # as a connection does
-        self.read: list[tuple[RawRequestMessage | _ErrInfo, StreamReader]] = []
+        self.read: list[tuple[Message | _ErrInfo, StreamReader]] = []
 
     def feed(self, data: bytes) -> None:
         messages, upgraded, tail = self.parser.feed_data(data)
@@ -94,15 +95,16 @@ class Reader:
         return [_told(message, payload) for message, payload in self.read]
 
 
-def _told(message: RawRequestMessage | _ErrInfo, payload: StreamReader) -> str:
+def _told(message: Message | _ErrInfo, payload: StreamReader) -> str:
     if isinstance(message, _ErrInfo):
         assert isinstance(message.exc, Refusal)
         return message.exc.code
+    assert isinstance(message, RequestHead)
     if payload is EMPTY_PAYLOAD:
-        return message.path
+        return message.target
     if payload.exception() is not None:
-        return f"{message.path} broken"
-    return f"{message.path} {payload.read_nowait().decode()}" if payload.is_eof() else f"{message.path} open"
+        return f"{message.target} broken"
+    return f"{message.target} {payload.read_nowait().decode()}" if payload.is_eof() else f"{message.target} open"
 
 
 @pytest.mark.parametrize("case", STREAMS)
@@ -177,17 +179,16 @@ async def test_same_fields_are_read_once() -> None:
     reader = Reader(asyncio.get_running_loop())
     reader.feed(GET % 1 + GET % 2 + b"GET /3 HTTP/1.1\r\nHost: y\r\n\r\n")
 
-    first, second, third = (message for message, _ in reader.read if isinstance(message, RawRequestMessage))
+    first, second, third = (message.section for message, _ in reader.read if isinstance(message, RequestHead))
 
-    assert first.raw_headers is second.raw_headers
-    assert first.raw_headers is not third.raw_headers
-    assert ["x", "x", "y"] == [message.headers["Host"] for message in (first, second, third)]
+    assert first is second
+    assert ("x", "y") == (first.host, third.host)
 
 
 async def test_url_is_there_for_who_needs_it() -> None:
     """Where somebody looks at it, each message has the URL that aiohttp makes, also where fields repeat."""
     loop = asyncio.get_running_loop()
-    parser = StrictParser(BaseProtocol(loop), loop, needs_url=True)
+    parser = StrictParser(BaseProtocol(loop), loop, for_application=True)
 
     messages, _, _ = parser.feed_data(GET % 1 + b"GET //a?b=c HTTP/1.1\r\nHost: x\r\n\r\n")
 

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.errors import CredentialNotPassed, FieldNotPassed, Refusal
+from gateway.errors import CredentialNotPassed, FieldNotPassed, JsonpNotAllowed, Refusal
 from gateway.models import Injection, Origin, Route, UpstreamRules
 from gateway.proxy.query import MEMO_CHARS, MEMO_NAMES, QueryRules, folded, with_param, without_param
 
@@ -33,6 +33,7 @@ CROSSES = (
     "filter[key]=1",
     "%",
     "=key",
+    "q=callback&callback_url=https://a.example&oauth_callback=x&jsonpath=$",
 )
 
 
@@ -41,7 +42,7 @@ def test_parameter_crosses_as_it_came(query: str) -> None:
     """
     What is neither a credential nor a method override is sent on, byte for byte.
     """
-    assert (query, None) == rules().read(query)
+    assert (query, None) == rules().read(query, "GET")
 
 
 CREDENTIALS = {
@@ -73,7 +74,32 @@ def test_credential_for_the_api_is_refused(case: str) -> None:
     A parameter that some server would read as a credential is refused, however it is spelled.
     """
     with pytest.raises(CredentialNotPassed):
-        rules().read(CREDENTIALS[case])
+        rules().read(CREDENTIALS[case], "GET")
+
+
+JSONP = (
+    "callback=steal",
+    "callback",
+    "a=b&$callback=steal",
+    "a=b;jsonp=steal",
+    "%24callback=steal",
+    "c%61llback=steal",
+    "CallBack=steal",
+    "callback[]=steal",
+    "callback=https://a.example/done",  # an API that does not look at it writes this as well
+)
+
+
+@pytest.mark.parametrize("query", JSONP)
+def test_get_that_asks_for_a_script_is_refused(query: str) -> None:
+    """
+    A GET with a JSONP parameter is refused, unless the route lets it pass; by other methods no page loads a script.
+    """
+    with pytest.raises(JsonpNotAllowed):
+        rules().read(query, "GET")
+    crossed = {rules().read(query, method) for method in ("HEAD", "POST", "PUT")}
+
+    assert {(query, None)} == crossed | {rules(jsonp="pass").read(query, "GET")}
 
 
 OVERRIDES = (
@@ -94,7 +120,7 @@ def test_method_override_is_refused(query: str) -> None:
     A parameter that names another method is refused, unless the route judges it.
     """
     with pytest.raises(FieldNotPassed):
-        rules().read(query)
+        rules().read(query, "GET")
 
 
 JUDGED: dict[str, tuple[str, str | None]] = {
@@ -111,7 +137,7 @@ def test_judged_override_is_named_and_crosses(case: str) -> None:
     """
     query, method = JUDGED[case]
 
-    assert (query, method) == rules(method_override="judge").read(query)
+    assert (query, method) == rules(method_override="judge").read(query, "POST")
 
 
 UNCLEAR = (
@@ -133,7 +159,7 @@ def test_unclear_override_is_refused_where_it_is_judged(query: str) -> None:
     Only one override, of a method that passes, spelled as it is, can be judged.
     """
     with pytest.raises(FieldNotPassed):
-        rules(method_override="judge").read(query)
+        rules(method_override="judge").read(query, "POST")
 
 
 REMOVED = {
@@ -155,7 +181,7 @@ def test_injected_parameter_of_the_callers_is_removed(case: str) -> None:
     """
     query, kept = REMOVED[case]
 
-    assert (kept, None) == rules(inject=INJECTING).read(query)
+    assert (kept, None) == rules(inject=INJECTING).read(query, "GET")
 
 
 def test_injected_parameter_of_the_callers_is_refused_where_the_route_says_so() -> None:
@@ -164,9 +190,9 @@ def test_injected_parameter_of_the_callers_is_refused_where_the_route_says_so() 
     """
     for query in ("appid=mine", "a=b&app%69d"):
         with pytest.raises(CredentialNotPassed):
-            rules(inject=INJECTING, foreign_credentials="refuse").read(query)
+            rules(inject=INJECTING, foreign_credentials="refuse").read(query, "GET")
     with pytest.raises(CredentialNotPassed):
-        rules(inject=INJECTING).read("a=b;appid=1")
+        rules(inject=INJECTING).read("a=b;appid=1", "GET")
 
 
 def test_memo_of_names_is_bounded() -> None:
@@ -174,17 +200,17 @@ def test_memo_of_names_is_bounded() -> None:
     A caller who invents names does not make the gateway remember them all.
     """
     found = rules()
-    found.read("y" * (MEMO_CHARS + 1))
+    found.read("y" * (MEMO_CHARS + 1), "GET")
     for number in range(2000):
-        found.read(f"x{number}=1")
+        found.read(f"x{number}=1", "GET")
 
     assert MEMO_NAMES == len(found._memo)
     assert [] == [name for name in found._memo if len(name) > MEMO_CHARS]
     with pytest.raises(CredentialNotPassed):
-        found.read("access_token=1")
+        found.read("access_token=1", "GET")
 
 
-NAMES = st.sampled_from(["access_token", "key", "appid", "_method", "a", "", "q[key]", "ke y"])
+NAMES = st.sampled_from(["access_token", "key", "appid", "_method", "a", "", "q[key]", "ke y", "callback"])
 SPELLINGS = st.sampled_from(["plain", "encoded", "twice", "upper"])
 
 
@@ -196,16 +222,17 @@ def spelled(name: str, how: str) -> str:
 @given(st.lists(st.tuples(NAMES, SPELLINGS, st.sampled_from(["=x", "=", ""])), max_size=6), st.sampled_from("&;"))
 def test_what_crosses_holds_no_credential_in_any_reading(pairs: list[tuple[str, str, str]], mark: str) -> None:
     """
-    Whatever crosses: no server that splits and decodes it finds a credential, an override or the injected parameter.
+    Whatever crosses: no server that splits and decodes it finds a credential, an override, a callback or the injected
+    parameter.
     """
     query = mark.join(spelled(name, how) + value for name, how, value in pairs)
     try:
-        sent = rules(inject=INJECTING).read(query).text
+        sent = rules(inject=INJECTING).read(query, "GET").text
     except Refusal:
         return
     for separator in "&;":
         names = {folded(name) for name, _ in parse_qsl(sent, keep_blank_values=True, separator=separator)}
-        assert not names & {"access_token", "key", "appid", "_method"}
+        assert not names & {"access_token", "key", "appid", "_method", "callback"}
 
 
 TARGETS = {

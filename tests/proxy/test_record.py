@@ -24,7 +24,7 @@ def test_each_line_can_be_read_alone() -> None:
     Intent and outcome both say who and what; of the query the keys.
     """
     call = made()
-    call.match = RouteMatch(ROUTE, "/x", "/x?a=secret&b")
+    call.match = RouteMatch(ROUTE, "GET", "/x", "/x?a=secret&b")
     call.subject = Subject("ada", None)
     call.rule = "sales"
     before = json.loads(intent(call))

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 
 import pytest
 from aiohttp.base_protocol import BaseProtocol
-from aiohttp.http_parser import HttpRequestParser
-from aiohttp.streams import StreamReader
 
+from gateway.listen.head import RequestHead
+from gateway.listen.parser import StrictParser
 from gateway.proxy.record import Call
 from gateway.proxy.request import Before, ProxyRequest
 from gateway.proxy.request_fields import RequestRules
@@ -24,6 +24,7 @@ class Wire:
     before: Before | None = None
     sent: bytes = b""
     is_drained: bool = False
+    parser: StrictParser | None = None  # of all of its requests; None: each has its own
 
     def send(self, data: bytes) -> None:
         self.sent += data
@@ -40,12 +41,13 @@ class Wire:
 
 async def parse(data: bytes, wire: Wire | None = None) -> ProxyRequest:
     loop = asyncio.get_running_loop()
-    parser = HttpRequestParser(BaseProtocol(loop), loop, 65_536)
+    wire = wire or Wire()
+    parser = wire.parser or StrictParser(BaseProtocol(loop), loop, for_application=False)
     messages, _, _ = parser.feed_data(data)
-    message, payload = messages[0]
-    assert isinstance(payload, StreamReader)
-    call = Call(message.method, message.path, call_id="1", trace_id="2", peer="", started_at=0.0, started=0.0)
-    return ProxyRequest(call, message, payload, wire or Wire())
+    head, payload = next(iter(messages))
+    assert isinstance(head, RequestHead)
+    call = Call(head.method, head.target, call_id="1", trace_id="2", peer="", started_at=0.0, started=0.0)
+    return ProxyRequest(call, head, payload, wire)
 
 
 HOSTS = {
@@ -95,6 +97,8 @@ async def test_same_fields_are_read_once() -> None:
     """
     wire, rules, others = Wire(), RequestRules(None, via="gateway"), RequestRules(None, via="gateway")
     data = b"GET / HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer %b\r\n\r\n"
+    loop = asyncio.get_running_loop()
+    wire.parser = StrictParser(BaseProtocol(loop), loop, for_application=False)
 
     first = (await parse(data % b"a", wire)).read_fields(rules)
     again = (await parse(data % b"a", wire)).read_fields(rules)

@@ -112,6 +112,25 @@ async def test_reset_of_one_side_resets_the_other(side: str, reason: str) -> Non
     assert reason == broken.value.reason
 
 
+async def test_side_that_does_not_take_the_rest_is_told_of(monkeypatch: pytest.MonkeyPatch) -> None:
+    """
+    One side has ended, and the other does not read what is under way to it: it is cut after a while, which is no end.
+    """
+    monkeypatch.setattr(module, "CLOSING_SECONDS", 0.2)
+    async with asyncio.timeout(WAIT_SECONDS), between() as ends:
+        running = asyncio.create_task(ends.tunnel.run())
+        near = await ends.owners[0].made
+        ends.caller[0]._transport.pause_reading()  # type: ignore[attr-defined]  # a reader's buffer would take it all
+        while not near.get_write_buffer_size():  # until the sockets between are full
+            ends.upstream[1].write(bytes(16_384))
+            await asyncio.sleep(0)
+        ends.upstream[1].close()
+        with pytest.raises(TunnelBroken) as broken:
+            await running
+
+    assert "client_aborted" == broken.value.reason
+
+
 async def test_silence_ends_both() -> None:
     """
     Where nothing moves for the idle time both are cut; what moves starts it anew.

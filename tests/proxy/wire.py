@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -109,11 +110,15 @@ class RawCaller:
 
 @asynccontextmanager
 async def calling(
-    gateway: Running, url: str | None = None, *, wait_seconds: float = WAIT_SECONDS
+    gateway: Running,
+    url: str | None = None,
+    *,
+    wait_seconds: float = WAIT_SECONDS,
+    tls: ssl.SSLContext | None = None,
 ) -> AsyncIterator[RawCaller]:
     """Open a connection to *gateway*'s traffic listener, or to the one at *url*; wait for answers *wait_seconds*."""
     parts = urlsplit(url or gateway.url)
-    reader, writer = await asyncio.open_connection(parts.hostname, parts.port, limit=1 << 20)
+    reader, writer = await asyncio.open_connection(parts.hostname, parts.port, limit=1 << 20, ssl=tls)
     try:
         yield RawCaller(reader, writer, wait_seconds=wait_seconds)
     finally:

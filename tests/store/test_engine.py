@@ -6,13 +6,14 @@ import asyncio
 import multiprocessing
 import sqlite3
 import stat
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
 from sqlalchemy import func, insert, select, text
 from sqlalchemy.exc import DatabaseError, IntegrityError
 
-from gateway.store.engine import Store, sqlite_url
+from gateway.store.engine import FAILURES, PAUSE_SECONDS, DatabasePaused, Store, sqlite_url
 from gateway.store.schema import changes, connections, tokens
 
 ROUNDS = 25
@@ -262,5 +263,105 @@ async def test_readers_do_not_wait_for_a_writer(store: Store, database_path: Pat
     impatient.execute("BEGIN IMMEDIATE")
     impatient.execute("ROLLBACK")
     impatient.close()
+
+    assert 1 == await count(store)
+
+
+class Clock:
+    """Monotonic seconds that a test moves."""
+
+    def __init__(self) -> None:
+        self.now = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+async def watched(database_url: str) -> AsyncIterator[tuple[Store, Clock]]:
+    """A database, and the clock by which it is left alone."""
+    clock = Clock()
+    store = await Store.open(database_url, monotonic=clock)
+    yield store, clock
+    await store.close()
+
+
+async def fail(store: Store, error: type[Exception] = DatabaseError) -> None:
+    """A read that the database cannot answer; or that fails with another *error*, which is not the database's."""
+    with pytest.raises(error):
+        async with store.read() as connection:
+            if error is not DatabaseError:
+                raise error
+            await connection.execute(text("SELECT nothing FROM nowhere"))
+
+
+async def test_reads_that_fail_in_a_row_pause_the_database(watched: tuple[Store, Clock]) -> None:
+    """
+    Readers and writers are refused at once then, with the seconds to wait; one probe lets everybody through again.
+    """
+    store, clock = watched
+    for _ in range(FAILURES):
+        await fail(store)
+    for ask in (count, add):
+        with pytest.raises(DatabasePaused) as info:
+            await ask(store)
+        assert 1 == info.value.retry_after
+    clock.now += PAUSE_SECONDS
+
+    assert 0 == await count(store)
+    await add(store)
+
+
+async def test_failures_count_only_in_a_row(watched: tuple[Store, Clock]) -> None:
+    """
+    A read or a write that succeeds in between says that the database is there.
+    """
+    store, _ = watched
+    for ask in (count, add, count):
+        for _ in range(FAILURES - 1):
+            await fail(store)
+        await ask(store)
+
+
+async def test_errors_of_the_reader_count_for_nothing(watched: tuple[Store, Clock]) -> None:
+    """
+    What fails for another cause says nothing about the database, and leaves the probe to the next.
+    """
+    store, clock = watched
+    for _ in range(2 * FAILURES):
+        await fail(store, ValueError)
+    assert 0 == await count(store)
+    for _ in range(FAILURES):
+        await fail(store)
+    clock.now += PAUSE_SECONDS
+    await fail(store, ValueError)
+
+    assert 0 == await count(store)
+
+
+async def test_writes_that_fail_pause_nothing_but_a_probe_does(watched: tuple[Store, Clock]) -> None:
+    """
+    A write may have failed over a lock; where a write is the probe, its failure begins the next pause.
+    """
+    store, clock = watched
+
+    async def write(error: type[Exception]) -> None:
+        with pytest.raises(error):
+            async with store.write() as connection:
+                if error is ValueError:
+                    raise error
+                await connection.execute(text("DELETE FROM nowhere"))
+
+    for _ in range(2 * FAILURES):
+        await write(DatabaseError)
+    assert 0 == await count(store)
+    for _ in range(FAILURES):
+        await fail(store)
+    clock.now += PAUSE_SECONDS
+    await write(ValueError)
+    await write(DatabaseError)
+    await write(DatabasePaused)
+    clock.now += PAUSE_SECONDS
+    await add(store)
 
     assert 1 == await count(store)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import ipaddress
 import os
-from collections.abc import AsyncIterator
+import time
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -66,7 +67,9 @@ class House:
         return [event for event, _ in self.recorded]
 
     @asynccontextmanager
-    async def vault(self, *, timing: Timing = QUICK) -> AsyncIterator[Vault]:
+    async def vault(
+        self, *, timing: Timing = QUICK, monotonic: Callable[[], float] = time.monotonic
+    ) -> AsyncIterator[Vault]:
         """A vault with an engine, a sealer and a client of its own: what another process would have."""
         store = await Store.open(self.database_url)
         client = OutboundClient(LOOPBACK)
@@ -77,6 +80,7 @@ class House:
             client,
             clock=self.clock,
             random_bytes=os.urandom,
+            monotonic=monotonic,
             timing=timing,
             record=self.note,
             recovery=Recovery(self.path.parent / RECOVERY_DIRECTORY, sealer),

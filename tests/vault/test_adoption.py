@@ -7,7 +7,7 @@ import asyncio
 import pytest
 
 from gateway.vault.adoption import CLAIM_SECONDS, RefreshTokenStored
-from gateway.vault.refresh import RefreshFailed
+from gateway.vault.backoff import RefreshFailed
 from gateway.vault.service import Vault
 from gateway.vault.stored_token import StoredToken, TokenDraft
 from tests.vault.conftest import ANYBODY, KEY, House

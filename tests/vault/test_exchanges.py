@@ -11,6 +11,7 @@ from gateway.net.client import OutboundClient
 from gateway.vault.exchanges import Exchanges, word_of
 from gateway.vault.oauth import ExchangeFailed
 from gateway.vault.stored_token import TokenDraft, preview
+from gateway.vault.token_endpoint import TokenEndpoints
 from tests.vault.conftest import LOOPBACK, House
 
 FAULTS: dict[str, tuple[int | str, str, bool]] = {
@@ -38,8 +39,10 @@ async def test_fault_is_an_outcome(house: House, fault: int | str, error: str, i
             clock=house.clock,
             random_bytes=os.urandom,
             counts=counts,
+            endpoints=TokenEndpoints(monotonic=house.clock, random_bytes=os.urandom),
         )
-        outcome = await exchanges.ask(house.connection(), token, exchange_id="x")
+        turn = await exchanges.turn(house.connection(), token, wait_seconds=0)
+        outcome = await exchanges.ask(house.connection(), token, exchange_id="x", turn=turn)
         exchanges.ended(token, outcome, exchange_id="x", stored=False, error="answer_lost")
 
     assert isinstance(outcome, ExchangeFailed)

@@ -17,7 +17,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 from gateway.models import TokenKey
 from gateway.vault.client_auth import ASSERTION_TYPE, KeyUnusable
 from gateway.vault.connection import Connection
-from gateway.vault.grants import can_exchange, exchange_request, is_minted, may_mint, read_exchange_answer
+from gateway.vault.grants import can_exchange, endpoint_of, exchange_request, is_minted, may_mint, read_exchange_answer
 from gateway.vault.oauth import ExchangeFailed, Granted, GrantRefused
 from gateway.vault.stored_token import StoredToken
 from gateway.vault.templates import from_template
@@ -222,3 +222,31 @@ def test_what_can_be_exchanged() -> None:
     assert [False, True] == [can_exchange(user, token(refresh_token=value)) for value in (None, "RT")]
     assert can_exchange(connection("github_app", token_url=""), token())
     assert [True, False] == [is_minted(connection("client_credentials")), is_minted(user)]
+
+
+METADATA = {"discoveryUrl": "https://m.example"}
+ENDPOINTS: dict[str, tuple[Connection, str]] = {
+    "a refresh": (connection("authorization_code"), "https://p.example/token"),
+    "a refresh whose endpoint is known": (connection("authorization_code", extra=METADATA), "https://p.example/token"),
+    "a refresh after metadata": (connection("authorization_code", token_url="", extra=METADATA), "https://m.example"),
+    "client credentials": (connection("client_credentials"), "https://p.example/token"),
+    "client credentials after metadata": (
+        connection("client_credentials", token_url="", extra=METADATA),
+        "https://m.example",
+    ),
+    "a service account": (
+        connection("jwt_bearer", token_url="", client_secret=ACCOUNT),
+        "https://oauth2.googleapis.com/token",
+    ),
+    "a service account elsewhere": (connection("jwt_bearer", client_secret=ACCOUNT), "https://p.example/token"),
+    "a secret that is no account": (connection("jwt_bearer", token_url=""), ""),
+    "an App": (connection("github_app", token_url=""), "https://api.github.com"),
+    "an App of one's own server": (connection("github_app"), "https://p.example/token"),
+    "an API key": (connection("authorization_code", token_url=""), ""),
+}
+
+
+@pytest.mark.parametrize(("made", "url"), ENDPOINTS.values(), ids=ENDPOINTS)
+def test_endpoint_that_is_asked_first(made: Connection, url: str) -> None:
+    """What is known of an endpoint is known by the URL that the exchange begins at."""
+    assert url == endpoint_of(made)

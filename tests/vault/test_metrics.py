@@ -88,6 +88,8 @@ def test_scrape_before_anything_was_read(house: House) -> None:
         'gateway_token_refresh_faults_total{fault="answer_rescued"} 0.0',
         'gateway_token_refresh_faults_total{fault="answer_lost"} 0.0',
         'gateway_token_refresh_faults_total{fault="grant_dead"} 0.0',
+        'gateway_token_refresh_faults_total{fault="endpoint_paused"} 0.0',
+        'gateway_token_refresh_faults_total{fault="endpoint_busy"} 0.0',
         "gateway_oldest_failing_grant_seconds 0.0",
     ] == house.scrape()
 

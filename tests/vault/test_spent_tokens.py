@@ -10,7 +10,7 @@ from dataclasses import replace
 import pytest
 
 from gateway.vault.adoption import RefreshTokenStored
-from gateway.vault.refresh import RefreshFailed
+from gateway.vault.backoff import RefreshFailed
 from gateway.vault.sealing import Sealer, SealingKey
 from gateway.vault.service import Vault
 from gateway.vault.spent_tokens import FIRST_KEPT, LAST_KEPT, SpentTokens

@@ -58,6 +58,47 @@ async def test_levels_and_accounts_never_stand_in_for_each_other(vault: Vault) -
     assert expected == {wanted: await found(vault, wanted) for wanted in expected}
 
 
+# What a joined key, a collation, a normalization or a column of fixed width would take for one another.
+LOOKALIKES = [
+    *(
+        ("a", "b|c", ""),
+        ("a|b", "c", ""),
+        ("a", "b", "c"),
+        ("a:b", "c", ""),
+        ("a", "b:c", ""),
+        ("a/b", "", ""),
+        ("ab", "", ""),
+    ),
+    *(("user", "", ""), ("USER", "", ""), ("user ", "", ""), (" user", "", ""), ("user\u00a0", "", ""), ("u%", "", "")),
+    *(
+        ("jos\u00e9", "", ""),
+        ("jose\u0301", "", ""),
+        ("\u00df", "", ""),
+        ("ss", "", ""),
+        ("\uff41", "", ""),
+        ("a", "", ""),
+    ),
+    *(
+        ("1", "", ""),
+        ("01", "", ""),
+        ("1.0", "", ""),
+        ("NULL", "", ""),
+        ("None", "", ""),
+        ("\u0131", "", ""),
+        ("i", "", ""),
+    ),
+]
+
+
+async def test_names_that_look_alike_are_not_one(vault: Vault) -> None:
+    """Users, tenants and accounts are told apart by every character: each finds its own token (threats D1)."""
+    for number, names in enumerate(LOOKALIKES):
+        await vault.tokens.put(draft(*names, token=f"T{number}"))
+
+    wanted = [key(user, tenant or None, account or None) for user, tenant, account in LOOKALIKES]
+    assert [f"T{number}" for number in range(len(LOOKALIKES))] == [await found(vault, each) for each in wanted]
+
+
 async def test_latest_is_the_newest_by_creation(vault: Vault) -> None:
     """The newest created token answers, at one instant too; uploading an older one again does not make it newer."""
     first = await vault.tokens.put(draft("alice", token="old", scopes=("a",)))

@@ -12,8 +12,8 @@ from sqlalchemy.exc import IntegrityError
 
 from gateway.models import token_owner
 from gateway.vault.adoption import RefreshTokenStored
+from gateway.vault.backoff import RefreshFailed
 from gateway.vault.oauth import Granted
-from gateway.vault.refresh import RefreshFailed
 from gateway.vault.service import Vault
 from gateway.vault.stored_token import StoredToken, TokenDraft
 from gateway.vault.uploads import RefreshTokenRepeated, _Batch, _of_subjects, _rows_of

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from gateway.net.breaker import FAILURES, PAUSE_SECONDS, PROBE_SECONDS, Breaker
+from gateway.breaker import FAILURES, PAUSE_SECONDS, PROBE_SECONDS, Breaker
 
 
 class Clock:
@@ -58,6 +58,21 @@ def test_success_in_between_forgets(breaker: Breaker) -> None:
     assert breaker.wait_seconds() is None
 
 
+def test_failure_that_began_before_an_answer_does_not_count(breaker: Breaker) -> None:
+    """
+    What hung while the dependency was away is no news once somebody has been answered.
+    """
+    began = breaker.answers
+    breaker.succeeded()
+    for _ in range(2 * FAILURES):
+        assert not breaker.failed(answers_before=began)
+    assert breaker.is_closed()
+
+    for _ in range(FAILURES):
+        breaker.failed(answers_before=breaker.answers)
+    assert not breaker.is_closed()
+
+
 def test_one_probe_after_the_pause(breaker: Breaker, clock: Clock) -> None:
     """
     After the pause one caller asks and the others wait; its success lets all through.
@@ -92,3 +107,31 @@ def test_probe_that_is_lost_is_replaced(breaker: Breaker, clock: Clock) -> None:
     clock.now += PROBE_SECONDS
 
     assert breaker.wait_seconds() is None
+
+
+def test_probe_that_was_not_made_is_made_by_the_next(breaker: Breaker, clock: Clock) -> None:
+    """
+    Whoever was let through to probe and did not ask leaves it to the next caller, not to the end of its time.
+    """
+    fail(breaker, FAILURES)
+    clock.now += PAUSE_SECONDS
+    assert breaker.wait_seconds() is None
+    breaker.withdrawn()
+
+    assert breaker.wait_seconds() is None
+    assert breaker.wait_seconds() is not None
+
+
+def test_pauses_differ_by_chance(clock: Clock) -> None:
+    """
+    With a source of chance a pause is up to a quarter longer, and whoever is refused is never told to wait longer.
+    """
+    for byte, seconds in ((0, PAUSE_SECONDS), (255, PAUSE_SECONDS * 1.249)):
+        breaker = Breaker(monotonic=clock, random_bytes=bytes([byte]).__mul__)
+        fail(breaker, FAILURES)
+        assert int(PAUSE_SECONDS) == breaker.wait_seconds()
+        clock.now += seconds - 0.01
+        assert not breaker.is_closed()
+        assert breaker.wait_seconds() is not None
+        clock.now += 0.02
+        assert breaker.wait_seconds() is None
