@@ -119,6 +119,13 @@ def make_issuer(directory: Path, *, now: int | None = None) -> Issuer:
     return Issuer(jwks_file, _sign(key, USER, now=now), key, now)
 
 
+def keep_bytecode(directory: Path) -> None:
+    """Have every Python that is started from here keep its bytecode in *directory*, as an installation does."""
+    # Without it a start compiles 2,700 modules, two seconds of the gateway's: a developer's shell may ask for that.
+    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+    os.environ["PYTHONPYCACHEPREFIX"] = str(directory)
+
+
 def free_port() -> int:
     """Return a port of 127.0.0.1 that nobody listens on at the moment."""
     with socket.socket() as probe:

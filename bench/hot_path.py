@@ -1,6 +1,8 @@
 """
 The hot path alone, in one process and without a socket of its own: what `make bench-guard` counts (bench/guard.py).
 
+`python -m bench.hot_path --requests 20000` tells the CPU of a request; with `-m cProfile -s tottime` before it, where.
+
 1. Real parts, joined as `gateway/server.py` joins them: identity, policy, tokens, pool, record, metrics. The seams are
    those that the parts have: transports (asyncio), `Opener`, `TokenService`, and the clocks that come in as arguments.
 2. A caller's transport hands over one whole request at a time, and the next when the answer was written; an upstream's
@@ -15,6 +17,7 @@ import asyncio
 import socket
 import sys
 import tempfile
+import time
 from collections.abc import Callable, Iterator
 from itertools import count
 from pathlib import Path
@@ -24,7 +27,7 @@ from typing import Any
 import uvloop
 import yaml
 
-from bench.contestants import AUDIENCE, ISSUER, USER
+from bench.contestants import AUDIENCE, ISSUER, USER, make_issuer
 from bench.upstream import Connection, Upstream
 from gateway import settings
 from gateway.access.identity import Identity
@@ -146,6 +149,7 @@ class Agent:
         self._loop = loop
         self.answered = 0
         self.failed = 0
+        self.warm_at = 0.0  # process time
         self.protocol: Any = None
         self.done = loop.create_future()
         self.transport = WireTransport(self._take)
@@ -163,6 +167,8 @@ class Agent:
         self.answered += 1
         self.failed += not data.startswith(b"HTTP/1.1 200 ")
         self._left -= 1
+        if self.answered == WARM_UP:
+            self.warm_at = time.process_time()
         if self._left:
             self._loop.call_soon(self._send)
         else:
@@ -219,8 +225,20 @@ def lane_of(route: Route, answer: bytes, loop: asyncio.AbstractEventLoop, *, pol
     return Lane(route, pool, has_conditions=policies.has_conditions(route.name, route.connection))
 
 
-async def drive(directory: Path, *, jwks: bytes, credential: str, total: int, changes: bool) -> None:
-    """Have the hot path serve WARM_UP and *total* requests; raise SystemExit where one of them went wrong."""
+def write_issuer(directory: Path) -> Path:
+    """Write the keys of a new issuer and a caller's credential to *directory*, and return it."""
+    issuer = make_issuer(directory, now=int(STARTED_AT))
+    (directory / "credential").write_text(issuer.credential)
+    return directory
+
+
+async def drive(directory: Path, *, jwks: bytes, credential: str, total: int, changes: bool) -> float:
+    """
+    Have the hot path serve WARM_UP and *total* requests; return the CPU of one of these, in seconds.
+
+    Raises:
+        SystemExit: one of them went wrong.
+    """
     loop = asyncio.get_running_loop()
     clock, monotonic = Clock(STARTED_AT), Clock(0.0)
     canned = Upstream(token=TOKEN, jwks=jwks)
@@ -256,6 +274,7 @@ async def drive(directory: Path, *, jwks: bytes, credential: str, total: int, ch
         agent = Agent(requests(credential, changes=changes), total=WARM_UP + total, loop=loop)
         agent.connect(server)
         await agent.done
+        cpu_seconds = time.process_time() - agent.warm_at
         await asyncio.sleep(0)
         await server.shutdown(1.0)
         for lane in lanes.values():
@@ -267,16 +286,19 @@ async def drive(directory: Path, *, jwks: bytes, credential: str, total: int, ch
     recorded = egress_log.path.read_bytes().count(b'"event":"outcome"')
     if agent.failed or not agent.answered == recorded == WARM_UP + total:
         sys.exit(f"bench: {agent.answered} answers, {agent.failed} of them not 200, {recorded} outcome lines")
+    return cpu_seconds / total
 
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--requests", type=int, required=True)
     parser.add_argument("--changes", action="store_true", help="one field of each request is another")
-    parser.add_argument("--jwks-file", type=Path, required=True)
-    parser.add_argument("--credential-file", type=Path, required=True)
+    parser.add_argument("--issuer", type=Path, help="directory with jwks.json and credential; absent: a new one")
     said = parser.parse_args()
-    known = {"jwks": said.jwks_file.read_bytes(), "credential": said.credential_file.read_text()}
     settle_garbage()
     with tempfile.TemporaryDirectory(prefix="gateway-bench-") as name:
-        uvloop.run(drive(Path(name), **known, total=said.requests, changes=said.changes))
+        own = said.issuer or write_issuer(Path(name))
+        jwks, credential = (own / "jwks.json").read_bytes(), (own / "credential").read_text()
+        driven = drive(Path(name), jwks=jwks, credential=credential, total=said.requests, changes=said.changes)
+        seconds = uvloop.run(driven)
+    print(f"{1e6 * seconds:.1f} microseconds of CPU a request")

@@ -27,7 +27,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 from bench import load
-from bench.contestants import ROOT
+from bench.contestants import ROOT, keep_bytecode
 from bench.measure import Result
 from bench.picture import Bar, Panel, draw
 from bench.report import Table
@@ -162,8 +162,10 @@ def main() -> None:
         raise SystemExit(f"bench: this needs {lacks}")
     hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))  # thousands of connections, here and in what is started
-    with tempfile.TemporaryDirectory(prefix="gateway-bench-") as name, open_session(PLANS[kind], Path(name)) as session:
-        tables, panels = measure(session, names)
+    with tempfile.TemporaryDirectory(prefix="gateway-bench-") as name:
+        keep_bytecode(Path(name) / "bytecode")
+        with open_session(PLANS[kind], Path(name)) as session:
+            tables, panels = measure(session, names)
     print("\n\n".join(["", *(table.markdown() for table in tables), conditions(session), environment()]))
     if not names and kind != "quick":
         write(session, tables, panels)

@@ -1,7 +1,8 @@
 """
 Cold start: `gateway version`, and `gateway serve` until it is ready, both as processes on the proxy's core.
 
-`serve` finds the state of the start before it: a database that stands, a key that seals.
+`serve` finds the state of the start before it: a database that stands, a key that seals. Bytecode is there, as after an
+installation.
 """
 
 from __future__ import annotations

@@ -6,8 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from bench.contestants import make_issuer
-from bench.hot_path import STARTED_AT, WARM_UP, drive
+from bench.hot_path import WARM_UP, drive, write_issuer
 
 
 @pytest.mark.parametrize("changes", [False, True], ids=["equal heads", "one field changes"])
@@ -15,10 +14,10 @@ async def test_every_request_is_answered_and_recorded(tmp_path: Path, *, changes
     """
     Each request is answered 200 and has its two lines in the record, in a process without a network.
     """
-    issuer = make_issuer(tmp_path, now=int(STARTED_AT))
-    jwks = issuer.jwks_file.read_bytes()
+    own = write_issuer(tmp_path)
+    jwks, credential = (own / "jwks.json").read_bytes(), (own / "credential").read_text()
 
-    await drive(tmp_path, jwks=jwks, credential=issuer.credential, total=10, changes=changes)
+    await drive(tmp_path, jwks=jwks, credential=credential, total=10, changes=changes)
 
     record = (tmp_path / "egress.jsonl").read_bytes()
     for event in (b"intent", b"outcome"):
