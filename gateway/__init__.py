@@ -13,7 +13,8 @@ A request's way (DESIGN section 2), and where to read about each step:
                                      proxy/attempts.py sends it once more
     answer      proxy/relay.py       the upstream's answer, as proxy/answer_head.py has read it, streamed back
     switch      proxy/websocket.py   the handshake of a WebSocket; proxy/tunnel.py passes what follows
-    record      proxy/record.py      what left, line by line; audit/log.py keeps it
+    record      proxy/record.py      what left, line by line; audit/log.py keeps it,
+                                     audit/commit.py brings it to the disk
 
 `proxy/exchange.py` is the order of these steps. Around them: `vault/` keeps and refreshes connection tokens,
 `descope.py` asks Descope for them instead, `net/` dials, `store/` is the database, `breaker.py` says whether one that

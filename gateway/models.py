@@ -185,7 +185,8 @@ class Route:
     nothing, a word in the record, or it is cut. *method_override*: a field that names another method is refused, or
     judged beside the real one. *foreign_credentials*: a credential of the caller's own for the upstream is removed, or
     the request refused. *multiplex*: requests that carry several calls pass. *minting*: calls that hand out further
-    credentials are refused, or pass. *jsonp*: so are those that ask for a script.
+    credentials are refused, or pass. *jsonp*: so are those that ask for a script. *audit*: a call's line is in the
+    kernel before the call leaves, or on the disk.
     """
 
     name: str
@@ -211,6 +212,7 @@ class Route:
     multiplex: bool = False
     minting: Literal["refuse", "pass"] = "refuse"
     jsonp: Literal["refuse", "pass"] = "refuse"
+    audit: Literal["default", "required"] = "default"
 
 
 class RouteMatch(NamedTuple):

@@ -17,8 +17,8 @@ import os
 import random
 import ssl
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import AsyncExitStack, contextmanager, suppress
+from collections.abc import Callable, Mapping
+from contextlib import AsyncExitStack, suppress
 from functools import partial
 from pathlib import Path
 
@@ -30,12 +30,16 @@ from gateway.access.identity import Identity
 from gateway.access.issuers import Issuers
 from gateway.access.keys import KeyRing
 from gateway.access.policy import PolicySet
+from gateway.audit.commit import fdatasync
 from gateway.audit.events import EventLog
 from gateway.audit.log import RECORD_FILE, LogFile
+from gateway.audit.space import DiskSpace
 from gateway.config.values import Bind, Configuration, DescopeSettings, TrafficListener
 from gateway.console import health
 from gateway.console.listener import ConsoleRunner
 from gateway.errors import Refusal
+from gateway.listen.acceptor import Acceptor
+from gateway.listen.connection import StrictServer
 from gateway.listen.runner import StrictRunner
 from gateway.models import Route
 from gateway.net.client import OutboundClient
@@ -61,8 +65,6 @@ from gateway.vault.assembly import OpenVault, open_vault
 from gateway.vault.listener import ApiRunner
 
 SWEEP_SECONDS = 1.0
-BACKLOG = 1024
-HANDSHAKE_SECONDS = 5.0  # of TLS; only after it the listener's limits know of a connection
 DATABASE_FILE = "gateway.db"
 
 log = structlog.get_logger()
@@ -80,7 +82,7 @@ class Gateway:
         self._owned = AsyncExitStack()
         self._is_ready = False
         self._traffic: TrafficServer | None = None
-        self._listening: asyncio.Server | None = None
+        self._acceptor: Acceptor | None = None
         self._runners: list[StrictRunner] = []
         self.metrics = Metrics()  # of the process: its owner may have more to tell
         self.record_path = data / RECORD_FILE
@@ -89,11 +91,19 @@ class Gateway:
         self.console_url = ""
 
     @classmethod
-    async def start(cls, configuration: Configuration, *, data: Path, environ: Mapping[str, str]) -> Gateway:
+    async def start(
+        cls,
+        configuration: Configuration,
+        *,
+        data: Path,
+        environ: Mapping[str, str],
+        sync: Callable[[int], None] = fdatasync,
+    ) -> Gateway:
         """
         Build every part, open the listeners, and return the gateway once it serves.
 
-        *data* is the directory of its state; *environ* gives GATEWAY_DATABASE_URL and the sealing key.
+        *data* is the directory of its state; *environ* gives GATEWAY_DATABASE_URL and the sealing key; *sync*
+        brings the record to the disk.
 
         Raises:
             CannotStart, SealingKeyError, SchemaTooNew, ConnectionInvalid, OSError: as their messages say.
@@ -103,7 +113,7 @@ class Gateway:
         data.mkdir(parents=True, exist_ok=True, mode=0o700)  # noqa: ASYNC240  # once, before anything is served
         gateway = cls(configuration, data)
         try:
-            await gateway._build(data, environ)
+            await gateway._build(data, environ, LogFile.open(gateway.record_path, sync=sync))
         except BaseException:
             await gateway._owned.aclose()
             raise
@@ -116,20 +126,24 @@ class Gateway:
         if drain_seconds is None and self._configuration.drain_delay_seconds:
             await asyncio.sleep(self._configuration.drain_delay_seconds)  # for balancers to notice
         seconds = self._configuration.drain_seconds if drain_seconds is None else drain_seconds
-        if self._listening is not None and self._traffic is not None:
-            self._listening.close()
+        if self._acceptor is not None and self._traffic is not None:
+            self._acceptor.close()
             drained = await self._traffic.drain(seconds)
             log.info("drained", finished=drained.finished, cut=drained.cut)
         await self._owned.aclose()
 
-    async def _build(self, data: Path, environ: Mapping[str, str]) -> None:
+    async def _build(self, data: Path, environ: Mapping[str, str], egress_log: LogFile) -> None:
         configuration = self._configuration
         own = self._owned
         metrics = self.metrics
-        egress_log = LogFile.open(self.record_path)
         self.record_path = egress_log.path
         own.callback(egress_log.close)
         record = EventLog(egress_log, clock=time.time)
+        places = {"data": data, "record": egress_log.path.parent}  # one disk, or a volume for each
+        space = DiskSpace(places, min_free_bytes=configuration.record.min_free_bytes)
+        space.look()
+        for collector in (space, egress_log):
+            metrics.register(collector)
         store = await Store.open(environ.get("GATEWAY_DATABASE_URL") or sqlite_url(data / DATABASE_FILE))
         own.push_async_callback(store.close)
         feed = ChangeFeed(store, clock=time.time, monotonic=time.monotonic)
@@ -203,8 +217,8 @@ class Gateway:
         )
         await feed.start()
         own.push_async_callback(feed.stop)
-        await self._sweep_in_background(exchange)
-        await self._listen_for_operators(metrics)
+        await self._sweep_in_background(exchange, space)
+        await self._listen_for_operators(metrics, space, egress_log)
         if opened is not None and configuration.listeners.token_api is not None:
             app = token_api.create_app(
                 opened.vault,
@@ -252,7 +266,7 @@ class Gateway:
                 log.warning("origin_not_allowed", route=route.name, connection=connection.id, origin=str(route.origin))
         return opened
 
-    async def _sweep_in_background(self, exchange: Exchange) -> None:
+    async def _sweep_in_background(self, exchange: Exchange, space: DiskSpace) -> None:
         loop = asyncio.get_running_loop()
 
         def sweep_once() -> None:
@@ -260,6 +274,7 @@ class Gateway:
             for door in (self._traffic, *self._runners):
                 if door is not None:
                     door.sweep(loop.time())
+            space.look()
 
         async def sweep() -> None:
             while True:
@@ -279,8 +294,15 @@ class Gateway:
 
         self._owned.push_async_callback(end)
 
-    async def _listen_for_operators(self, metrics: Metrics) -> None:
-        app = health.create_app(metrics, is_ready=lambda: self._is_ready)
+    async def _listen_for_operators(self, metrics: Metrics, space: DiskSpace, egress_log: LogFile) -> None:
+        def readiness() -> health.Readiness:
+            if not self._is_ready:
+                return "draining"
+            if not egress_log.is_available:
+                return "record_unavailable"
+            return "disk_low" if space.is_low else "ready"
+
+        app = health.create_app(metrics, readiness=readiness)
         runner = ConsoleRunner(app, on_refused=_counting(metrics, "console"), shutdown_timeout=5.0)
         self.console_url = await self._serve_app(runner, self._configuration.listeners.console)
 
@@ -290,9 +312,9 @@ class Gateway:
         self._runners.append(runner)
         await runner.setup()
         self._owned.push_async_callback(runner.cleanup)
-        with _naming(bind):
-            await web.TCPSite(runner, bind.host, bind.port, backlog=BACKLOG).start()
-        return _url("http", bind.host, runner.addresses[0][1])
+        assert isinstance(runner.server, StrictServer)
+        acceptor = await self._listen(runner.server, bind)
+        return _url("http", bind.host, acceptor.port)
 
     async def _listen_for_traffic(self, exchange: Exchange, metrics: Metrics, loop: asyncio.AbstractEventLoop) -> None:
         bind = self._configuration.listeners.traffic
@@ -317,17 +339,17 @@ class Gateway:
             limits=bind.limits,
             is_shared=TrustedProxies(bind.trusted_proxies).includes,
         )
-        with _naming(Bind(bind.host, bind.port)):
-            self._listening = await loop.create_server(
-                self._traffic,
-                bind.host,
-                bind.port,
-                ssl=tls,
-                backlog=BACKLOG,
-                ssl_handshake_timeout=None if tls is None else HANDSHAKE_SECONDS,
-            )
-        port = self._listening.sockets[0].getsockname()[1]
-        self.traffic_url = _url("http" if tls is None else "https", bind.host, port)
+        self._acceptor = await self._listen(self._traffic, Bind(bind.host, bind.port), tls)
+        self.traffic_url = _url("http" if tls is None else "https", bind.host, self._acceptor.port)
+
+    async def _listen(self, server: StrictServer, bind: Bind, tls: ssl.SSLContext | None = None) -> Acceptor:
+        """Give *server* what connects to *bind* until the gateway stops."""
+        try:
+            acceptor = await Acceptor.listen(server, bind.host, bind.port, tls=tls)
+        except OSError as exc:
+            raise CannotStart(f"cannot listen on {bind}: {exc.strerror or exc}") from exc
+        self._owned.push_async_callback(acceptor.end)
+        return acceptor
 
 
 def settle_garbage() -> None:
@@ -336,15 +358,6 @@ def settle_garbage() -> None:
     gc.collect()
     gc.freeze()
     gc.set_threshold(50_000, 20, 20)
-
-
-@contextmanager
-def _naming(bind: Bind) -> Iterator[None]:
-    """Say of a failure to listen where it was tried."""
-    try:
-        yield
-    except OSError as exc:
-        raise CannotStart(f"cannot listen on {bind}: {exc.strerror or exc}") from exc
 
 
 def _counting(metrics: Metrics, listener: str) -> Callable[[Refusal], None]:

@@ -24,6 +24,7 @@ from aiohttp import web
 from cryptography.hazmat.primitives.asymmetric import rsa
 
 from gateway.access.keys import KeyRing
+from gateway.audit.commit import fdatasync
 from gateway.config.load import parse
 from gateway.server import Gateway
 from gateway.store.changes import ChangeFeed
@@ -346,16 +347,20 @@ def settings(*routes: dict[str, Any], issuers: tuple[Issuer, ...] = (), **more: 
 
 @asynccontextmanager
 async def running(
-    configuration: dict[str, Any], data: Path, *, database_url: str | None = None
+    configuration: dict[str, Any],
+    data: Path,
+    *,
+    database_url: str | None = None,
+    sync: Callable[[int], None] = fdatasync,
 ) -> AsyncIterator[Running]:
     """
     Run a gateway with *configuration*, written and read as YAML, in *data*; yield it with a management key.
 
-    *database_url* names its database where that is not a file in *data*.
+    *database_url* names its database where that is not a file in *data*. *sync* brings its record to the disk.
     """
     parsed = parse(yaml.safe_dump(configuration).encode(), name="routes.yaml", directory=data, environ=os.environ)
     environ = {} if database_url is None else {"GATEWAY_DATABASE_URL": database_url}
-    gateway = await Gateway.start(parsed, data=data, environ=environ)
+    gateway = await Gateway.start(parsed, data=data, environ=environ, sync=sync)
     try:
         async with key_ring(data, database_url) as ring:
             management_key = (await ring.create_management("tests")).secret

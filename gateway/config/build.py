@@ -33,6 +33,7 @@ from gateway.config.values import (
     IssuerSettings,
     Listeners,
     PolicySettings,
+    RecordSettings,
     Tls,
     TrafficListener,
     VaultSettings,
@@ -53,6 +54,7 @@ def build(file: ConfigurationFile, *, directory: Path, warnings: tuple[Problem, 
         issuers=_issuers(file.callers),
         management_keys=file.callers.management_keys,
         egress=egress,
+        record=RecordSettings(file.record.min_free_bytes),
         token_service=token_service,
         connections=tuple(map(_connection, file.connections)),
         policies=None if file.policies is None else tuple(map(_policy, file.policies)),
@@ -207,6 +209,7 @@ def _route(file: RouteFile, egress: Egress, directory: Path) -> Route:
         multiplex=file.multiplex,
         minting=file.minting,
         jsonp=file.jsonp,
+        audit=file.audit,
     )
 
 

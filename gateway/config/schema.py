@@ -135,6 +135,16 @@ class CallersFile(Model):
     management_keys: g.Truth = Field(False, description="Accept management keys on the traffic listener.")
 
 
+class RecordFile(Model):
+    """The record of what left, and the disk that it is on."""
+
+    min_free_bytes: g.Bytes | None = Field(
+        None,
+        description="Free space below which the gateway says that it is not ready; absent: 256 MiB, or 5 % of a "
+        "smaller disk; 0: never.",
+    )
+
+
 class VaultFile(Model):
     """The vault built in here."""
 
@@ -181,6 +191,7 @@ class ConfigurationFile(Model):
     )
     callers: CallersFile = Field(CallersFile(), description="Who may call.")
     egress: EgressFile = Field(EgressFile(), description="Where the gateway may dial: for everything it dials.")
+    record: RecordFile = Field(RecordFile(), description="The record of what left, and the disk that it is on.")
     token_service: Annotated[
         Annotated[VaultFile, Tag("<vault>")]
         | Annotated[DescopeFile, Tag("<descope>")]

@@ -216,6 +216,7 @@ class RouteFile(Model):
     jsonp: Literal["refuse", "pass"] = Field(
         "refuse", description="GETs with callback, $callback or jsonp in the query, which makes an answer a script."
     )
-    audit: Annotated[Literal["default", "required"], g.Later("default")] = Field(
-        "default", description="Only default yet: whether the record must be on disk first."
+    audit: Literal["default", "required"] = Field(
+        "default",
+        description="What must have the record's line before a call leaves: the kernel, or (required) the disk.",
     )

@@ -47,6 +47,7 @@ def as_data(configuration: Configuration) -> dict[str, Any]:
             "management_keys": configuration.management_keys,
         },
         "egress": _egress(configuration.egress),
+        "record": asdict(configuration.record),
         "token_service": _token_service(configuration.token_service),
         "connections": [_connection(connection) for connection in configuration.connections],
     }
@@ -160,7 +161,7 @@ def _route(route: Route) -> dict[str, Any]:
         "multiplex": route.multiplex,
         "minting": route.minting,
         "jsonp": route.jsonp,
-        "audit": "default",
+        "audit": route.audit,
     }
     if route.allow:
         data["allow"] = [f"{entry.method} {entry.path}" for entry in route.allow]

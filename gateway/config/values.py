@@ -94,6 +94,13 @@ class IssuerSettings:
 
 
 @dataclass(frozen=True, slots=True)
+class RecordSettings:
+    """The record. *min_free_bytes* None: as much as suits the disk; 0: readiness does not look at the disk."""
+
+    min_free_bytes: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class VaultSettings:
     """The vault built in here is the token service."""
 
@@ -193,6 +200,7 @@ class Configuration:
     issuers: tuple[IssuerSettings, ...] = ()
     management_keys: bool = False
     egress: Egress = field(default_factory=Egress)
+    record: RecordSettings = RecordSettings()
     token_service: VaultSettings | DescopeSettings = VaultSettings()
     connections: tuple[ConnectionSettings, ...] = ()
     policies: tuple[PolicySettings, ...] | None = None

@@ -2,29 +2,41 @@
 What operators' tools read: `/healthz`, `/readyz` and `/metrics` on the console listener.
 
 Rules:
-1. `/healthz` says that the process serves; `/readyz` that it should be sent traffic: false from the moment it drains.
+1. `/healthz` says that the process serves; `/readyz` that it should be sent traffic, or why not: one word for a machine
+   and a sentence for its operator.
 2. No answer names a user, a route or a version.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import Literal
 
 from aiohttp import web
 
 from gateway.telemetry import Metrics
 
+Readiness = Literal["ready", "draining", "record_unavailable", "disk_low"]
+DETAILS: Mapping[Readiness, str] = {
+    "draining": "The gateway was asked to stop: calls under way end, new ones belong elsewhere.",
+    "record_unavailable": "The disk does not take the record, and calls are refused. One that hangs is waited for;"
+    " where it has failed to write (record_not_synced in the log), repair it and start the gateway anew.",
+    "disk_low": "The disk that holds the record and the data is almost full, and calls are refused once it is. Free"
+    " some of it, or lower record.min_free_bytes.",
+}
 
-def create_app(metrics: Metrics, *, is_ready: Callable[[], bool]) -> web.Application:
-    """Return the application of the console listener."""
+
+def create_app(metrics: Metrics, *, readiness: Callable[[], Readiness]) -> web.Application:
+    """Return the application of the console listener; *readiness* is asked each time."""
 
     async def healthz(_: web.Request) -> web.Response:
         return web.json_response({"status": "ok"})
 
     async def readyz(_: web.Request) -> web.Response:
-        if is_ready():
-            return web.json_response({"status": "ready"})
-        return web.json_response({"status": "draining"}, status=503)
+        status = readiness()
+        if status == "ready":
+            return web.json_response({"status": status})
+        return web.json_response({"status": status, "detail": DETAILS[status]}, status=503)
 
     async def render(_: web.Request) -> web.Response:
         return web.Response(body=metrics.render(), headers={"Content-Type": "text/plain; version=0.0.4; charset=utf-8"})

@@ -9,7 +9,8 @@ Rules:
 4. Refusals are counted; one line a second and kind at most is logged, without a byte of what was sent (threats G13).
 5. What takes too long to be read in one turn of the loop is read in several, while the transport pauses
    (`net/backlog.py`).
-6. More connections than the limits allow, in all or from one address, are told so (503) and closed (threats G1).
+6. More connections than the limits allow, in all or from one address, are told so (503) and closed (threats G1). That
+   is decided when one is accepted (`acceptor.py`), before its TLS handshake.
 
 The names of aiohttp that this leans on are listed in `proxy/aiohttp_names.py`.
 """
@@ -65,18 +66,12 @@ class StrictConnection(RequestHandler):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Serve the connection, or say that there are too many."""
         server = self._manager
-        assert isinstance(server, StrictServer)
-        if server.admit(self, transport):
+        if not (isinstance(server, StrictServer) and server.has_turned_away(self)):
             super().connection_made(transport)
             return
         self.transport = cast(asyncio.Transport, transport)  # uvloop's are none by their class
-        refusal = TooManyConnections(retry_after=RETRY_SECONDS)
-        if server.turn_away(self, refusal):
-            self.transport.write(self.refusal_answer(refusal))
-            self.linger()
-        else:
-            self._force_close = True
-            self.transport.abort()
+        self.transport.write(self.refusal_answer(TooManyConnections(retry_after=RETRY_SECONDS)))
+        self.linger()
 
     def connection_lost(self, exc: BaseException | None) -> None:
         """Forget the connection."""
@@ -191,26 +186,36 @@ class StrictServer(web.Server):
         self._per_address: Counter[str] = Counter()
         self._refused: Counter[str] = Counter()
 
-    def admit(self, connection: StrictConnection, transport: asyncio.BaseTransport) -> bool:
-        """Count *connection*, and return true, if the limits allow one more."""
-        name = transport.get_extra_info("peername")
-        address = str(name[0]) if isinstance(name, tuple) else ""
-        limits = self._limits
-        if limits is not None:
-            is_one_too_many = self._per_address[address] >= limits.connections_per_address
-            if len(self._open) >= limits.connections or (is_one_too_many and not self._is_shared(address)):
-                return False
-        self._open[connection] = address
-        self._per_address[address] += 1
-        return True
+    def receive(self, address: str) -> StrictConnection | None:
+        """
+        Return the protocol of a connection that *address* has opened, which counts from now on until `dismiss`.
 
-    def turn_away(self, connection: StrictConnection, refusal: Refusal) -> bool:
-        """Count *connection* as one too many; return whether there is room to tell it so."""
-        self.count(refusal)
-        if len(self._turned_away) >= MAX_TURNED_AWAY:
-            return False
-        self._turned_away.add(connection)
-        return True
+        One too many is told so once it is made. None is returned where too many are being told already: reset it.
+        """
+        is_turned_away = not self._has_room(address)
+        if is_turned_away:
+            self.count(TooManyConnections())
+            if len(self._turned_away) >= MAX_TURNED_AWAY:
+                return None
+        connection = self()
+        assert isinstance(connection, StrictConnection)
+        if is_turned_away:
+            self._turned_away.add(connection)
+        else:
+            self._open[connection] = address
+            self._per_address[address] += 1
+        return connection
+
+    def _has_room(self, address: str) -> bool:
+        limits = self._limits
+        if limits is None:
+            return True
+        is_one_too_many = self._per_address[address] >= limits.connections_per_address
+        return len(self._open) < limits.connections and (not is_one_too_many or self._is_shared(address))
+
+    def has_turned_away(self, connection: StrictConnection) -> bool:
+        """Whether *connection* was one too many when it came."""
+        return connection in self._turned_away
 
     def dismiss(self, connection: StrictConnection) -> None:
         """Forget *connection*."""

@@ -5,7 +5,7 @@ Rules:
 1. route, identify, authorize, token, send, answer: `_pass` and the methods it calls name the stages in this order.
 2. A route's refusal is held back until the caller is known: a stranger is always answered 401.
 3. Every request ends in exactly one outcome line (those of strangers in a count per second).
-4. What was decided is decided again after a wait for a token or a connection: a key may have been revoked meanwhile.
+4. What was decided is decided again after a wait for a token, the disk or a connection: a key may have been revoked.
 5. What goes wrong after the answer has begun resets the caller's connection: a cut answer never looks complete.
 
 Leaves sending, the one retry and the answer to `attempts.py`, fields to `request_fields.py`, refusals as bytes to
@@ -369,7 +369,6 @@ class Exchange:
         except Refusal:
             # The intent is in the kernel; an intent without an outcome is found when the record is verified.
             self._metrics.outcomes_lost.inc()
-            log.error("outcome_not_recorded", id=call.id)
 
     def count_unread(self, refusal: Refusal) -> None:
         """Count a request that could not be read, or a connection too many: a stranger's, whoever it was."""

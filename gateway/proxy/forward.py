@@ -62,7 +62,7 @@ class Gate(Protocol):
     async def connected(self) -> None:
         """The connection is there; connecting took its time."""
 
-    def repeating(self) -> None:
+    async def repeating(self) -> None:
         """The request leaves a second time, because of a stale connection."""
 
 
@@ -113,7 +113,7 @@ async def send(
             await _abandon(lane, connection, pump)
             if call.method not in SAFE_METHODS or call.effective_method is not None or body is not None:
                 raise UpstreamUnreachable from exc
-            gate.repeating()
+            await gate.repeating()
             call.attempts += 1
             is_repeated = True
         except BaseException:

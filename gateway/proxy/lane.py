@@ -39,6 +39,7 @@ class Lane:
         "host_line",
         "limit",
         "pool",
+        "records_durably",
         "request_rules",
         "route",
         "target_rules",
@@ -67,6 +68,7 @@ class Lane:
         if route.echo_guard == "cut":  # RFC 9110 12.5.3; without the field an upstream may take any coding
             self.host_line += "Accept-Encoding: identity\r\n"
         self.via_lines = (f"Via: 1.1 {via}\r\n".encode("ascii"), f"Via: 1.0 {via}\r\n".encode("ascii"))
+        self.records_durably = route.audit == "required"
         at_once = route.limits.concurrent_per_caller
         self.caller_limit = ConcurrencyLimit(at_once) if at_once is not None else None
         per_minute = route.limits.requests_per_minute

@@ -28,7 +28,7 @@ class Drained(NamedTuple):
 
 
 class TrafficServer(StrictServer):
-    """The factory of callers' connections, for `loop.create_server`; ends them with `drain`."""
+    """The factory of callers' connections, for an `Acceptor`; ends them with `drain`."""
 
     def __init__(
         self,

@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import asyncio
+import errno
 import os
 import resource
 import signal
 import stat
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from structlog.testing import capture_logs
 
 from gateway.audit.log import LogFile
 from gateway.errors import RecordUnavailable
+from tests.disk import Syncs, fill, release, small_disk
+from tests.tools import ROOT
 
 
 @contextmanager
@@ -71,6 +77,28 @@ def test_half_a_line_is_taken_back(tmp_path: Path) -> None:
     assert b"x" * 99 + b"\nz\n" == log.path.read_bytes()
 
 
+@pytest.mark.parametrize(
+    ("case", "before", "after"),
+    [
+        ("nothing", b"", b"3\n"),
+        ("whole lines", b"1\n2\n", b"1\n2\n3\n"),
+        ("half a line", b"1\n{2", b"1\n{2\n3\n"),
+        ("blocks that never got to the disk", b"1\n\0\0", b"1\n\0\0\n3\n"),
+    ],
+)
+def test_torn_end_does_not_spoil_the_next_line(tmp_path: Path, case: str, before: bytes, after: bytes) -> None:
+    """
+    What a crash of the machine has left of a line stands alone; the next one is whole, and nothing is rewritten.
+    """
+    path = tmp_path / "egress.jsonl"
+    path.write_bytes(before)
+    log = LogFile.open(path)
+    log.append(b"3")
+    log.close()
+
+    assert after == path.read_bytes(), case
+
+
 def test_full_disk_refuses() -> None:
     """
     A full disk refuses the call, and closing the record there breaks nothing.
@@ -82,6 +110,25 @@ def test_full_disk_refuses() -> None:
 
     assert caught.value.retryable
     assert 5 == caught.value.retry_after
+
+
+def test_flood_of_refusals_is_two_lines(tmp_path: Path) -> None:
+    """
+    However many lines find no room, the log says when that begins, and when it has ended with their number.
+    """
+    log = LogFile.open(tmp_path / "egress.jsonl")
+    with capture_logs() as lines:
+        for _ in range(2):
+            with file_size_limit(5):
+                for _ in range(100):
+                    with pytest.raises(RecordUnavailable):
+                        log.append(b"123456")
+            log.append(b"1")
+            log.append(b"2")
+    log.close()
+
+    assert ["record_unavailable", "record_available"] * 2 == [line["event"] for line in lines]
+    assert ("short write", 100) == (lines[0]["error"], lines[1]["refused"])
 
 
 def test_lost_descriptor_refuses(tmp_path: Path) -> None:
@@ -101,3 +148,124 @@ def test_directory_in_the_files_place_is_told(tmp_path: Path) -> None:
     """
     with pytest.raises(OSError, match="directory"):
         LogFile.open(tmp_path)
+
+
+async def test_durable_line_is_written_before_the_disk_is_asked(tmp_path: Path) -> None:
+    """
+    The sync that a line waits for begins when the line is in the file; `append` asks for none.
+    """
+    syncs = Syncs()
+    log = LogFile.open(tmp_path / "egress.jsonl", sync=syncs)
+    seen: list[bytes] = []
+    syncs.on_sync = lambda: seen.append(log.path.read_bytes())
+    log.append(b"1")
+    await log.append_durably(b"2")
+    log.append(b"3")
+    metrics = [sample for metric in log.collect() for sample in metric.samples]
+    log.close()
+
+    assert [("gateway_record_sync_seconds_count", 1)] == [(each.name, each.value) for each in metrics][:1]
+    assert [b"1\n2\n"] == seen
+    assert b"1\n2\n3\n" == log.path.read_bytes()
+
+
+async def test_failed_disk_refuses_every_line(tmp_path: Path) -> None:
+    """
+    After a failed sync nothing is recorded in this file any more, nor said to be: what it holds may be lost.
+    """
+    syncs = Syncs()
+    syncs.error = OSError(errno.EIO, "EIO")
+    log = LogFile.open(tmp_path / "egress.jsonl", sync=syncs)
+    with pytest.raises(RecordUnavailable):
+        await log.append_durably(b"1")
+    syncs.error = None
+    with pytest.raises(RecordUnavailable):
+        await log.append_durably(b"2")
+    with pytest.raises(RecordUnavailable):
+        log.append(b"3")
+    is_available = log.is_available
+    log.close()
+    again = LogFile.open(log.path, sync=syncs)
+    await again.append_durably(b"4")
+    again.close()
+
+    assert not is_available
+    assert b"1\n4\n" == log.path.read_bytes()
+
+
+async def test_disk_that_hangs_refuses_before_it_writes(tmp_path: Path) -> None:
+    """
+    While the disk hangs no line of a call that waits for it is written; lines that nobody waits for are.
+    """
+    syncs = Syncs()
+    syncs.hold()
+    log = LogFile.open(tmp_path / "egress.jsonl", sync=syncs, limit_seconds=0.05)
+    for line in (b"1", b"2"):
+        with pytest.raises(RecordUnavailable):
+            await log.append_durably(line)
+    log.append(b"3")
+    is_available = log.is_available
+    log.close()
+    syncs.let_go()
+
+    assert not is_available
+    assert b"1\n3\n" == log.path.read_bytes()
+
+
+async def test_full_disk_refuses_durable_lines_too(tmp_path: Path) -> None:
+    """
+    On a disk that is really full a line is refused whole, without a sync; with room again the next one is durable.
+    """
+    syncs = Syncs()
+    with small_disk(tmp_path / "disk", mebibytes=1) as disk:
+        log = LogFile.open(disk / "egress.jsonl", sync=syncs)
+        await log.append_durably(b"1")
+        fill(disk, leaving_bytes=0)
+        with pytest.raises(RecordUnavailable):
+            await log.append_durably(b"x" * 10_000)
+        begun = syncs.begun
+        release(disk)
+        await log.append_durably(b"2")
+        log.close()
+        content = log.path.read_bytes()
+
+    assert (1, 2) == (begun, syncs.begun)
+    assert b"1\n2\n" == content
+
+
+async def test_durable_lines_survive_kill_9(tmp_path: Path) -> None:
+    """
+    Each line of which a process has said that it is durable is there, whole, after the process was killed.
+    """
+    path = tmp_path / "egress.jsonl"
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-c", WRITER, str(path)), cwd=ROOT, stdout=asyncio.subprocess.PIPE
+    )
+    assert process.stdout is not None
+    said = [(await process.stdout.readline()).decode().strip() for _ in range(50)]
+    process.kill()
+    said += (await process.stdout.read()).decode().split("\n")[:-1]
+    await process.wait()
+    lines = path.read_text().split("\n")
+
+    assert set(said) <= set(lines[:-1])
+    assert "" == lines[-1]
+
+
+WRITER = """
+import asyncio, pathlib, sys
+from gateway.audit.log import LogFile
+
+log = LogFile.open(pathlib.Path(sys.argv[1]))
+
+async def write(name):
+    for number in range(100_000):
+        line = f'{{"writer": {name}, "number": {number}}}'
+        await log.append_durably(line.encode())
+        print(line, flush=True)
+
+async def main():
+    await asyncio.gather(*map(write, range(8)))
+
+asyncio.run(main())
+"""

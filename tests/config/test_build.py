@@ -109,6 +109,14 @@ def test_stop_has_a_delay_and_a_time() -> None:
     assert (0, 30) == (default.drain_delay_seconds, default.drain_seconds)
 
 
+def test_record() -> None:
+    """
+    How much must be free is the operator's to say, or suits the disk.
+    """
+    assert 1 << 20 == example("everything").record.min_free_bytes
+    assert example("minimal").record.min_free_bytes is None
+
+
 def test_connections() -> None:
     """
     A connection has its secret, and its origins in their one spelling.
@@ -218,6 +226,7 @@ def test_routes() -> None:
             upgrade=frozenset({"websocket"}),
             minting="pass",
             jsonp="pass",
+            audit="required",
         )
         == first
     )
@@ -227,7 +236,7 @@ def test_routes() -> None:
         second.credential,
         second.inject,
     )
-    assert "record" == second.echo_guard
+    assert ("record", "default") == (second.echo_guard, second.audit)
 
 
 def test_egress() -> None:

@@ -14,7 +14,7 @@ from gateway.telemetry import Metrics
 
 async def test_unreadable_request_is_a_problem() -> None:
     """The answer is problem+json with the code of the refusal, and nothing of the request."""
-    runner = ConsoleRunner(create_app(Metrics(), is_ready=lambda: True), shutdown_timeout=0.1)
+    runner = ConsoleRunner(create_app(Metrics(), readiness=lambda: "ready"), shutdown_timeout=0.1)
     await runner.setup()
     await web.TCPSite(runner, "127.0.0.1", 0).start()
     reader, writer = await asyncio.open_connection("127.0.0.1", runner.addresses[0][1])

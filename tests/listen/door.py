@@ -10,6 +10,8 @@ from dataclasses import dataclass, field
 from aiohttp import web
 
 from gateway.errors import Refusal
+from gateway.listen.acceptor import Acceptor
+from gateway.listen.connection import StrictServer
 from gateway.listen.runner import StrictRunner
 
 WAIT_SECONDS = 5.0
@@ -61,8 +63,10 @@ async def open_door() -> AsyncIterator[Door]:
         app, name="test", answer=said, on_refused=lambda refusal: refused.append(refusal.code), shutdown_timeout=0.1
     )
     await runner.setup()
-    await web.TCPSite(runner, "127.0.0.1", 0).start()
+    assert isinstance(runner.server, StrictServer)
+    acceptor = await Acceptor.listen(runner.server, "127.0.0.1", 0)
     try:
-        yield Door(runner, runner.addresses[0][1], asked, refused)
+        yield Door(runner, acceptor.port, asked, refused)
     finally:
+        await acceptor.end()
         await runner.cleanup()

@@ -122,6 +122,9 @@ class Full:
             raise RecordUnavailable
         self.lines.append(line)
 
+    async def append_durably(self, line: bytes) -> None:
+        self.append(line)
+
 
 def test_strangers_are_kept_until_they_can_be_written() -> None:
     """

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from aiohttp.streams import StreamReader
 
+from gateway.listen.acceptor import Acceptor
 from gateway.listen.head import RequestHead
 from gateway.proxy.listener import CallerConnection
 from gateway.proxy.traffic import TrafficServer
@@ -33,9 +34,8 @@ async def test_each_connection_is_served_and_ended() -> None:
 
     loop = asyncio.get_running_loop()
     traffic = TrafficServer(serve, on_refused=lambda refusal: malformed.append(refusal.code), loop=loop)
-    listening = await loop.create_server(traffic, "127.0.0.1", 0)
-    port = listening.sockets[0].getsockname()[1]
-    callers = [await asyncio.open_connection("127.0.0.1", port) for _ in range(3)]
+    acceptor = await Acceptor.listen(traffic, "127.0.0.1", 0)
+    callers = [await asyncio.open_connection("127.0.0.1", acceptor.port) for _ in range(3)]
     async with asyncio.timeout(5):
         for number, (reader, writer) in enumerate(callers[:2]):
             writer.write(b"GET /%d HTTP/1.1\r\nHost: x\r\n\r\n" % number)
@@ -43,7 +43,7 @@ async def test_each_connection_is_served_and_ended() -> None:
         callers[2][1].write(b"garbage\r\n\r\n")
         assert (await callers[2][0].read()).startswith(b"HTTP/1.1 400 ")
 
-        listening.close()
+        acceptor.close()
         drained = await traffic.drain(1.0)
         rests = [await reader.read() for reader, _ in callers[:2]]
 
@@ -74,17 +74,17 @@ async def test_drain_waits_for_what_a_caller_has_not_read(
     authority = Authority(tmp_path)
     tls = authority.server_context() if over_tls else None
     trusted = ssl.create_default_context(cafile=authority.ca_file) if over_tls else None
-    listening = await loop.create_server(traffic, "127.0.0.1", 0, ssl=tls)
+    acceptor = await Acceptor.listen(traffic, "127.0.0.1", 0, tls=tls)
     with socket.socket() as sock:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 20_000)
         sock.setblocking(False)
-        await loop.sock_connect(sock, listening.sockets[0].getsockname())
+        await loop.sock_connect(sock, ("127.0.0.1", acceptor.port))
         name = "127.0.0.1" if over_tls else None
         reader, writer = await asyncio.open_connection(sock=sock, ssl=trusted, server_hostname=name, limit=1000)
         writer.write(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
         async with asyncio.timeout(20):
             await served.wait()
-            listening.close()
+            acceptor.close()
             draining = asyncio.create_task(traffic.drain(10.0 if reads else 0.5))
             if not reads:
                 await draining

@@ -1,0 +1,227 @@
+"""Group commit: what one fdatasync is believed for, who waits for the next, and disks that hang or fail."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import uvloop
+from structlog.testing import capture_logs
+
+from gateway.audit.commit import GroupCommit
+from gateway.errors import RecordUnavailable
+from tests.disk import Syncs
+from tests.proxy.wire import eventually
+
+LONG_SECONDS = 60.0  # no test waits for it
+
+
+@pytest.fixture
+def syncs() -> Iterator[Syncs]:
+    """The disk; whatever it still holds at the end is let go."""
+    disk = Syncs()
+    yield disk
+    disk.let_go()
+
+
+@pytest.fixture
+def descriptor(tmp_path: Path) -> Iterator[int]:
+    """A file to sync."""
+    with (tmp_path / "file").open("wb") as file:
+        yield file.fileno()
+
+
+@pytest.fixture
+def commit(syncs: Syncs, descriptor: int) -> Iterator[GroupCommit]:
+    """A group commit that is not in a hurry."""
+    made = GroupCommit(descriptor, sync=syncs, limit_seconds=LONG_SECONDS)
+    yield made
+    syncs.let_go()
+    assert made.close()
+
+
+async def outcomes(*waiting: asyncio.Task[None]) -> list[object]:
+    return [
+        type(each) if isinstance(each, BaseException) else each
+        for each in await asyncio.gather(*waiting, return_exceptions=True)
+    ]
+
+
+def waiting(commit: GroupCommit, number: int) -> list[asyncio.Task[None]]:
+    return [asyncio.create_task(commit.wait()) for _ in range(number)]
+
+
+async def test_who_comes_together_shares_one_sync(commit: GroupCommit, syncs: Syncs) -> None:
+    """
+    Fifty that wait in one turn of the loop cost one fdatasync, and one more after that another.
+    """
+    assert [None] * 50 == await outcomes(*waiting(commit, 50))
+    assert 1 == syncs.begun
+    await commit.wait()
+
+    assert (2, 2) == (syncs.begun, commit.syncs)
+    assert 0 < commit.sync_seconds < LONG_SECONDS
+
+
+async def test_who_comes_while_one_runs_waits_for_the_next(commit: GroupCommit, syncs: Syncs) -> None:
+    """
+    A sync that has begun is not believed for what is written after that: those who come share the next one.
+    """
+    syncs.hold()
+    first = waiting(commit, 1)
+    assert await eventually(lambda: 1 == syncs.begun)
+    later = waiting(commit, 20)
+    await asyncio.sleep(0.05)
+    assert (1, 0) == (syncs.begun, sum(task.done() for task in later))
+    syncs.let_go()
+
+    assert [None] * 21 == await outcomes(*first, *later)
+    assert 2 == syncs.begun
+
+
+@pytest.mark.parametrize("error", [OSError(errno.EIO, "EIO"), OSError(errno.ENOSPC, "ENOSPC"), ValueError("closed")])
+async def test_failed_sync_is_final(commit: GroupCommit, syncs: Syncs, error: Exception) -> None:
+    """
+    All who wait are refused, those who came meanwhile too; nobody asks the disk again, which might then say yes.
+    """
+    syncs.hold()
+    syncs.error = error
+    first = waiting(commit, 2)
+    assert await eventually(lambda: 1 == syncs.begun)
+    later = waiting(commit, 2)
+    await asyncio.sleep(0)
+    with capture_logs() as lines:
+        syncs.let_go()
+        refused = await outcomes(*first, *later)
+    syncs.error = None
+    refused += await outcomes(*waiting(commit, 2))
+
+    assert [RecordUnavailable] * 6 == refused
+    assert (1, True, False) == (syncs.begun, commit.has_failed, commit.is_hanging)
+    assert [("record_not_synced", type(error).__name__)] == [(line["event"], line["error"]) for line in lines]
+
+
+async def test_disk_that_hangs_refuses_within_the_limit(syncs: Syncs, descriptor: int) -> None:
+    """
+    All who wait are refused at the limit, and who comes then at once; when the disk has answered, all is well.
+    """
+    commit = GroupCommit(descriptor, sync=syncs, limit_seconds=0.2)
+    syncs.hold()
+    with capture_logs() as lines:
+        first = waiting(commit, 2)
+        assert await eventually(lambda: 1 == syncs.begun)
+        later = waiting(commit, 2)
+        refused = await outcomes(*first, *later)
+        assert commit.is_hanging
+        refused += await outcomes(*waiting(commit, 100))
+        syncs.let_go()
+        assert await eventually(lambda: not commit.is_hanging)
+        await commit.wait()
+
+    assert [RecordUnavailable] * 104 == refused
+    assert 2 == syncs.begun
+    assert ["record_hangs", "record_hang_ended"] == [line["event"] for line in lines]
+    assert commit.close()
+
+
+async def test_disk_that_hangs_and_then_fails_has_failed(syncs: Syncs, descriptor: int) -> None:
+    """
+    The answer of a disk that was given up counts when it comes.
+    """
+    commit = GroupCommit(descriptor, sync=syncs, limit_seconds=0.05)
+    syncs.hold()
+    syncs.error = OSError(errno.EIO, "EIO")
+    assert [RecordUnavailable] == await outcomes(*waiting(commit, 1))
+    syncs.let_go()
+
+    assert await eventually(lambda: commit.has_failed)
+    assert not commit.is_hanging
+    assert commit.close()
+
+
+async def test_caller_that_goes_away_leaves_nothing(commit: GroupCommit, syncs: Syncs) -> None:
+    """
+    Those who wait for the same sync are served, whoever else gives up, also where all of a group do.
+    """
+    syncs.hold()
+    first = waiting(commit, 2)
+    assert await eventually(lambda: 1 == syncs.begun)
+    later = waiting(commit, 2)
+    await asyncio.sleep(0)
+    for task in (first[0], *later):
+        task.cancel()
+    gone = await outcomes(first[0], *later)
+    syncs.let_go()
+
+    assert [asyncio.CancelledError] * 3 == gone
+    assert [None] == await outcomes(first[1])
+    await commit.wait()
+    assert {asyncio.current_task()} == asyncio.all_tasks()
+
+
+async def test_close_leaves_a_disk_that_hangs_behind(syncs: Syncs, descriptor: int) -> None:
+    """
+    What the disk holds on to does not hold up the end; its late answer finds nobody, and breaks nothing.
+    """
+    commit = GroupCommit(descriptor, sync=syncs, limit_seconds=0.05)
+    syncs.hold()
+    await outcomes(*waiting(commit, 1))
+
+    assert not commit.close()
+    syncs.let_go()
+    assert await eventually(lambda: "record-commit" not in [thread.name for thread in threading.enumerate()])
+
+
+def test_answer_after_the_end_of_the_loop_is_nobodys(syncs: Syncs, descriptor: int) -> None:
+    """
+    A sync that outlives its loop ends quietly.
+    """
+    commit = GroupCommit(descriptor, sync=syncs, limit_seconds=LONG_SECONDS)
+    syncs.hold()
+
+    async def give_up() -> None:
+        task = asyncio.create_task(commit.wait())
+        assert await eventually(lambda: 1 == syncs.begun)
+        task.cancel()
+
+    asyncio.run(give_up())
+    syncs.let_go()
+
+    assert commit.close()
+
+
+@pytest.mark.parametrize("run", [asyncio.run, uvloop.run])
+def test_loop_that_stood_still_is_no_disk_that_hangs(run: object, syncs: Syncs, descriptor: int) -> None:
+    """
+    Who waits through a pause of the process beyond the limit may be refused; who comes then is served.
+    """
+    commit = GroupCommit(descriptor, sync=syncs, limit_seconds=0.05)
+
+    async def stand_still() -> None:
+        task = asyncio.create_task(commit.wait())
+        await asyncio.sleep(0)
+        time.sleep(0.1)  # noqa: ASYNC251  # this is the pause
+        await outcomes(task)
+        assert await eventually(lambda: not commit.is_hanging)
+        await commit.wait()
+
+    assert callable(run)
+    run(stand_still())
+
+    assert commit.close()
+
+
+def test_nothing_is_started_where_nobody_waits(syncs: Syncs, descriptor: int) -> None:
+    """
+    Without anybody who waits for the disk there is no thread and no sync.
+    """
+    commit = GroupCommit(descriptor, sync=syncs)
+
+    assert "record-commit" not in [thread.name for thread in threading.enumerate()]
+    assert commit.close()
+    assert 0 == syncs.begun
