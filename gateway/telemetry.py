@@ -51,9 +51,6 @@ class Metrics(Collector):
         self._counts: dict[tuple[str, str, int], int] = {}
         self._unread: dict[tuple[str, str], int] = {}
         self._times: dict[str, list[float]] = {}  # route -> requests per bucket, then the sum of their seconds
-        self.outcomes_lost = Counter(
-            "gateway_outcomes_lost", "Outcome lines that could not be written.", registry=self._registry
-        )
         self._echoes = Counter(
             "gateway_token_echoes",
             "Answers that held the injected token.",

@@ -146,6 +146,7 @@ class GroupCommit:
             return
         group.succeed()
         if self._gathering is not None:
+            # At once: waiting a turn of the loop, or 1 ms, for more of them saved nothing (13 calls a sync, then 14).
             self._begin()
 
     def _hang(self) -> None:

@@ -3,7 +3,7 @@ The record's file: one JSON line a fact, appended, never rewritten.
 
 Rules:
 1. When `append` returns, the line is in the kernel: it survives kill -9 of this process. When `append_durably` does, it
-   is on the disk: it survives the machine.
+   is on the disk: it survives the machine. `append_soon` promises the kernel by the end of this turn of the loop.
 2. A line is whole or absent. What a full disk cuts off is taken back, and the call is refused (`RecordUnavailable`).
    What a crash of the machine has left of one is ended when the file is opened, so that the next line is whole.
 3. One writer a file, by a lock that ends with its process; the file is private (0600).
@@ -13,6 +13,7 @@ Rules:
 
 from __future__ import annotations
 
+import asyncio
 import errno
 import fcntl
 import os
@@ -22,7 +23,7 @@ from pathlib import Path
 
 import structlog
 from prometheus_client import Metric
-from prometheus_client.core import SummaryMetricFamily
+from prometheus_client.core import CounterMetricFamily, SummaryMetricFamily
 from prometheus_client.registry import Collector
 
 from gateway.audit.commit import LIMIT_SECONDS, GroupCommit, fdatasync
@@ -35,7 +36,10 @@ log = structlog.get_logger()
 
 
 class LogFile(Collector):
-    """An open record. Made by `LogFile.open`, closed with `close`. Its metrics are what waiting for the disk takes."""
+    """
+    An open record. Made by `LogFile.open`, closed with `close`. Its metrics are how many outcomes were lost, and what
+    waiting for the disk takes.
+    """
 
     def __init__(
         self,
@@ -48,6 +52,8 @@ class LogFile(Collector):
         self.path = path
         self._descriptor = descriptor
         self._size = os.fstat(descriptor).st_size
+        self._soon: list[bytes] = []  # lines that go with the next one, or at the end of this turn of the loop
+        self._lost = 0  # of those
         self._refused = 0  # lines since the last one that was written
         self._commit = GroupCommit(descriptor, sync=sync, limit_seconds=limit_seconds)
 
@@ -88,9 +94,35 @@ class LogFile(Collector):
         Raises:
             RecordUnavailable: the file did not take the whole line, and nothing of it stays; or the disk has failed.
         """
+        if self._soon:
+            self._write(b"\n".join((*self._soon, line, b"")))
+            self._soon.clear()
+        else:
+            self._write(line + b"\n")
+
+    def append_soon(self, line: bytes) -> None:
+        """
+        Write *line* together with the next one, at the end of this turn of the loop at the latest.
+
+        For what has happened already and delays nobody: it saves most of the writes (2 microseconds each). One that
+        cannot be written is counted.
+        """
+        if not self._soon:
+            asyncio.get_running_loop().call_soon(self._flush)
+        self._soon.append(line)
+
+    def _flush(self) -> None:
+        soon, self._soon = self._soon, []
+        try:
+            if soon:
+                self._write(b"\n".join((*soon, b"")))
+        except RecordUnavailable:
+            # The intents are in the kernel; an intent without an outcome is found when the record is verified.
+            self._lost += len(soon)
+
+    def _write(self, data: bytes) -> None:
         if self._commit.has_failed:  # 0.04 microseconds
             raise RecordUnavailable(retry_after=5)
-        data = line + b"\n"
         try:
             written = os.write(self._descriptor, data)
         except OSError as exc:
@@ -127,7 +159,9 @@ class LogFile(Collector):
         self._refused += 1
 
     def collect(self) -> Iterator[Metric]:
-        """Yield how often calls have waited for the disk together, and for how long. Called by prometheus-client."""
+        """Yield what was lost, how often calls have waited for the disk, and how long. Called by prometheus-client."""
+        lost = "Outcome lines that could not be written."
+        yield CounterMetricFamily("gateway_outcomes_lost", lost, value=self._lost)
         commit, text = self._commit, "Waits of calls for the disk, many calls in each."
         yield SummaryMetricFamily(
             "gateway_record_sync_seconds", text, count_value=commit.syncs, sum_value=commit.sync_seconds
@@ -135,6 +169,7 @@ class LogFile(Collector):
 
     def close(self) -> None:
         """Bring the file to the disk and close it."""
+        self._flush()
         if not self._commit.close():
             log.error("record_not_synced", error="the disk hangs", errno=None)
             return  # what is to be closed is in use, and ends with the process

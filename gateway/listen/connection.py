@@ -97,7 +97,7 @@ class StrictConnection(RequestHandler):
             self._time_head()
 
     def _receive(self, data: bytes) -> None:
-        """Parse *data*, and have the requests in it served."""
+        """Parse *data*, and serve the requests in it or have them served."""
         super().data_received(data)
 
     def _fall_behind(self) -> None:

@@ -18,6 +18,7 @@ codings (threats 5.2). An exchange with it took 5.8 microseconds (head of two fi
 from __future__ import annotations
 
 import re
+from functools import lru_cache
 from typing import NamedTuple
 
 MAX_HEAD_BYTES = 65_536  # status line and fields; servers' own limits are between 8 and 64 KiB
@@ -111,6 +112,7 @@ def check_beginning(data: bytes, checked: int) -> None:
         raise HeadInvalid
 
 
+@lru_cache(maxsize=64)  # 0.1 against 0.6 microseconds
 def _keeps_alive(options: bytes, *, is_http_1_0: bool) -> bool:
     said = {option.strip().lower() for option in options.split(b",")}
     return b"close" not in said and (not is_http_1_0 or b"keep-alive" in said)

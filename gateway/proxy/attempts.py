@@ -36,6 +36,9 @@ from gateway.proxy.tunnel import Tunnel
 DecideAgain = Callable[[ProxyRequest, Lane, Asker], Awaitable[None]]  # raises Refusal
 
 
+_DOUBTFUL = frozenset({401, 403})  # what may say of the token that it is not good, or not good enough
+
+
 class Attempts:
     """Sends what has been allowed. Made by `Exchange`, from its parts."""
 
@@ -79,8 +82,11 @@ class Attempts:
                 sent = await self._without_expect(request, lane, sent, body, token, gate)
             call.upstream_seconds = self._monotonic() - began
             note = ""
-            missing = _missing(call, lane, sent, token)
-            is_rejected = missing is None and await self._is_rejected(sent, lane)
+            status = sent.answer.status
+            missing, is_rejected = None, False
+            if status in _DOUBTFUL or lane.upstream_rules.rejected:
+                missing = _missing(call, lane, sent, token)
+                is_rejected = missing is None and await self._is_rejected(sent, lane)
             if is_rejected or missing is not None:
                 await in_task()
                 fresh, note = await self._after_rejection(call, lane, body, token, asker, missing)

@@ -38,10 +38,11 @@ _AUTO_WBITS = 47  # zlib.decompressobj: gzip or zlib, by its first bytes
 class Needles:
     """The spellings of one token, each at least MIN_HELD_BYTES long. None of a short token."""
 
-    __slots__ = ("_beginnings", "_short", "spellings")
+    __slots__ = ("_beginnings", "_searches", "_short", "spellings")
 
     def __init__(self, spellings: tuple[bytes, ...]) -> None:
         self.spellings = spellings
+        self._searches = tuple((*_rarest(each), each) for each in spellings)
         self._beginnings = tuple(each[:MIN_HELD_BYTES] for each in spellings)
         self._short = frozenset(each[:size] for each in spellings for size in range(1, MIN_HELD_BYTES))
 
@@ -59,9 +60,11 @@ class Needles:
 
     def are_in(self, data: bytes) -> bool:
         """Return whether *data* holds any of them."""
-        # One search each: 5 of them over 64 KiB take 21 to 32 microseconds, one regular expression 460 to 1,125.
-        for spelling in self.spellings:  # noqa: SIM110  # any() with a generator costs 0.3 microseconds more
-            if spelling in data:
+        # Three characters are looked for first, which most answers lack (memchr): an answer of 1.4 KB takes 0.2
+        # microseconds then, 1.0 to 1.7 where all are there, and 1.2 to 1.5 by a search for each spelling alone, which
+        # takes 7 to 15 where one character fills the body. One regular expression takes 10 and more.
+        for first, second, third, spelling in self._searches:
+            if first in data and second in data and third in data and spelling in data:
                 return True
         return False
 
@@ -87,6 +90,16 @@ class Needles:
             if data[-size:] in self._short:
                 return size
         return 0
+
+
+# Characters of tokens, the rarest in JSON and in header fields first.
+_BY_RARITY = b"QZXJqKVWYzHUGFBLNjRPDMCOSTxIEAkwvy_9786543210-bghfpumldcrnsaoite"
+
+
+def _rarest(spelling: bytes) -> tuple[int, int, int]:
+    """Return the three characters of *spelling* that answers have least often; one again where it has fewer."""
+    rarest = sorted(set(spelling), key=_BY_RARITY.find)[:3]  # what is not listed is rarer still
+    return rarest[0], rarest[min(1, len(rarest) - 1)], rarest[-1]
 
 
 def _spellings(token: str) -> Iterator[bytes]:

@@ -19,7 +19,7 @@ import re
 from collections.abc import Callable
 
 import structlog
-from aiohttp.streams import StreamReader
+from aiohttp.streams import EMPTY_PAYLOAD, StreamReader
 
 from gateway.access.identity import Identity, choose_subject, parse_credential
 from gateway.access.policy import PolicySet
@@ -245,7 +245,7 @@ class Exchange:
             call.token_seconds = self._monotonic() - began
             await self._decide_again(request, lane, asker)
         lane.check_token(token)
-        body = _body(request, lane)
+        body = None if request.payload is EMPTY_PAYLOAD else _body(request, lane)
         lane.pool.enter()
         try:
             await self._attempts.run(request, lane, body, token, asker)
@@ -299,19 +299,22 @@ class Exchange:
         return credential, self._identity.cached(credential)
 
     def _authorize(self, call: Call, lane: Lane, caller: Caller, subject: Subject, match: RouteMatch) -> None:
-        methods = (call.method,) if call.effective_method is None else (call.method, call.effective_method)
-        for method in methods:
-            decision = self._policies.decide(
+        decide, route = self._policies.decide, lane.route
+        decision = decide(
+            caller, subject, route=route.name, connection=route.connection, method=call.method, path=match.path
+        )
+        if decision.allowed and call.effective_method is not None:
+            decision = decide(
                 caller,
                 subject,
-                route=lane.route.name,
-                connection=lane.route.connection,
-                method=method,
+                route=route.name,
+                connection=route.connection,
+                method=call.effective_method,
                 path=match.path,
             )
-            call.rule = decision.rule
-            if not decision.allowed:
-                raise DeniedByPolicy(rule=decision.rule)
+        call.rule = decision.rule
+        if not decision.allowed:
+            raise DeniedByPolicy(rule=decision.rule)
 
     async def _decide_again(self, request: ProxyRequest, lane: Lane, asker: Asker) -> None:
         """
@@ -364,11 +367,7 @@ class Exchange:
         if call.caller is None:
             self._strangers.count(call.started_at)
             return
-        try:
-            self._log.append(record.outcome(call, seconds=now - call.started, error=error))
-        except Refusal:
-            # The intent is in the kernel; an intent without an outcome is found when the record is verified.
-            self._metrics.outcomes_lost.inc()
+        self._log.append_soon(record.outcome(call, seconds=now - call.started, error=error))
 
     def count_unread(self, refusal: Refusal) -> None:
         """Count a request that could not be read, or a connection too many: a stranger's, whoever it was."""

@@ -23,7 +23,7 @@ import sys
 import termios
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
-from typing import Any, cast
+from typing import Any
 
 import structlog
 from aiohttp import web
@@ -218,16 +218,13 @@ class CallerConnection(StrictConnection):
         messages, _, _ = self._strict.feed_data(data)
         if messages:
             self._request_count += len(messages)
-            self._messages.extend(cast("Any", messages))  # heads of ours where aiohttp has its messages
+            self._messages.extend(messages)  # type: ignore[arg-type]  # heads of ours where aiohttp has its messages
             if not self._buffer_paused and len(self._messages) >= self._max_msg_queue_size:
                 self._pause_reading_for_buffer()
-
-    def data_received(self, data: bytes) -> None:
-        """Parse what came, and serve what is whole, here and now, as far as that goes."""
-        super().data_received(data)
-        if self._messages and self._waiter is not None and not (self._waiter.done() or self._steps.is_running):
-            self._keepalive = False
-            self._steps.run(self._serve_queue())
+            if self._waiter is not None and not self._steps.is_running and not self._waiter.done():
+                # Here and now, as far as that goes.
+                self._keepalive = False
+                self._steps.run(self._serve_queue())
 
     async def start(self) -> None:
         """
@@ -274,7 +271,8 @@ class CallerConnection(StrictConnection):
     async def _serve_queue(self) -> bool:
         """Serve the requests that have come, one after another; return whether the connection stays open."""
         while self._messages and not self._force_close:
-            message, payload = cast("tuple[RequestHead | _ErrInfo, StreamReader]", self._messages.popleft())
+            message: Any
+            message, payload = self._messages.popleft()
             self._strict.message_consumed()
             if self._buffer_paused and len(self._messages) <= self._msg_queue_resume_size:
                 self._resume_reading_if_drained()

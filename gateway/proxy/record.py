@@ -7,7 +7,8 @@ Rules:
 2. No token, key, cookie or header value; of the query its keys. What a stranger sent is cut to MAX_TEXT characters, and
    JSON escapes it.
 3. Who and what is said once per call and stands in both lines: each line can be read alone.
-4. The log is a protocol: `append` returns when the line is in the kernel, `append_durably` when it is on the disk, or
+4. An outcome may wait for the next line in the same turn of the loop: it delays nobody, and nothing hangs on it.
+5. The log is a protocol: `append` returns when the line is in the kernel, `append_durably` when it is on the disk, or
    they raise RecordUnavailable. Routes with `audit: required` wait for the disk before anything leaves.
 
 Field names follow what proxies' access logs and OCSF's HTTP activity call them.
@@ -43,6 +44,9 @@ class EgressLog(Protocol):
         Raises:
             RecordUnavailable: it could not be written; nothing may leave.
         """
+
+    def append_soon(self, line: bytes) -> None:
+        """Write *line* with the next one, or at the end of this turn of the loop. Count it where that fails."""
 
     async def append_durably(self, line: bytes) -> None:
         """

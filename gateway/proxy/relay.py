@@ -62,7 +62,7 @@ async def relay(
     is_whole = answer.body.at_eof()
     # The gateway stops since this request came; or a body was announced and not asked for: the caller may send it now
     # or not (RFC 9110 section 10.1.1), so nobody knows whether a body comes next or a request.
-    if request.client.is_closing or request.may_get_uninvited_body:
+    if request.client.is_closing or (request.fields.expects_continue and request.may_get_uninvited_body):
         request.keep_alive = False
     framing, is_chunked = _framing(request, answer, len(data) if is_whole else None)
     lines = [status_line(answer.status), *fields.lines]
@@ -84,7 +84,7 @@ async def relay(
     call.status = answer.status
     call.bytes_sent = len(data)
     request.has_answered = True
-    request.client.send(head + _framed(data, is_chunked=is_chunked))
+    request.client.send(head + _framed(data) if is_chunked else head + data)
     if not is_whole:
         await _relay_rest(request, lane, answer, look, is_chunked=is_chunked)
 
@@ -115,8 +115,9 @@ def switch(request: ProxyRequest, lane: Lane, answer: Answer, needles: Needles, 
     return answer.body.read_nowait(-1)
 
 
-def _framed(data: bytes, *, is_chunked: bool) -> bytes:
-    return b"%x\r\n%b\r\n" % (len(data), data) if is_chunked and data else data
+def _framed(data: bytes) -> bytes:
+    """Return *data* as a chunk; nothing is none, it would be the last."""
+    return b"%x\r\n%b\r\n" % (len(data), data) if data else b""
 
 
 def _look(
@@ -178,7 +179,7 @@ async def _relay_rest(
                 data = passed
             call.bytes_sent += len(data)
             if data:
-                client.send(_framed(data, is_chunked=is_chunked))
+                client.send(_framed(data) if is_chunked else data)
             await client.drain(idle_seconds)
     except (Truncated, Refusal) as exc:
         request.keep_alive = False
@@ -193,7 +194,7 @@ async def _relay_rest(
     call.bytes_sent += len(held)
     end = b"0\r\n\r\n" if is_chunked else b""
     if held or end:
-        client.send(_framed(held, is_chunked=is_chunked) + end)
+        client.send((_framed(held) if is_chunked else held) + end)
 
 
 def _own_lines(request: ProxyRequest, status: int, note: str) -> bytes:

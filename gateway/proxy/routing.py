@@ -65,13 +65,14 @@ class _Entry:
 
     def check_allowed(self, method: str, path: str) -> None:
         """Raise unless one entry of `allow` fits both; 405 names the methods that the path would take."""
+        for allowed, pattern in self.allow:
+            if (allowed == method or (allowed == "*" and method in PASSED_METHODS)) and pattern.matches(path):
+                return
         methods = [allowed for allowed, pattern in self.allow if pattern.matches(path)]
-        if method in methods or ("*" in methods and method in PASSED_METHODS):
-            return
         if not methods:
             raise PathNotAllowed
-        allowed = {*methods, *(PASSED_METHODS if "*" in methods else ())} - {"*"}
-        raise MethodNotAllowed(allowed_methods=tuple(sorted(allowed)))
+        taken = {*methods, *(PASSED_METHODS if "*" in methods else ())} - {"*"}
+        raise MethodNotAllowed(allowed_methods=tuple(sorted(taken)))
 
 
 class RouteTable:

@@ -15,6 +15,8 @@ The catalogue knows the paths (`gateway/providers`); what it does not know, a ro
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from gateway.access.patterns import DenySet
 from gateway.errors import FieldNotPassed, MintingNotAllowed, MultiplexNotAllowed
 from gateway.models import Route, RouteMatch, UpstreamRules
@@ -27,9 +29,9 @@ class TargetRules:
     def __init__(self, route: Route, known: UpstreamRules, *, has_conditions: bool) -> None:
         self._query = QueryRules(route, known)
         is_narrowed = bool(route.allow) or has_conditions
-        self._minting = DenySet.compile(known.minting_paths if route.minting == "refuse" else ())
+        self._minting = _set_of(known.minting_paths if route.minting == "refuse" else ())
         refuses_multiplex = is_narrowed and not route.multiplex
-        self._multiplex = DenySet.compile(known.multiplex_paths if refuses_multiplex else ())
+        self._multiplex = _set_of(known.multiplex_paths if refuses_multiplex else ())
 
     def read(self, match: RouteMatch, override: str | None) -> tuple[RouteMatch, str | None]:
         """
@@ -51,8 +53,13 @@ class TargetRules:
                 override = query.method_override
             if query.text != text:
                 match = match._replace(target=f"{path}{mark if query.text else ''}{query.text}")
-        if self._minting and self._minting.matches(path):
+        if self._minting is not None and self._minting.matches(path):
             raise MintingNotAllowed
-        if self._multiplex and self._multiplex.matches(path):
+        if self._multiplex is not None and self._multiplex.matches(path):
             raise MultiplexNotAllowed
         return match, override
+
+
+def _set_of(globs: Iterable[str]) -> DenySet | None:
+    """Return the set that *globs* write, or None where they are none: nothing to ask then."""
+    return DenySet.compile(globs) or None

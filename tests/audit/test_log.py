@@ -77,6 +77,56 @@ def test_half_a_line_is_taken_back(tmp_path: Path) -> None:
     assert b"x" * 99 + b"\nz\n" == log.path.read_bytes()
 
 
+async def test_what_may_wait_is_written_with_the_next_line(tmp_path: Path) -> None:
+    """
+    A line that may wait leaves in one write with the next one, or at the end of the turn; closing leaves none out.
+    """
+    log = LogFile.open(tmp_path / "egress.jsonl")
+    log.append_soon(b"1")
+    before = log.path.read_bytes()
+    log.append(b"2")
+    together = log.path.read_bytes()
+    log.append_soon(b"3")
+    log.append_soon(b"4")
+    await asyncio.sleep(0)
+    alone = log.path.read_bytes()
+    log.append_soon(b"5")
+    log.close()
+
+    assert (b"", b"1\n2\n", b"1\n2\n3\n4\n") == (before, together, alone)
+    assert b"1\n2\n3\n4\n5\n" == log.path.read_bytes()
+    assert 0 == lost(log)
+
+
+async def test_what_could_not_be_written_in_time_is_counted(tmp_path: Path) -> None:
+    """
+    A next line that finds no room takes nothing with it: what waits is tried alone, and counted where that fails, too.
+    """
+    log = LogFile.open(tmp_path / "egress.jsonl")
+    log.append_soon(b"1" * 40)
+    with capture_logs(), file_size_limit(60):
+        with pytest.raises(RecordUnavailable):
+            log.append(b"2" * 40)
+        await asyncio.sleep(0)
+        log.append_soon(b"3" * 40)
+        log.append_soon(b"4" * 40)
+        await asyncio.sleep(0)
+    log.append(b"5")
+    log.close()
+
+    assert b"1" * 40 + b"\n5\n" == log.path.read_bytes()
+    assert 2 == lost(log)
+
+
+def lost(log: LogFile) -> float:
+    return next(
+        sample.value
+        for metric in log.collect()
+        for sample in metric.samples
+        if sample.name == "gateway_outcomes_lost_total"
+    )
+
+
 @pytest.mark.parametrize(
     ("case", "before", "after"),
     [
@@ -164,7 +214,7 @@ async def test_durable_line_is_written_before_the_disk_is_asked(tmp_path: Path) 
     metrics = [sample for metric in log.collect() for sample in metric.samples]
     log.close()
 
-    assert [("gateway_record_sync_seconds_count", 1)] == [(each.name, each.value) for each in metrics][:1]
+    assert ("gateway_record_sync_seconds_count", 1) in [(each.name, each.value) for each in metrics]
     assert [b"1\n2\n"] == seen
     assert b"1\n2\n3\n" == log.path.read_bytes()
 
