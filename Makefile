@@ -5,7 +5,9 @@
 #   make test      the tests, file by file in two processes (JOBS=4 for four); make test ARGS="tests/proxy -k refresh"
 #                  for some of them, in one
 #   make check     format, lint, types, import contracts, Dockerfile
-#   make bench     requests per second beside the tutorial's proxy (BENCH=quick for a short run)
+#   make bench     the gateway beside nginx, HAProxy, Envoy and others, ten minutes (BENCH=quick half a one, BENCH=full an
+#                  hour); make bench-peers fetches those of them that are not installed
+#   make bench-guard   instructions of the hot path for one request, against those stored (two minutes; ARGS=--store)
 #   make soak      10,000 idle strangers, overload, storms and kill -9 on the vault's refresh, on SQLite and PostgreSQL
 #                  (ten minutes)
 #   make bench-vault   fetches a second through the token API, among 100 and 100,000 tokens
@@ -14,7 +16,7 @@
 
 SHELL := /bin/sh
 .DEFAULT_GOAL := help
-.PHONY: help demo test check bench bench-vault soak format lock
+.PHONY: help demo test check bench bench-guard bench-peers bench-vault soak format lock
 
 ARGS ?=
 JOBS ?= 2
@@ -51,7 +53,12 @@ check: $(VENV)/.dev
 
 bench: $(VENV)/.dev
 	@$(BIN)/python -m bench.run $(ARGS)
-	@[ "$$BENCH" = quick ] || $(BIN)/python -m bench.vault
+
+bench-peers: $(VENV)/.dev
+	@$(BIN)/python -m bench.peers $(ARGS)
+
+bench-guard: $(VENV)/.dev
+	@$(BIN)/python -m bench.guard $(ARGS)
 
 soak: $(VENV)/.dev $(PROVIDER)/node_modules/.installed
 	@$(BIN)/python -m soak.run $(ARGS)

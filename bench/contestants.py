@@ -14,7 +14,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -43,6 +43,11 @@ class Upstream:
             counts = json.load(answer)
         return counts["accepted"], counts["refused"]
 
+    @property
+    def jwks_uri(self) -> str:
+        """Where the issuer's keys are."""
+        return f"http://127.0.0.1:{self.port}/bench/jwks"
+
 
 @dataclass(frozen=True, slots=True)
 class Proxy:
@@ -54,6 +59,7 @@ class Proxy:
     directory: Path
     record: str
     line: bytes
+    _counted: dict[Path, tuple[int, int]] = field(default_factory=dict, repr=False, compare=False)
 
     def cpu_seconds(self) -> float:
         """Return user and system time of the process so far (proc(5), fields 14 and 15)."""
@@ -61,27 +67,63 @@ class Proxy:
         return (int(fields[11]) + int(fields[12])) / TICKS_PER_SECOND
 
     def recorded(self) -> int:
-        """Return how many requests its record holds."""
-        return sum(path.read_bytes().count(self.line) for path in self.directory.glob(self.record))
+        """Return how many requests its record holds; what was counted before is not read again."""
+        for path in self.directory.glob(self.record):
+            counted, end = self._counted.get(path, (0, 0))
+            with path.open("rb") as file:
+                file.seek(end)
+                data = file.read()
+            whole = data.rfind(b"\n") + 1
+            self._counted[path] = (counted + data.count(self.line, 0, whole), end + whole)
+        return sum(count for count, _ in self._counted.values())
+
+    def memory_bytes(self, name: str = "VmRSS") -> int:
+        """Return the memory that the process holds now, or (VmHWM) held at most since `forget_peak` (proc(5))."""
+        for line in Path(f"/proc/{self.pid}/status").read_text().splitlines():
+            if line.startswith(f"{name}:"):
+                return int(line.split()[1]) * 1024
+        raise SystemExit(f"bench: {self.name} has no {name}")
+
+    def forget_peak(self) -> None:
+        """Let VmHWM count from now on; the gateway lets only root do so."""
+        with suppress(PermissionError):
+            Path(f"/proc/{self.pid}/clear_refs").write_text("5")
 
 
 @dataclass(frozen=True, slots=True)
 class Issuer:
-    """A key pair, its JWKS on disk, and one caller's JWT that outlives the benchmark."""
+    """A key pair, its JWKS on disk, and one caller's JWT; what it signs is valid from *now* on, in POSIX seconds."""
 
     jwks_file: Path
     credential: str = field(repr=False)
+    key: rsa.RSAPrivateKey = field(repr=False)
+    now: int
+
+    def sign(self, user: str) -> str:
+        """Return a JWT of *user* that outlives the benchmark."""
+        return _sign(self.key, user, now=self.now)
 
 
-def make_issuer(directory: Path) -> Issuer:
-    """Return an issuer whose key was made now."""
+def _sign(key: rsa.RSAPrivateKey, user: str, *, now: int) -> str:
+    claims = {"iss": ISSUER, "aud": AUDIENCE, "sub": user, "iat": now, "exp": now + 86_400}
+    return jwt.encode(claims, key, algorithm="RS256", headers={"kid": "bench"})
+
+
+def make_issuer(directory: Path, *, now: int | None = None) -> Issuer:
+    """Return an issuer whose key was made now; its credential is valid from *now* on, in POSIX seconds."""
     key = rsa.generate_private_key(public_exponent=65537, key_size=2048)
     jwk = json.loads(jwt.algorithms.RSAAlgorithm.to_jwk(key.public_key()))
     jwks_file = directory / "jwks.json"
     jwks_file.write_text(json.dumps({"keys": [{**jwk, "kid": "bench", "alg": "RS256", "use": "sig"}]}))
-    now = int(time.time())
-    claims = {"iss": ISSUER, "aud": AUDIENCE, "sub": USER, "iat": now, "exp": now + 86_400}
-    return Issuer(jwks_file, jwt.encode(claims, key, algorithm="RS256", headers={"kid": "bench"}))
+    now = int(time.time()) if now is None else now
+    return Issuer(jwks_file, _sign(key, USER, now=now), key, now)
+
+
+def keep_bytecode(directory: Path) -> None:
+    """Have every Python that is started from here keep its bytecode in *directory*, as an installation does."""
+    # Without it a start compiles 2,700 modules, two seconds of the gateway's: a developer's shell may ask for that.
+    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+    os.environ["PYTHONPYCACHEPREFIX"] = str(directory)
 
 
 def free_port() -> int:
@@ -92,7 +134,7 @@ def free_port() -> int:
 
 
 @contextmanager
-def running(*words: str, core: int) -> Iterator[dict[str, Any]]:
+def announced(*words: str, core: int) -> Iterator[dict[str, Any]]:
     """Run `python -m` *words* on *core*; give the JSON line that it prints when it is ready."""
     command = ["taskset", "--cpu-list", str(core)] if len(os.sched_getaffinity(0)) > 1 else []
     process = subprocess.Popen([*command, sys.executable, "-m", *words], cwd=ROOT, stdout=subprocess.PIPE)
@@ -110,38 +152,8 @@ def running(*words: str, core: int) -> Iterator[dict[str, Any]]:
 
 @contextmanager
 def running_upstream(issuer: Issuer, *, token: str) -> Iterator[Upstream]:
-    """Run the API that both proxies call."""
+    """Run the API in Python: for where nginx is not installed (bench/peers/upstream_nginx.py)."""
     port = free_port()
     words = ("bench.upstream", "--port", str(port), "--token", token, "--jwks-file", str(issuer.jwks_file))
-    with running(*words, core=LOAD_CORE):
+    with announced(*words, core=LOAD_CORE):
         yield Upstream(port, token)
-
-
-def _common(upstream: Upstream, *, port: int) -> tuple[str, ...]:
-    return (
-        *("--port", str(port), "--upstream", f"http://127.0.0.1:{upstream.port}", "--token", upstream.token),
-        *("--issuer", ISSUER, "--audience", AUDIENCE),
-    )
-
-
-@contextmanager
-def running_baseline(upstream: Upstream, issuer: Issuer, *, directory: Path) -> Iterator[Proxy]:
-    """Run the tutorial's proxy."""
-    port = free_port()
-    own = ("--jwks-file", str(issuer.jwks_file), "--record", str(directory / "baseline.jsonl"))
-    with running("bench.baseline", *_common(upstream, port=port), *own, core=PROXY_CORE) as ready:
-        yield Proxy("baseline", port, ready["pid"], directory, ready["record"], ready["line"].encode())
-
-
-@contextmanager
-def running_gateway(
-    upstream: Upstream, *, directory: Path, name: str = "gateway", audit: str = "default"
-) -> Iterator[Proxy]:
-    """Run the gateway, set up through its command line and its token API; its route says *audit*."""
-    port, directory = free_port(), directory / name
-    own = (
-        *("--jwks-uri", f"http://127.0.0.1:{upstream.port}/bench/jwks", "--user", USER, "--directory", str(directory)),
-        *("--token-api-port", str(free_port()), "--console-port", str(free_port()), "--audit", audit),
-    )
-    with running("bench.gateway_under_test", *_common(upstream, port=port), *own, core=PROXY_CORE) as ready:
-        yield Proxy(name, port, ready["pid"], directory, ready["record"], ready["line"].encode())

@@ -1,9 +1,8 @@
 """
 The real gateway, whole, set up for the benchmark as an operator would: routes.yaml, a management key, the token API.
 
-It is started as bench/baseline.py is, and prints the same line when requests can be sent: {pid, record, line}. `record`
-is a glob below --directory; a line of it that contains `line` stands for one request. It ends the gateway when it is
-ended itself.
+It serves the routes.yaml in --directory, prints a line when requests can be sent: {pid}, and ends the gateway when it
+is ended itself.
 """
 
 from __future__ import annotations
@@ -21,27 +20,6 @@ from typing import Any, NoReturn
 
 START_SECONDS = 30.0
 PROJECT = "bench"
-
-ROUTES = """\
-version: 1
-project: {project}
-listeners:
-  token_api: {{bind: "127.0.0.1:{token_api_port}"}}
-  console: {{bind: "127.0.0.1:{console_port}"}}
-callers:
-  issuers:
-    - {{issuer: "{issuer}", jwks_uri: "{jwks_uri}", audience: "{audience}", algorithms: [RS256], required_scope: null}}
-egress: {{allow_private: ["127.0.0.0/8"], allow_http: true}}
-policies:
-  - {{id: readers, effect: allow, connections: [bench], users: [{user}]}}
-routes:
-  - name: bench
-    prefix: /api
-    upstream: {upstream}
-    connection: bench
-    allow: ["GET /**"]
-    audit: {audit}
-"""
 
 
 def gateway(*words: str, data: Path) -> list[str]:
@@ -71,12 +49,13 @@ def call(port: int, method: str, path: str, *, key: str, body: dict[str, Any] | 
         connection.close()
 
 
-def wait_until_ready(process: subprocess.Popen[bytes], *, port: int, key: str) -> None:
+def wait_until_ready(process: subprocess.Popen[bytes], directory: Path, *, port: int, key: str) -> None:
     """Return once the token API answers; fail when the gateway has ended or takes too long."""
     give_up = time.monotonic() + START_SECONDS
     while time.monotonic() < give_up:
         if process.poll() is not None:
-            raise SystemExit(f"the gateway ended with {process.returncode} before it was ready")
+            said = (directory / "stderr").read_text()[-500:]
+            raise SystemExit(f"the gateway ended with {process.returncode} before it was ready: {said}")
         try:
             if call(port, "GET", "/v1/mgmt/license", key=key) == 200:
                 return
@@ -89,7 +68,7 @@ def wait_until_ready(process: subprocess.Popen[bytes], *, port: int, key: str) -
 def upload_token(arguments: argparse.Namespace, *, key: str) -> None:
     """Create the connection, and upload the user's token for it."""
     port = arguments.token_api_port
-    app = {"id": "bench", "name": "bench", "origins": [arguments.upstream]}
+    app = {"id": "bench", "name": "bench", "origins": [arguments.origin]}
     token = {
         "appId": "bench",
         "userId": arguments.user,
@@ -110,27 +89,21 @@ def end(_signal: int, _frame: FrameType | None) -> NoReturn:
 def main() -> None:
     """Set up, start, announce, and wait for the end."""
     parser = argparse.ArgumentParser(description=__doc__)
-    for name in ("port", "token-api-port", "console-port"):
-        parser.add_argument(f"--{name}", type=int, required=True)
-    for name in ("upstream", "token", "user", "issuer", "audience", "jwks-uri"):
+    parser.add_argument("--token-api-port", type=int, required=True)
+    for name in ("origin", "token", "user"):
         parser.add_argument(f"--{name}", required=True)
-    parser.add_argument("--audit", default="default")
     parser.add_argument("--directory", type=Path, required=True)
     arguments = parser.parse_args()
     data = arguments.directory / "state"
-    routes = arguments.directory / "routes.yaml"
-    arguments.directory.mkdir(exist_ok=True)
-    routes.write_text(ROUTES.format(project=PROJECT, **vars(arguments)))
     key = make_management_key(data)
     signal.signal(signal.SIGTERM, end)
-    words = ("serve", "-c", str(routes), "--traffic", f"127.0.0.1:{arguments.port}")
-    # Its own words would stand among the announcements: they go to stderr.
-    process = subprocess.Popen(gateway(*words, data=data), stdout=sys.stderr)
+    words = ("serve", "-c", str(arguments.directory / "routes.yaml"))
+    with (arguments.directory / "stderr").open("wb") as stderr:
+        process = subprocess.Popen(gateway(*words, data=data), stdout=subprocess.DEVNULL, stderr=stderr)
     try:
-        wait_until_ready(process, port=arguments.token_api_port, key=key)
+        wait_until_ready(process, arguments.directory, port=arguments.token_api_port, key=key)
         upload_token(arguments, key=key)
-        announcement = {"pid": process.pid, "record": "state/**/*.jsonl", "line": '"event":"outcome"'}
-        print(json.dumps(announcement), flush=True)
+        print(json.dumps({"pid": process.pid}), flush=True)
         process.wait()
     finally:
         process.terminate()

@@ -1,227 +1,177 @@
 """
-`make bench`: requests per second of one core, this gateway beside the proxy that a tutorial would build.
+`make bench`: the gateway beside its peers on the same work, one core for the proxy.
 
-1. Both run at the same time, each pinned to core 0, and are measured in turn (A B A B …): what the machine does
-   meanwhile meets both. Upstream and load generator share core 1.
-2. A round counts only if the upstream saw the injected token in every request, nothing failed, and the record has its
-   line for each; otherwise the benchmark fails.
-3. Medians over the rounds. BENCH=quick makes three rounds of 2 s instead of five of 3 s and writes no report.
+1. Interleaved rounds, medians, verified requests: bench/measure.py has the rules.
+2. BENCH=quick is the first row alone, the gateway beside the plain aiohttp proxy, in half a minute: to hold two trees
+   against each other by hand. BENCH=full takes every peer under each load. Only a run that is not quick writes
+   docs/benchmarks.md and docs/benchmarks.svg.
+3. The time is bounded: a work for which none is left is left out by name, and so is a peer that is not installed
+   (`make bench-peers` fetches them).
 
-The load comes from wrk; without it from bench/load.py, and the report says so.
+`make bench ARGS="streams storm"` measures these works alone and writes nothing.
 """
 
 from __future__ import annotations
 
-import contextlib
-import json
 import os
 import platform
 import re
-import secrets
+import resource
 import shutil
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from functools import partial
+from collections.abc import Callable, Mapping
 from importlib.metadata import version
 from pathlib import Path
-from statistics import median
 
-from bench.contestants import (
-    LOAD_CORE,
-    ROOT,
-    Proxy,
-    Upstream,
-    make_issuer,
-    running_baseline,
-    running_gateway,
-    running_upstream,
-)
+from bench import load
+from bench.contestants import ROOT, keep_bytecode
+from bench.measure import Result
+from bench.picture import Bar, Panel, draw
+from bench.report import Table
+from bench.session import PLANS, Session, open_session
+from bench.works import bodies, callers, connections, record, requests, start, storm, tls
 
-CONNECTIONS = 32
-ROUNDS, ROUND_SECONDS = (3, 2) if os.environ.get("BENCH") == "quick" else (5, 3)
-SETTLE_SECONDS = 5.0
 REPORT = ROOT / "docs" / "benchmarks.md"
-MICROSECONDS: Mapping[str, float] = {"us": 1.0, "ms": 1e3, "s": 1e6}
-PATH = "/api/people"
-HEADING = """\
+PICTURE = ROOT / "docs" / "benchmarks.svg"
+INTRODUCTION = """\
 # Benchmarks
 
-Made by `make bench` on {day}, in one run. Run it on your own machine: figures of two machines do not compare."""
-EXPLANATION = """\
-- **gateway**: this gateway, whole: the caller's JWT verified (and cached), policy and `allow` pattern, the user's
-  connection token from the vault (and cached), header rules, deadlines, the record, metrics.
-- **baseline** (`bench/baseline.py`): `web.Application` and `ClientSession` as tutorials use them: JWT verified on each
-  request, token injected, a JSON line and metrics for each. No policy, no refresh, no streaming.
+Made by `make bench` on {day}, in one run ({plan}). Run it on your own machine: figures of two machines do not compare.
+What was measured and what the works mean is in [performance.md](performance.md).
 
-Medians over the rounds. Each proxy has core 0 for itself while it is measured; upstream and load generator share
-core 1. A round counts only if every request reached the upstream with the injected token and no other credential, none
-failed, and the record has a line for each.
-"""
-COMPARED: Mapping[tuple[str, str], str] = {
-    ("gateway", "baseline"): "The gateway serves {:.1f} times as many requests as the baseline.",
-    ("required", "gateway"): "With `audit: required` the gateway serves {:.2f} times as many requests as without.",
+![Requests a second of one core, and latency at a fixed rate](benchmarks.svg)
+
+{environment}"""
+
+
+def only_posts(session: Session) -> list[Table]:
+    """Return the table of 1 KB each way."""
+    return [requests.posts(session)]
+
+
+# Each with the seconds that it takes at most in the default plan, and whether it needs more than Python's API.
+WORKS: Mapping[str, tuple[Callable[[Session], list[Table]], float, bool]] = {
+    "post": (only_posts, 30, True),
+    "bodies": (bodies.run, 150, True),
+    "tls": (tls.run, 50, True),
+    "callers": (callers.run, 60, False),
+    "record": (record.run, 25, False),
+    "streams": (connections.run_streams, 40, True),
+    "idle": (connections.run_idle, 20, False),
+    "start": (start.run, 25, False),
+    "storm": (storm.run, 15, False),
 }
 
 
-@dataclass(frozen=True, slots=True)
-class Load:
-    """What a load generator reports of one round; *failures* are answers other than 2xx and broken connections."""
-
-    requests: int
-    seconds: float
-    failures: int
-    p50_us: float
-    p99_us: float
-
-
-@dataclass(frozen=True, slots=True)
-class Round:
-    """One proxy measured for one round; *cpu_percent* of one core, *cpu_us* per request."""
-
-    requests_per_second: float
-    cpu_percent: float
-    cpu_us: float
-    p50_us: float
-    p99_us: float
-
-
-def run_wrk(port: int, *, credential: str, seconds: float) -> Load:
-    """Return what wrk reports of *seconds* against *port*."""
-    words = ["-t1", f"-c{CONNECTIONS}", f"-d{seconds:.0f}s", "--latency", "-H", f"Authorization: Bearer {credential}"]
-    text = on_load_core(["wrk", *words, f"http://127.0.0.1:{port}{PATH}"], seconds=seconds)
-    total = re.search(r"(\d+) requests in ([\d.]+)(us|ms|s)", text)
-    shares = re.findall(r"(50|99)%\s+([\d.]+)(us|ms|s)", text)
-    percentiles = {int(share): float(value) * MICROSECONDS[unit] for share, value, unit in shares}
-    if total is None or len(percentiles) != 2:
-        raise SystemExit(f"wrk said something unexpected:\n{text}")
-    failed = re.findall(r"(?:connect|read|write|timeout|Non-2xx or 3xx responses:) (\d+)", text)
-    took = float(total[2]) * MICROSECONDS[total[3]] / 1e6
-    return Load(int(total[1]), took, sum(map(int, failed)), percentiles[50], percentiles[99])
+def measure(session: Session, names: list[str]) -> tuple[list[Table], list[Panel]]:
+    """Return the tables and the picture of the works *names*; none named: of all, the first row included."""
+    tables: list[Table] = []
+    panels: list[Panel] = []
+    if not names:
+        first, results = requests.throughput(session)
+        tables.append(first)
+        panels.append(_speeds(results))
+        if session.plan.name == "quick":
+            return tables, panels
+        table, fixed = requests.latencies(session, results)
+        tables.append(table)
+        panels.append(_latencies(fixed))
+    for name in names or WORKS:
+        work, seconds, needs_bodies = WORKS[name]
+        if needs_bodies and not session.has_bodies:
+            continue  # told at the start
+        if not names and session.seconds_left < seconds:
+            session.left_out.append(f"{name}: no time was left")
+            continue
+        try:
+            tables += work(session)
+        except SystemExit as exc:  # what was measured before is not lost
+            session.faults.append(f"{name}: {exc}")
+    return tables, panels
 
 
-def run_bundled(port: int, *, credential: str, seconds: float) -> Load:
-    """Return what bench/load.py reports of *seconds* against *port*."""
-    words = ["--port", str(port), "--path", PATH, "--seconds", str(seconds), "--connections", str(CONNECTIONS)]
-    command = [sys.executable, "-m", "bench.load", *words, "--header", f"Authorization: Bearer {credential}"]
-    return Load(**json.loads(on_load_core(command, seconds=seconds)))
-
-
-def on_load_core(command: Sequence[str], *, seconds: float) -> str:
-    """Return what *command* prints, run on the core of the load."""
-    pinned = ["taskset", "--cpu-list", str(LOAD_CORE), *command]
-    return subprocess.run(pinned, cwd=ROOT, check=True, capture_output=True, text=True, timeout=seconds + 30).stdout
-
-
-def measure(proxy: Proxy, upstream: Upstream, *, send: Callable[[int], Load]) -> Round:
-    """Return one round of *proxy* under the load of *send*, or end the benchmark where it does not count (rule 2)."""
-    accepted, refused = upstream.seen()
-    recorded, cpu_seconds = proxy.recorded(), proxy.cpu_seconds()
-    load = send(proxy.port)
-    cpu_seconds = proxy.cpu_seconds() - cpu_seconds
-    give_up = time.monotonic() + SETTLE_SECONDS
-    while (lines := proxy.recorded() - recorded) < load.requests and time.monotonic() < give_up:
-        time.sleep(0.1)
-    passed, stopped = upstream.seen()
-    faults = [
-        *([f"{load.failures} requests failed"] if load.failures else []),
-        *([f"{stopped - refused} requests reached the upstream without the token"] if stopped != refused else []),
-        *([f"the upstream saw {passed - accepted} of {load.requests}"] if passed - accepted < load.requests else []),
-        *([f"the record has {lines} lines for {load.requests} requests"] if lines < load.requests else []),
+def _speeds(results: list[Result]) -> Panel:
+    bars = [
+        Bar(
+            result.name,
+            result.per_second,
+            f"{result.per_second:,.0f}" + (" or more" if result.bound else ""),
+            result.name == "gateway",
+            bool(result.bound),
+        )
+        for result in sorted(results, key=lambda result: -result.per_second)
     ]
-    if faults:
-        raise SystemExit(f"bench: {proxy.name}: {'; '.join(faults)}")
-    return Round(
-        requests_per_second=load.requests / load.seconds,
-        cpu_percent=100 * cpu_seconds / load.seconds,
-        cpu_us=1e6 * cpu_seconds / load.requests,
-        p50_us=load.p50_us,
-        p99_us=load.p99_us,
-    )
+    return Panel("Requests a second of one core", "1 KB of JSON, GET, 32 connections; longer is better", bars)
 
 
-def table(rounds: Mapping[str, Sequence[Round]]) -> str:
-    """Return the medians as a Markdown table, and the ratio below it."""
-    rows = [
-        "| proxy | requests/s | lowest to highest | CPU % | CPU µs a request | p50 µs | p99 µs |",
-        "| --- " * 7 + "|",
+def _latencies(results: list[Result]) -> Panel:
+    bars = [
+        Bar(result.name, result.p99_us, f"{result.p99_us:,.0f} µs", result.name == "gateway")
+        for result in sorted(results, key=lambda result: result.p99_us)
     ]
-    for name, measured in rounds.items():
-        speeds = sorted(each.requests_per_second for each in measured)
-        cells = [
-            name,
-            f"{median(speeds):,.0f}",
-            f"{speeds[0]:,.0f} to {speeds[-1]:,.0f}",
-            f"{median(each.cpu_percent for each in measured):.0f}",
-            f"{median(each.cpu_us for each in measured):.0f}",
-            f"{median(each.p50_us for each in measured):,.0f}",
-            f"{median(each.p99_us for each in measured):,.0f}",
-        ]
-        rows.append(f"| {' | '.join(cells)} |")
-    return "\n".join(rows)
+    return Panel("p99 latency at a fixed rate", "half of the gateway's maximum, an open loop; shorter is better", bars)
 
 
-def ratio(rounds: Mapping[str, Sequence[Round]]) -> str:
-    """Return the sentences that compare the medians, as far as both were measured."""
-    medians = {name: median(each.requests_per_second for each in measured) for name, measured in rounds.items()}
-    said = [text.format(medians[a] / medians[b]) for (a, b), text in COMPARED.items() if {a, b} <= medians.keys()]
-    return " ".join(said) or "Nothing was compared."
-
-
-def environment(tool: str) -> str:
+def environment() -> str:
     """Return where and with what the figures were made."""
     cpu = re.search(r"model name\s*: (.+)", Path("/proc/cpuinfo").read_text())
     libraries = ", ".join(f"{name} {version(name)}" for name in ("aiohttp", "uvloop", "pyjwt"))
+    commit = subprocess.run(["git", "describe", "--always", "--dirty"], cwd=ROOT, capture_output=True, text=True)
+    tree = f"; the tree is {commit.stdout.strip()}" if commit.returncode == 0 else ""
     return (
-        f"{cpu[1] if cpu else platform.machine()}, {os.cpu_count()} cores; Python {platform.python_version()}, "
-        f"{libraries}; {tool}; GET, 1 KB of JSON, keep-alive, {CONNECTIONS} connections, "
-        f"{ROUNDS} rounds of {ROUND_SECONDS} s in turn."
+        f"{cpu[1] if cpu else platform.machine()}, {os.cpu_count()} cores, Linux {platform.release()}; "
+        f"Python {platform.python_version()}, {libraries}{tree}."
     )
 
 
-def write_report(rounds: Mapping[str, Sequence[Round]], *, tool: str) -> None:
-    """Write docs/benchmarks.md."""
+def conditions(session: Session) -> str:
+    """Return how the figures were made, and what is missing."""
+    plan = session.plan
+    said = (
+        f"Medians of {plan.rounds} rounds in turn, of {plan.first_seconds:g} s in the first table and "
+        f"{plan.seconds:g} s in the others; the proxy has core 0, load and API share core 1. Of every request counted "
+        "here the API saw the injected token and no other credential, and the record or log has its line. "
+        "“Generator-bound”: the proxy's core was less than 95 % busy, or the other more than 85 %; “disturbed”: others "
+        "than the proxy took more than 10 % of its core."
+    )
+    left_out = "".join(f"\n- {what}" for what in (*session.faults, *session.left_out))
+    return f"{said}\n\nLeft out:\n{left_out}" if left_out else said
+
+
+def write(session: Session, tables: list[Table], panels: list[Panel]) -> None:
+    """Write the report and the picture."""
     day = time.strftime("%Y-%m-%d", time.gmtime())
-    parts = (HEADING.format(day=day), environment(tool), table(rounds), ratio(rounds), EXPLANATION)
-    REPORT.write_text("\n\n".join(parts))
+    begins = INTRODUCTION.format(day=day, plan=f"plan {session.plan.name}", environment=environment())
+    parts = [begins, conditions(session), *(table.markdown() for table in tables)]
+    REPORT.write_text("\n\n".join(parts) + "\n")
+    PICTURE.write_text(draw(panels, foot=f"make bench, {day}: {environment().split(';')[0]}"))
 
 
 def main() -> None:
-    """Measure what the command line names: gateway and baseline, which are the report; required, the gateway so."""
-    names = sys.argv[1:] or ["gateway", "baseline"]
+    """Measure, print, and write the report of a whole run."""
+    names = sys.argv[1:]
+    kind = os.environ.get("BENCH", "")
+    if kind not in PLANS or not set(names) <= set(WORKS):
+        raise SystemExit(f"bench: BENCH is one of quick and full, or absent; works are {', '.join(WORKS)}")
     if (os.cpu_count() or 1) < 2 or shutil.which("taskset") is None:
         raise SystemExit("bench: this needs two cores and taskset (apt-get install util-linux)")
-    run_load, tool = (run_wrk, "load from wrk") if shutil.which("wrk") else (run_bundled, "load from bench/load.py")
-    if run_load is run_bundled:
-        print("wrk is not installed (apt-get install wrk): the load comes from bench/load.py", file=sys.stderr)
-    with contextlib.ExitStack() as stack:
-        directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="gateway-bench-")))
-        issuer = make_issuer(directory)
-        upstream = stack.enter_context(running_upstream(issuer, token=secrets.token_hex(20)))
-        proxies = []
-        if "baseline" in names:
-            proxies.append(stack.enter_context(running_baseline(upstream, issuer, directory=directory)))
-        if "gateway" in names:
-            proxies.append(stack.enter_context(running_gateway(upstream, directory=directory)))
-        if "required" in names:
-            required = running_gateway(upstream, directory=directory, name="required", audit="required")
-            proxies.append(stack.enter_context(required))
-        rounds: dict[str, list[Round]] = {proxy.name: [] for proxy in proxies}
-        for proxy in proxies:  # imports, caches and connections are not what is measured
-            run_load(proxy.port, credential=issuer.credential, seconds=1)
-        for number in range(1, ROUNDS + 1):
-            for proxy in proxies:
-                send = partial(run_load, credential=issuer.credential, seconds=ROUND_SECONDS)
-                measured = measure(proxy, upstream, send=send)
-                rounds[proxy.name].append(measured)
-                print(f"round {number} {proxy.name}: {measured.requests_per_second:,.0f} requests/s", file=sys.stderr)
-    print(f"\n{table(rounds)}\n\n{ratio(rounds)}\n{environment(tool)}")
-    if set(rounds) == {"gateway", "baseline"} and os.environ.get("BENCH") != "quick":
-        write_report(rounds, tool=tool)
-        print(f"Written to {REPORT.relative_to(ROOT)}.")
+    if (lacks := load.missing()) is not None:
+        raise SystemExit(f"bench: this needs {lacks}")
+    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))  # thousands of connections, here and in what is started
+    with tempfile.TemporaryDirectory(prefix="gateway-bench-") as name:
+        keep_bytecode(Path(name) / "bytecode")
+        with open_session(PLANS[kind], Path(name)) as session:
+            tables, panels = measure(session, names)
+    print("\n\n".join(["", *(table.markdown() for table in tables), conditions(session), environment()]))
+    if not names and kind != "quick":
+        write(session, tables, panels)
+        print(f"\nWritten to {REPORT.relative_to(ROOT)} and {PICTURE.relative_to(ROOT)}.")
+    if session.faults:
+        raise SystemExit("\n".join(("bench: faults:", *session.faults)))
 
 
 if __name__ == "__main__":

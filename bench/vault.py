@@ -50,16 +50,35 @@ async def _sealing_key(data: Path) -> SealingKey:
         await ring.close()
 
 
-def fill(data: Path, first: int, last: int) -> None:
-    """Write the tokens of the users *first* to *last*."""
+def fill(data: Path, first: int, last: int, *, connection: str = "api", token: str | None = None) -> None:
+    """Write tokens of the users *first* to *last* for *connection*: each another one, or *token* for all."""
     sealer = Sealer(asyncio.run(_sealing_key(data)), os.urandom)
     key = scopes_key(())
 
     def row(number: int) -> tuple[object, ...]:
         token_id, user = f"{number:032x}", f"user-{number}"
-        binding = Binding("tokens", "sealed_access_token", token_id, "api", user, "", "")
-        sealed = sealer.seal(f"access-{number}".encode(), binding=binding)
-        return (token_id, "api", user, "", "", "[]", key, "[]", sealed, "Bearer", "", "", 1.0, 1.0, "", False, 1, 0)
+        binding = Binding("tokens", "sealed_access_token", token_id, connection, user, "", "")
+        sealed = sealer.seal((token or f"access-{number}").encode(), binding=binding)
+        return (
+            token_id,
+            connection,
+            user,
+            "",
+            "",
+            "[]",
+            key,
+            "[]",
+            sealed,
+            "Bearer",
+            "",
+            "",
+            1.0,
+            1.0,
+            "",
+            False,
+            1,
+            0,
+        )
 
     insert = f"INSERT INTO tokens ({', '.join(COLUMNS)}) VALUES ({', '.join('?' * len(COLUMNS))})"  # noqa: S608
     with closing(sqlite3.connect(data / "gateway.db")) as db, db:

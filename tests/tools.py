@@ -21,6 +21,7 @@ OIDC_PROVIDER = Path(__file__).resolve().parent / "oidc_provider"
 # The tool's command, and the Debian packages that bring it.
 PACKAGES: Mapping[str, str] = {
     "chromium": "chromium",
+    "gcc": "gcc",
     "initdb": "postgresql",
     "node": "nodejs",
     "npm": "npm",

@@ -87,7 +87,7 @@ def issuer(tmp_path: Path) -> Issuer:
     jwk = json.loads(jwt.algorithms.RSAAlgorithm.to_jwk(KEY.public_key()))
     jwks_file = tmp_path / "jwks.json"
     jwks_file.write_text(json.dumps({"keys": [{**jwk, "kid": "bench", "alg": "RS256", "use": "sig"}]}))
-    return Issuer(jwks_file, credential())
+    return Issuer(jwks_file, credential(), KEY, int(time.time()))
 
 
 @pytest.fixture(params=[False, True], ids=["plain", "TLS"])
