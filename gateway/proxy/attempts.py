@@ -33,7 +33,7 @@ from gateway.proxy.steps import in_task
 from gateway.proxy.tokens import ConnectionTokens
 from gateway.proxy.tunnel import Tunnel
 
-DecideAgain = Callable[[ProxyRequest, Lane, Asker], Awaitable[None]]  # raises Refusal
+DecideAgain = Callable[[ProxyRequest, Asker], Awaitable[None]]  # raises Refusal
 
 
 _DOUBTFUL = frozenset({401, 403})  # what may say of the token that it is not good, or not good enough
@@ -69,17 +69,16 @@ class Attempts:
             Refusal, AnswerCut, ConnectionError: as the record, `send` and `relay` say.
         """
         call = request.call
-        gate = _Gate(self._log, self._clock, self._decide_again, request, lane, asker)
         if lane.records_durably:
-            await gate.record(record.intent(call))
+            await self._record(request, record.intent(call))
         else:
             self._log.append(record.intent(call))
         began = self._monotonic()
-        sent = await send(request, lane, body, token, gate)
+        sent = await send(request, lane, body, token, self)
         needles = lane.echo_guard.needles(token.access_token)
         try:
             if sent.answer.status == 417 and body is not None and body.expects:
-                sent = await self._without_expect(request, lane, sent, body, token, gate)
+                sent = await self._without_expect(request, lane, sent, body, token)
             call.upstream_seconds = self._monotonic() - began
             note = ""
             status = sent.answer.status
@@ -92,13 +91,15 @@ class Attempts:
                 fresh, note = await self._after_rejection(call, lane, body, token, asker, missing)
                 if fresh is not None:
                     await sent.end(lane)
-                    await self._decide_again(request, lane, asker)
+                    await self._decide_again(request, asker)
                     token = fresh
                     needles |= lane.echo_guard.needles(token.access_token)  # many rejected tokens work elsewhere
                     reason = "token_rejected" if missing is None else "scope_missing"
-                    await gate.record(record.attempt(call, reason, status=sent.answer.status, now=self._clock()))
+                    await self._record(
+                        request, record.attempt(call, reason, status=sent.answer.status, now=self._clock())
+                    )
                     began = self._monotonic()
-                    sent = await send(request, lane, body, token, gate)
+                    sent = await send(request, lane, body, token, self)
                     call.upstream_seconds += self._monotonic() - began
                     missing = _missing(call, lane, sent, token)
                     if missing is not None:
@@ -120,16 +121,38 @@ class Attempts:
             else:
                 await sent.end(lane)
 
+    async def connected(self, request: ProxyRequest) -> None:
+        """Decide again: connecting was a wait."""
+        assert request.asker is not None  # nothing is sent for nobody
+        await self._decide_again(request, request.asker)
+
+    async def repeating(self, request: ProxyRequest) -> None:
+        """Write the line of a request that is sent again on a new connection, the old one being stale."""
+        line = record.attempt(request.call, "stale_connection", status=None, now=self._clock())
+        await self._record(request, line)
+
+    async def _record(self, request: ProxyRequest, line: bytes) -> None:
+        """Write *line*. Where the route wants it on the disk, wait for that, and decide again: it was a wait."""
+        asker = request.asker
+        assert asker is not None
+        if not asker.lane.records_durably:
+            self._log.append(line)
+            return
+        await in_task()
+        await self._log.append_durably(line)
+        # 3 to 5 microseconds beside the disk's, on such routes only: not worth a rule about how long a wait may be.
+        await self._decide_again(request, asker)
+
     async def _without_expect(
-        self, request: ProxyRequest, lane: Lane, sent: Sent, body: RequestBody, token: ConnectionToken, gate: _Gate
+        self, request: ProxyRequest, lane: Lane, sent: Sent, body: RequestBody, token: ConnectionToken
     ) -> Sent:
         """Send once more to an upstream that does not take the Expect, which was ours (RFC 9110 section 15.5.18)."""
         await sent.end(lane)
         if not body.can_replay:
             return sent
         body.expects = False
-        await gate.record(record.attempt(request.call, "expectation_failed", status=417, now=self._clock()))
-        return await send(request, lane, body, token, gate)
+        await self._record(request, record.attempt(request.call, "expectation_failed", status=417, now=self._clock()))
+        return await send(request, lane, body, token, self)
 
     async def _switch(
         self, request: ProxyRequest, lane: Lane, sent: Sent, needles: Needles, asker: Asker, note: str
@@ -141,7 +164,7 @@ class Attempts:
             request.client.hand_over(),
             sent.connection.hand_over(),
             idle_seconds=lane.route.timeouts.idle_seconds,
-            decide_again=partial(self._decide_again, request, lane, asker),
+            decide_again=partial(self._decide_again, request, asker),
         )
         try:
             await tunnel.run(first)
@@ -213,43 +236,3 @@ def _missing(call: Call, lane: Lane, sent: Sent, token: ConnectionToken) -> tupl
     if missing != wanted:
         call.echo = ("field",)
     return missing
-
-
-class _Gate:
-    """What a request passes before it leaves: its line, and a new connection's questions (see `forward.py`)."""
-
-    __slots__ = ("_asker", "_clock", "_decide_again", "_lane", "_log", "_request")
-
-    def __init__(
-        self,
-        egress_log: EgressLog,
-        clock: Callable[[], float],
-        decide_again: DecideAgain,
-        request: ProxyRequest,
-        lane: Lane,
-        asker: Asker,
-    ) -> None:
-        self._log = egress_log
-        self._clock = clock
-        self._decide_again = decide_again
-        self._request = request
-        self._lane = lane
-        self._asker = asker
-
-    async def connected(self) -> None:
-        """Decide again: connecting was a wait."""
-        await self._decide_again(self._request, self._lane, self._asker)
-
-    async def repeating(self) -> None:
-        """Write the line of a request that is sent again on a new connection, the old one being stale."""
-        await self.record(record.attempt(self._request.call, "stale_connection", status=None, now=self._clock()))
-
-    async def record(self, line: bytes) -> None:
-        """Write *line*. Where the route wants it on the disk, wait for that, and decide again: it was a wait."""
-        if not self._lane.records_durably:
-            self._log.append(line)
-            return
-        await in_task()
-        await self._log.append_durably(line)
-        # 3 to 5 microseconds beside the disk's, on such routes only: not worth a rule about how long a wait may be.
-        await self._decide_again(self._request, self._lane, self._asker)

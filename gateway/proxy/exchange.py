@@ -213,6 +213,7 @@ class Exchange:
         call.match = match = self._judged(request, lane, match, fields)
         if asker is None:
             asker = _asker(request, lane, caller, credential)
+        request.asker = asker
         call.subject, call.who = asker.subject, asker.who
         self._authorize(call, lane, caller, asker.subject, match)
         if fields.wants_upgrade:
@@ -243,7 +244,7 @@ class Exchange:
             token = await self._tokens.fetch(key, caller=asker.caller, credential=credential)
             call.refreshed = token.refreshed
             call.token_seconds = self._monotonic() - began
-            await self._decide_again(request, lane, asker)
+            await self._decide_again(request, asker)
         lane.check_token(token)
         body = None if request.payload is EMPTY_PAYLOAD else _body(request, lane)
         lane.pool.enter()
@@ -316,14 +317,14 @@ class Exchange:
         if not decision.allowed:
             raise DeniedByPolicy(rule=decision.rule)
 
-    async def _decide_again(self, request: ProxyRequest, lane: Lane, asker: Asker) -> None:
+    async def _decide_again(self, request: ProxyRequest, asker: Asker) -> None:
         """
         Refuse, after a wait, what would not be let through any more.
 
         Raises:
             Refusal: the credential is not good any more, or policy now says no.
         """
-        call, fields = request.call, request.fields
+        call, fields, lane = request.call, request.fields, asker.lane
         assert call.match is not None  # it was decided before
         caller = await self._identity.identify(asker.credential)
         subject = choose_subject(caller, lane.route, user=fields.user, tenant=fields.tenant, account=fields.account)
@@ -387,7 +388,7 @@ def _asker(request: ProxyRequest, lane: Lane, caller: Caller, credential: str) -
     fields, route = request.fields, lane.route
     subject = choose_subject(caller, route, user=fields.user, tenant=fields.tenant, account=fields.account)
     key = TokenKey(route.connection, subject.user, subject.tenant, route.scopes, subject.account)
-    asker = Asker(caller, credential, subject, key, record.who(caller, subject, route))
+    asker = Asker(lane, caller, credential, subject, key, record.who(caller, subject, route))
     if request.before is not None:
         request.before.asker = asker
     return asker

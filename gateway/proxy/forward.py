@@ -59,10 +59,10 @@ class Sent:
 class Gate(Protocol):
     """What stands before a new connection. Both raise Refusal, and then nothing leaves."""
 
-    async def connected(self) -> None:
+    async def connected(self, request: ProxyRequest) -> None:
         """The connection is there; connecting took its time."""
 
-    async def repeating(self) -> None:
+    async def repeating(self, request: ProxyRequest) -> None:
         """The request leaves a second time, because of a stale connection."""
 
 
@@ -99,7 +99,7 @@ async def send(
         pump: asyncio.Task[None] | None = None
         try:
             if is_new:
-                await gate.connected()
+                await gate.connected(request)
             connection.begin(method=call.method, timeouts=lane.route.timeouts, may_switch=request.handshake is not None)
             if body is None:
                 connection.write(head)
@@ -113,7 +113,7 @@ async def send(
             await _abandon(lane, connection, pump)
             if call.method not in SAFE_METHODS or call.effective_method is not None or body is not None:
                 raise UpstreamUnreachable from exc
-            await gate.repeating()
+            await gate.repeating(request)
             call.attempts += 1
             is_repeated = True
         except BaseException:

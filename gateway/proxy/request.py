@@ -13,7 +13,7 @@ Version, Host and framing are as `listen/head.py` wants them: nothing else gets 
 from __future__ import annotations
 
 import asyncio
-from typing import NamedTuple, Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from aiohttp.streams import EMPTY_PAYLOAD, StreamReader
 
@@ -23,12 +23,16 @@ from gateway.proxy.record import Call
 from gateway.proxy.request_fields import RequestFields, RequestRules
 from gateway.proxy.websocket import Handshake, read_handshake
 
+if TYPE_CHECKING:
+    from gateway.proxy.lane import Lane
+
 MAX_DISCARDED_BYTES = 65_536  # of a body that nobody wants, read and thrown away to keep its connection
 
 
 class Asker(NamedTuple):
-    """For whom a request is sent on one route: the caller, and whose token it gets; *who* says both to the record."""
+    """For whom a request is sent on *lane*: the caller, and whose token it gets; *who* says both to the record."""
 
+    lane: Lane
     caller: Caller
     credential: str
     subject: Subject
@@ -85,6 +89,7 @@ class ProxyRequest:
     """A request on its way: *head* and *payload* as the parser delivered them, *fields* once they were read."""
 
     __slots__ = (
+        "asker",
         "before",
         "call",
         "client",
@@ -106,6 +111,7 @@ class ProxyRequest:
         self.head = head
         self.payload = payload
         self.client = client
+        self.asker: Asker | None = None
         self.handshake: Handshake | None = None
         self.has_answered = False
         self.is_invited = False
