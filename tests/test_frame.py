@@ -30,6 +30,7 @@ DECIDES_NOTHING: Mapping[str, str] = {
     "gateway/store/schema.py": "tables without behaviour; the tests of the store run on them",
     "gateway/config/schema_base.py": "the shape of routes.yaml; tests/config/test_schema.py has all three files",
     "gateway/config/schema_routes.py": "likewise",
+    "gateway/providers/schema.py": "the shape of a provider's file; tests/providers/test_entry.py has the entries",
     "gateway/vault/page_texts.py": "what the pages say; tests/vault/test_pages.py reads them as a browser does",
     "gateway/demo/people.py": "made-up people and nothing else",
 }

@@ -15,15 +15,16 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from typing import Annotated, Any, Literal
+from typing import Any
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import ValidationError
 from yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
 
 from gateway.models import Rejected, UpstreamRules
 from gateway.providers.provider import Provider
-from gateway.providers.quirks import TENANT, Grant, Quirks, RevocationAuth, TokenAuth
+from gateway.providers.quirks import TENANT, Quirks
+from gateway.providers.schema import ProviderFile, QuirksFile, UpstreamFile, VariableFile
 from gateway.providers.variables import Form, Variable, VariableInvalid, names_in
 
 MAX_BYTES = 65_536
@@ -38,89 +39,9 @@ _WORDS = {"": None, "~": None, "null": None, "true": True, "false": False}
 _INTEGER = re.compile(r"0|[1-9][0-9]{0,9}")
 _URLS = ("authorization_url", "token_url", "revocation_url", "discovery_url")
 
-Text = Annotated[str, Field(min_length=1, max_length=500)]
-Word = Annotated[str, Field(pattern=r"^[!-~]+$", max_length=200)]
-# What an exchange carries already is ours to set (vault/connection.py); the names here are what catalogues add.
-ParamName = Annotated[str, Field(pattern=r"^[a-z][A-Za-z_\[\]]*$", max_length=100)]
-Params = dict[ParamName, Annotated[str, Field(max_length=500)]]
-
 
 class EntryInvalid(Exception):
     """A provider's file cannot be used: file, line, key, what was expected."""
-
-
-class _Model(BaseModel):
-    model_config = ConfigDict(strict=True, extra="forbid", frozen=True, hide_input_in_errors=True)
-
-
-class _RejectedFile(_Model):
-    status: Annotated[int, Field(ge=200, le=599)]
-    pointer: str = ""
-    values: Annotated[list[Word | Text], Field(max_length=20)] = []
-
-
-class _VariableFile(_Model):
-    description: Text
-    form: Form
-    pattern: Annotated[str, Field(max_length=200)]
-    example: Text
-    default: str | None = None
-
-
-class _QuirksFile(_Model):
-    token_auth: TokenAuth | None = None
-    token_body: Literal["form", "json"] = "form"  # noqa: S105  # a format
-    scope_separator: Annotated[str, Field(pattern=r"^[ ,+]$")] = " "
-    scopes_param: Annotated[str, Field(pattern=r"^[a-z_]+$")] = "scope"
-    pkce: bool = True
-    refresh_url: str | None = None
-    refresh_scope: bool = False
-    revocation_auth: RevocationAuth | None = None
-    authorization_params: Params = {}
-    code_params: Params = {}
-    refresh_params: Params = {}
-    token_errors_with_status_200: bool = False
-    dead_grant_errors: Annotated[list[Word], Field(max_length=20)] = []
-    token_path: str = ""
-    default_expires_seconds: Annotated[int, Field(ge=60, le=10 * 365 * 86_400)] | None = None
-    accept_header: Annotated[str, Field(pattern=r"^[a-z]+/[a-z0-9.+-]+$")] = "application/json"
-    refresh_token_rotates: bool | None = None
-    issues_refresh_tokens: bool = True
-    account_path: str = ""
-    userinfo_url: str = ""
-    userinfo_path: str = ""
-    issuer: str = ""
-    rejected: Annotated[list[_RejectedFile], Field(max_length=10)] = []
-    grants: Annotated[list[Grant], Field(min_length=1)] | None = None
-
-
-FieldName = Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9-]*$", max_length=100)]
-QueryName = Annotated[str, Field(pattern=r"^[A-Za-z$][A-Za-z0-9_-]*$", max_length=100)]
-PathGlob = Annotated[str, Field(pattern=r"^/[!-~]+$", max_length=300)]  # patterns.py reads it; a test tries each
-
-
-class _UpstreamFile(_Model):
-    origins: Annotated[list[str], Field(max_length=20)] = []
-    credential_fields: Annotated[list[FieldName], Field(max_length=20)] = []
-    credential_params: Annotated[list[QueryName], Field(max_length=20)] = []
-    minting_paths: Annotated[list[PathGlob], Field(max_length=50)] = []
-    multiplex_paths: Annotated[list[PathGlob], Field(max_length=50)] = []
-
-
-class _ProviderFile(_Model):
-    name: Text
-    description: Text
-    docs_url: str
-    kind: Literal["oauth", "apikey"] = "oauth"
-    authorization_url: str = ""
-    token_url: str = ""
-    revocation_url: str = ""
-    discovery_url: str = ""
-    default_scopes: Annotated[list[Word], Field(max_length=50)] = []
-    origins: Annotated[list[str], Field(min_length=1, max_length=50)]
-    variables: dict[str, _VariableFile] = {}
-    quirks: _QuirksFile = _QuirksFile()
-    upstream: _UpstreamFile = _UpstreamFile()
 
 
 def read(provider_id: str, content: bytes) -> Provider:
@@ -135,7 +56,7 @@ def read(provider_id: str, content: bytes) -> Provider:
         raise file.invalid((), "expected a name of a-z, 0-9 and inner hyphens")
     data = file.data(content)
     try:
-        entry = _ProviderFile.model_validate(data)
+        entry = ProviderFile.model_validate(data)
     except ValidationError as exc:
         first = exc.errors(include_url=False, include_context=False, include_input=False)[0]
         raise file.invalid(first["loc"], first["msg"]) from None
@@ -201,7 +122,7 @@ class _File:
 Problem = tuple[tuple[str | int, ...], str]
 
 
-def _problems(entry: _ProviderFile) -> Iterator[Problem]:
+def _problems(entry: ProviderFile) -> Iterator[Problem]:
     """Yield what is wrong between and inside the values of *entry*, whose shape is right."""
     if not entry.docs_url or "{" in entry.docs_url:
         yield ("docs_url",), "expected the https URL of a page"
@@ -226,7 +147,7 @@ def _problems(entry: _ProviderFile) -> Iterator[Problem]:
     yield from _account_problems(entry)
 
 
-def _kind_problems(entry: _ProviderFile) -> Iterator[Problem]:
+def _kind_problems(entry: ProviderFile) -> Iterator[Problem]:
     if entry.kind == "oauth":
         if not entry.authorization_url:
             yield ("authorization_url",), "required with kind oauth"
@@ -255,7 +176,7 @@ def _url_problems(url: str) -> Iterator[str]:
         yield "expected a plain path without query, variables only as whole segments"
 
 
-def _variable_problems(entry: _ProviderFile, urls: list[str]) -> Iterator[Problem]:
+def _variable_problems(entry: ProviderFile, urls: list[str]) -> Iterator[Problem]:
     used = {name for url in urls for name in names_in(url)}
     for name in sorted(used - set(entry.variables)):
         yield ("variables",), f"expected {name} to be declared, it is used"
@@ -294,7 +215,7 @@ def _place_problems(place: str, form: Form, url: str) -> Iterator[str]:
         yield "expected the provider's own domain behind it"
 
 
-def _quirk_problems(quirks: _QuirksFile) -> Iterator[Problem]:
+def _quirk_problems(quirks: QuirksFile) -> Iterator[Problem]:
     if quirks.issuer:
         yield from ((("quirks", "issuer"), problem) for problem in _issuer_problems(quirks.issuer))
     if _POINTER.fullmatch(quirks.token_path) is None:
@@ -309,7 +230,7 @@ def _quirk_problems(quirks: _QuirksFile) -> Iterator[Problem]:
             yield path, "expected a pointer: not every answer of this status rejects the token"
 
 
-def _upstream_problems(upstream: _UpstreamFile) -> Iterator[Problem]:
+def _upstream_problems(upstream: UpstreamFile) -> Iterator[Problem]:
     for index, origin in enumerate(upstream.origins):
         if origin.count("/") != 2 or "{" in origin:
             yield ("upstream", "origins", index), "expected https://host[:port] or https://*.host, no path"
@@ -320,7 +241,7 @@ def _upstream_problems(upstream: _UpstreamFile) -> Iterator[Problem]:
             yield ("upstream", "credential_fields", index), "expected a field beside those that never cross"
 
 
-def _account_problems(entry: _ProviderFile) -> Iterator[Problem]:
+def _account_problems(entry: ProviderFile) -> Iterator[Problem]:
     quirks = entry.quirks
     for key in ("account_path", "userinfo_path"):
         if _POINTER.fullmatch(getattr(quirks, key)) is None:
@@ -341,7 +262,7 @@ def _issuer_problems(issuer: str) -> Iterator[str]:
     yield from _url_problems(rest)
 
 
-def _variable(name: str, file: _VariableFile) -> Variable:
+def _variable(name: str, file: VariableFile) -> Variable:
     return Variable(
         name=name,
         description=file.description,
@@ -352,7 +273,7 @@ def _variable(name: str, file: _VariableFile) -> Variable:
     )
 
 
-def _provider(provider_id: str, entry: _ProviderFile) -> Provider:
+def _provider(provider_id: str, entry: ProviderFile) -> Provider:
     return Provider(
         id=provider_id,
         name=entry.name,
@@ -372,7 +293,7 @@ def _provider(provider_id: str, entry: _ProviderFile) -> Provider:
     )
 
 
-def _upstream(entry: _ProviderFile) -> UpstreamRules:
+def _upstream(entry: ProviderFile) -> UpstreamRules:
     file = entry.upstream
     return UpstreamRules(
         credential_fields=frozenset(name.lower() for name in file.credential_fields),
@@ -383,11 +304,11 @@ def _upstream(entry: _ProviderFile) -> UpstreamRules:
     )
 
 
-def _rejected(entry: _ProviderFile) -> tuple[Rejected, ...]:
+def _rejected(entry: ProviderFile) -> tuple[Rejected, ...]:
     return tuple(Rejected(each.status, each.pointer, tuple(each.values)) for each in entry.quirks.rejected)
 
 
-def _quirks(entry: _ProviderFile) -> Quirks:
+def _quirks(entry: ProviderFile) -> Quirks:
     file = entry.quirks
     return Quirks(
         token_auth=file.token_auth,
