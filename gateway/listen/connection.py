@@ -18,6 +18,7 @@ The names of aiohttp that this leans on are listed in `proxy/aiohttp_names.py`.
 from __future__ import annotations
 
 import asyncio
+import select
 from collections import Counter
 from collections.abc import Callable
 from typing import Any, cast
@@ -131,8 +132,10 @@ class StrictConnection(RequestHandler):
             self._next_keepalive_close_time = self._head_since + KEEPALIVE_SECONDS
 
     def sweep(self, now: float) -> None:
-        """Enforce the deadlines at *now*, the loop's time."""
-        if self._linger_until is not None and self.transport is not None:
+        """Enforce the deadlines at *now*, the loop's time, and notice who has gone while nothing was read of it."""
+        if self.transport is not None and not self.transport.is_reading() and self._other_has_gone():
+            self.transport.abort()
+        elif self._linger_until is not None and self.transport is not None:
             if now >= self._linger_until + KEEPALIVE_SECONDS:
                 self.transport.abort()  # what the caller does not read is not kept for ever
             elif now >= self._linger_until:
@@ -143,6 +146,16 @@ class StrictConnection(RequestHandler):
             waiter = self._waiter
             if waiter is not None and not waiter.done():
                 waiter.set_result(None)
+
+    def _other_has_gone(self) -> bool:
+        """Ask the system: a transport that reads nothing sees no end and no reset (threats R6)."""
+        assert self.transport is not None
+        connection = self.transport.get_extra_info("socket")
+        if connection is None or connection.fileno() < 0:
+            return False
+        poll = select.poll()
+        poll.register(connection.fileno(), select.POLLRDHUP)  # POLLHUP and POLLERR come unasked
+        return bool(poll.poll(0))
 
     def linger(self) -> None:
         """End the connection by halves: what was written arrives, what still comes is thrown away for a while."""

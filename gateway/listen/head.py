@@ -84,10 +84,11 @@ class HeaderSection:
     The header fields of a request, and what they say together.
 
     *raw_fields* are names and values as they came, without the blanks around a value. *host* is in small letters, ""
-    where HTTP/1.0 has none. *is_last*: the caller takes no other answer on this connection, or the gateway gives none.
+    where HTTP/1.0 has none. *is_kept*: the connection remembers it for its next request. *is_last*: the caller takes no
+    other answer on this connection, or the gateway gives none.
     """
 
-    __slots__ = ("expects_continue", "framing", "host", "is_last", "raw_fields")
+    __slots__ = ("expects_continue", "framing", "host", "is_kept", "is_last", "raw_fields")
 
     def __init__(
         self, raw_fields: RawFields, *, host: str, framing: Framing, is_last: bool, expects_continue: bool
@@ -97,6 +98,7 @@ class HeaderSection:
         self.framing = framing
         self.is_last = is_last
         self.expects_continue = expects_continue
+        self.is_kept = False
 
     def first(self, name: str) -> str | None:
         """Return the value of the first field *name*, in any letter case; None where there is none."""
@@ -140,6 +142,17 @@ def first_fault(head: bytes) -> Refusal | None:
     if end < 0:
         return None
     return _fault_of_line(head[:end]) or _fault_of_fields(head, end + 1)
+
+
+def room_in_line(head: bytes) -> int:
+    """Return how many bytes may follow *head*, which has no fault yet, before `first_fault` has more to say; LF has."""
+    if head[:1] == b"\r":
+        return 0
+    start = head.find(b"\n") + 1
+    if not start:
+        return MAX_LINE_BYTES + 1 - len(head)
+    in_line = len(head) - 1 - (head.rfind(b"\n") + 1)
+    return min(MAX_FIELD_BYTES - in_line, MAX_FIELDS_BYTES - (len(head) - 1 - start))
 
 
 def _fault_of_line(line: bytes) -> Refusal | None:

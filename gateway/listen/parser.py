@@ -42,6 +42,7 @@ from gateway.listen.head import (
     RequestHead,
     first_fault,
     read_section,
+    room_in_line,
     split_fields,
 )
 
@@ -51,6 +52,10 @@ if TYPE_CHECKING:
 MAX_QUEUED = 32  # as many as aiohttp itself lets wait; it pauses reading at the same number
 SMALL_BODY_BYTES = 2_048  # at most 400 chunks, 0.3 milliseconds: MAX_QUEUED of them are read in one feeding
 READ_BUFFER_BYTES = 65_536  # of a body that its reader has not taken yet; reading pauses at twice as much
+
+MAX_KNOWN_BYTES = (
+    4_096  # of fields that are remembered: a stranger's cost no more for as long as it stays (threats R33)
+)
 
 Message = RawRequestMessage | RequestHead
 Messages = list[tuple[Message | _ErrInfo, StreamReader]]
@@ -82,6 +87,7 @@ class StrictParser:
         "_loop",
         "_payload",
         "_protocol",
+        "_room",
         "_skipped_line",
         "has_extra",
         "is_behind",
@@ -105,6 +111,7 @@ class StrictParser:
         )
         self.tail = b""  # what has come and is not read yet
         self.is_behind = False
+        self._room = 0  # bytes without LF by which `tail`, a head that has begun, may grow unjudged: it may drip
         self._skipped_line = False
         self._has_ended = False
         self.has_extra = False  # bytes behind the last request, which nobody reads
@@ -152,7 +159,12 @@ class StrictParser:
             self.has_extra = self.has_extra or bool(data)
             return _NOTHING
         if self.tail:
+            if self._room and len(data) <= self._room and b"\n" not in data:
+                self._room -= len(data)
+                self.tail += data
+                return _NOTHING
             data, self.tail = self.tail + data, b""
+        self._room = 0
         messages: Messages = []
         at, size = 0, len(data)
         self.is_behind = False
@@ -183,6 +195,8 @@ class StrictParser:
                 messages.append(self.refuse(refusal))
         if at < size:
             self._keep(data[at:] if at else data)
+            if self.has_begun and not self.is_behind:
+                self._room = room_in_line(self.tail)
         return (messages, False, b"") if messages else _NOTHING
 
     def _keep(self, rest: bytes) -> None:
@@ -244,7 +258,9 @@ class StrictParser:
         if len(raw_fields) > MAX_FIELDS:
             raise FieldsTooLarge
         section = read_section(raw_fields)
-        self._known, self._known_fields = section, fields
+        if len(fields) <= MAX_KNOWN_BYTES:
+            section.is_kept = True
+            self._known, self._known_fields = section, fields
         self._framing, self._ends = section.framing, section.is_last
         return RequestHead(_METHODS[method], target.decode("ascii"), section)
 
@@ -271,10 +287,10 @@ class StrictParser:
         if len(message.raw_headers) > MAX_FIELDS:
             raise FieldsTooLarge
         section = read_section(message.raw_headers, target=target, is_http_1_0=is_http_1_0)
-        self._framing, self._ends = section.framing, section.is_last or message.should_close
+        self._framing, self._ends = section.framing, section.is_last
         if not self._for_application:
             return RequestHead(message.method, message.path, section, is_http_1_0=is_http_1_0)
-        return message._replace(should_close=True) if self._ends else message
+        return message._replace(should_close=self._ends)
 
     def _refuse_fault(self, head: bytes) -> None:
         """Raise what is wrong with *head*, if anything is."""

@@ -70,15 +70,18 @@ class Attempts:
         """
         call = request.call
         if lane.records_durably:
-            await self._record(request, record.intent(call))
+            token = await self._record(request, record.intent(call), token)
         else:
             self._log.append(record.intent(call))
         began = self._monotonic()
         sent = await send(request, lane, body, token, self)
+        token = sent.token
         needles = lane.echo_guard.needles(token.access_token)
         try:
             if sent.answer.status == 417 and body is not None and body.expects:
-                sent = await self._without_expect(request, lane, sent, body, token)
+                sent = await self._without_expect(request, lane, sent, body)
+                token = sent.token
+                needles |= lane.echo_guard.needles(token.access_token)
             call.upstream_seconds = self._monotonic() - began
             note = ""
             status = sent.answer.status
@@ -92,14 +95,13 @@ class Attempts:
                 if fresh is not None:
                     await sent.end(lane)
                     await self._decide_again(request, asker)
-                    token = fresh
-                    needles |= lane.echo_guard.needles(token.access_token)  # many rejected tokens work elsewhere
                     reason = "token_rejected" if missing is None else "scope_missing"
-                    await self._record(
-                        request, record.attempt(call, reason, status=sent.answer.status, now=self._clock())
-                    )
+                    line = record.attempt(call, reason, status=sent.answer.status, now=self._clock())
+                    fresh = await self._record(request, line, fresh)
                     began = self._monotonic()
-                    sent = await send(request, lane, body, token, self)
+                    sent = await send(request, lane, body, fresh, self)
+                    token = sent.token
+                    needles |= lane.echo_guard.needles(token.access_token)  # many rejected tokens work elsewhere
                     call.upstream_seconds += self._monotonic() - began
                     missing = _missing(call, lane, sent, token)
                     if missing is not None:
@@ -121,38 +123,46 @@ class Attempts:
             else:
                 await sent.end(lane)
 
-    async def connected(self, request: ProxyRequest) -> None:
-        """Decide again: connecting was a wait."""
-        assert request.asker is not None  # nothing is sent for nobody
-        await self._decide_again(request, request.asker)
+    async def connected(self, request: ProxyRequest, token: ConnectionToken) -> ConnectionToken:
+        """Decide again, connecting was a wait; return the token to send instead of *token*."""
+        return await self._after_wait(request, token)
 
-    async def repeating(self, request: ProxyRequest) -> None:
+    async def repeating(self, request: ProxyRequest, token: ConnectionToken) -> None:
         """Write the line of a request that is sent again on a new connection, the old one being stale."""
         line = record.attempt(request.call, "stale_connection", status=None, now=self._clock())
-        await self._record(request, line)
+        await self._record(request, line, token)
 
-    async def _record(self, request: ProxyRequest, line: bytes) -> None:
-        """Write *line*. Where the route wants it on the disk, wait for that, and decide again: it was a wait."""
-        asker = request.asker
-        assert asker is not None
-        if not asker.lane.records_durably:
+    async def _record(self, request: ProxyRequest, line: bytes, token: ConnectionToken) -> ConnectionToken:
+        """Write *line*; where the route wants it on the disk, wait for that. Return the token to send by then."""
+        assert request.asker is not None  # nothing is sent for nobody
+        if not request.asker.lane.records_durably:
             self._log.append(line)
-            return
+            return token
         await in_task()
         await self._log.append_durably(line)
         # 3 to 5 microseconds beside the disk's, on such routes only: not worth a rule about how long a wait may be.
-        await self._decide_again(request, asker)
+        return await self._after_wait(request, token)
 
-    async def _without_expect(
-        self, request: ProxyRequest, lane: Lane, sent: Sent, body: RequestBody, token: ConnectionToken
-    ) -> Sent:
+    async def _after_wait(self, request: ProxyRequest, token: ConnectionToken) -> ConnectionToken:
+        """Decide again, and return the token that has taken the place of *token* by now, if another has."""
+        asker = request.asker
+        assert asker is not None
+        current = await self._tokens.current(token, asker.key, caller=asker.caller, credential=asker.credential)
+        await self._decide_again(request, asker)
+        if current is not token:
+            asker.lane.check_token(current)
+        return current
+
+    async def _without_expect(self, request: ProxyRequest, lane: Lane, sent: Sent, body: RequestBody) -> Sent:
         """Send once more to an upstream that does not take the Expect, which was ours (RFC 9110 section 15.5.18)."""
         await sent.end(lane)
         if not body.can_replay:
             return sent
         body.expects = False
-        await self._record(request, record.attempt(request.call, "expectation_failed", status=417, now=self._clock()))
-        return await send(request, lane, body, token, self)
+        await in_task()
+        token = await self._after_wait(request, sent.token)
+        line = record.attempt(request.call, "expectation_failed", status=417, now=self._clock())
+        return await send(request, lane, body, await self._record(request, line, token), self)
 
     async def _switch(
         self, request: ProxyRequest, lane: Lane, sent: Sent, needles: Needles, asker: Asker, note: str

@@ -269,6 +269,8 @@ class Exchange:
     async def _identify_by_first(self, request: ProxyRequest, lane: Lane | None) -> None:
         """Identify the caller by its first credential: what is wrong with its fields is no stranger's to know."""
         section = request.head.section
+        if self._trusted_proxies:
+            request.call.peer = self._trusted_proxies.caller_of(section.raw_fields, request.call.peer)
         place, value = _AUTHORIZATION, section.first("Gateway-Authorization")
         if value is None:
             place = lane.route.credential if lane is not None else _AUTHORIZATION

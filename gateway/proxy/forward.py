@@ -34,11 +34,12 @@ SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})  # RFC 9110 9.2.1; TRACE is
 
 @dataclass(slots=True)
 class Sent:
-    """A request on an upstream connection: its answer's head, and the task that still sends its body."""
+    """A request on an upstream connection: its answer's head, the task that still sends its body, and the token."""
 
     connection: UpstreamConnection
     answer: Answer
     pump: asyncio.Task[None] | None
+    token: ConnectionToken
     is_ended: bool = False
 
     async def end(self, lane: Lane) -> None:
@@ -59,10 +60,10 @@ class Sent:
 class Gate(Protocol):
     """What stands before a new connection. Both raise Refusal, and then nothing leaves."""
 
-    async def connected(self, request: ProxyRequest) -> None:
-        """The connection is there; connecting took its time."""
+    async def connected(self, request: ProxyRequest, token: ConnectionToken) -> ConnectionToken:
+        """The connection is there, and connecting took its time: return the token to send by now."""
 
-    async def repeating(self, request: ProxyRequest) -> None:
+    async def repeating(self, request: ProxyRequest, token: ConnectionToken) -> None:
         """The request leaves a second time, because of a stale connection."""
 
 
@@ -86,7 +87,6 @@ async def send(
         body.settle_length()
         if not body.is_buffered:
             await in_task()
-    head = _head(request, lane, body, token)
     is_repeated = False
     while True:
         # Repeated once, on a new connection: an upstream that hangs up each time must not be asked 256 times.
@@ -99,7 +99,8 @@ async def send(
         pump: asyncio.Task[None] | None = None
         try:
             if is_new:
-                await gate.connected(request)
+                token = await gate.connected(request, token)
+            head = _head(request, lane, body, token)
             connection.begin(method=call.method, timeouts=lane.route.timeouts, may_switch=request.handshake is not None)
             if body is None:
                 connection.write(head)
@@ -108,12 +109,12 @@ async def send(
             else:
                 connection.write(head)
                 pump = asyncio.create_task(_pump(connection, body), name="request-body")
-            return Sent(connection, await connection.answer(), pump)
+            return Sent(connection, await connection.answer(), pump, token)
         except Stale as exc:
             await _abandon(lane, connection, pump)
             if call.method not in SAFE_METHODS or call.effective_method is not None or body is not None:
                 raise UpstreamUnreachable from exc
-            await gate.repeating(request)
+            await gate.repeating(request, token)
             call.attempts += 1
             is_repeated = True
         except BaseException:

@@ -18,7 +18,7 @@ from collections.abc import Iterable
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address
 
 from gateway.errors import InvalidRequest
-from gateway.proxy.request_fields import RequestFields
+from gateway.proxy.request_fields import TRUSTED_FORWARDED, RawFields, RequestFields
 
 Address = IPv4Address | IPv6Address
 
@@ -54,6 +54,15 @@ class TrustedProxies:
             if fields.forwarded and self.includes(peer):
                 fields.caller_address = self._believe(fields, fields.forwarded, peer)
         return fields.caller_address
+
+    def caller_of(self, raw_fields: RawFields, peer: str) -> str:
+        """Return the address of the caller behind *peer* for the record of a request whose fields are refused."""
+        fields = RequestFields()
+        fields.forwarded = [(name.lower(), value) for name, value in raw_fields if name.lower() in TRUSTED_FORWARDED]
+        try:
+            return self.settle(fields, peer)
+        except InvalidRequest:
+            return peer
 
     def _believe(self, fields: RequestFields, forwarded: list[tuple[bytes, bytes]], peer: str) -> str:
         chain = _joined(forwarded, b"x-forwarded-for")

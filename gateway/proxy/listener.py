@@ -270,7 +270,7 @@ class CallerConnection(StrictConnection):
 
     async def _serve_queue(self) -> bool:
         """Serve the requests that have come, one after another; return whether the connection stays open."""
-        while self._messages and not self._force_close:
+        while self._messages and not self._force_close and self._is_there:
             message: Any
             message, payload = self._messages.popleft()
             self._strict.message_consumed()
@@ -286,6 +286,10 @@ class CallerConnection(StrictConnection):
                 return False  # a caller that sends on and never reads would pile up its answers here
         self._restart_keepalive()
         return not self._force_close
+
+    @property
+    def _is_there(self) -> bool:
+        return self.transport is not None and not self.transport.is_closing()
 
     async def _has_read(self) -> bool:
         try:

@@ -32,6 +32,8 @@ _USERINFO = re.compile(r"\A((?:[A-Za-z][A-Za-z0-9+.-]*:)?(?://)?)[^/?#]*@")
 
 MAX_TEXT = 512
 MAX_QUERY_KEYS = 100
+MAX_KEY = 64  # characters of one; "%3D" for "=" would make a key of a value, too
+_WORD = re.compile(r"[A-Za-z][A-Za-z_.-]{0,23}")
 
 
 class EgressLog(Protocol):
@@ -257,7 +259,12 @@ def _text(text: str | None) -> bytes:
 
 
 def _query_keys(query: str) -> list[str]:
-    return [pair.partition("=")[0][:MAX_TEXT] for pair in query.split("&", MAX_QUERY_KEYS)[:MAX_QUERY_KEYS]]
+    return [_key(*pair.partition("=")) for pair in query.split("&", MAX_QUERY_KEYS)[:MAX_QUERY_KEYS]]
+
+
+def _key(name: str, equals: str, _: str) -> str:
+    # What has no "=" may be a value alone, and a credential: only what is a word stands here.
+    return name[:MAX_KEY] if equals or _WORD.fullmatch(name) else ""
 
 
 _second = 0

@@ -128,7 +128,8 @@ class ProxyRequest:
             self.fields = before.fields
             return before.fields
         self.fields = fields = rules.read(section.raw_fields)
-        self.before = self.client.before = Before(section, rules, fields)
+        self.before = Before(section, rules, fields)
+        self.client.before = self.before if section.is_kept else None
         if before is not None and before.rules is rules and before.fields.name_the_same(fields):
             self.before.asker = before.asker
         return fields

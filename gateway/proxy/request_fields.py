@@ -70,7 +70,7 @@ REWRITES = frozenset(
     }
 )
 # What a trusted proxy says and is passed on; everything else above never is.
-_TRUSTED_FORWARDED = (b"forwarded", b"x-forwarded-for", b"x-forwarded-proto", b"x-forwarded-host")
+TRUSTED_FORWARDED = (b"forwarded", b"x-forwarded-for", b"x-forwarded-proto", b"x-forwarded-host")
 # Framing and Host are not a hop's to remove: a Connection field that names them is an attack or a mistake.
 _NOT_FOR_A_HOP = frozenset({b"content-length", b"host", b"transfer-encoding"})
 METHOD_OVERRIDES = frozenset({b"x-http-method-override", b"x-http-method", b"x-method-override"})
@@ -215,7 +215,7 @@ class RequestRules:
         self._memo: dict[bytes, int] = {}
         self._special = dict(_REQUEST_FIELDS)
         if trusts_proxies:
-            self._special |= dict.fromkeys(_TRUSTED_FORWARDED, _Do.FORWARDED)
+            self._special |= dict.fromkeys(TRUSTED_FORWARDED, _Do.FORWARDED)
         if route is None:
             return
         if route.upgrade:

@@ -27,6 +27,7 @@ from typing import NamedTuple, Protocol
 
 from gateway.errors import Refusal, TokenServiceUnavailable
 from gateway.models import Caller, ConnectionToken, TokenKey
+from gateway.proxy.steps import in_task
 
 OUTAGE_SECONDS = 300.0  # decisions of the token service may be that much older while it is away
 PATIENCE_SECONDS = 2.0  # for a service that is slow, where a token that would serve is here
@@ -126,6 +127,16 @@ class ConnectionTokens:
             if kept is None or not self._may_outlast(kept):  # its end was heard in the meantime
                 raise TokenServiceUnavailable(retry_after=1) from None
             return kept.token
+
+    async def current(
+        self, token: ConnectionToken, key: TokenKey, *, caller: Caller, credential: str
+    ) -> ConnectionToken:
+        """Return *token* if nothing was heard of its end, else what stands in its place. Raises as `fetch`."""
+        kept = self._cached.get((key, None if self._shared else credential))
+        if kept is None:
+            await in_task()
+            return await self.fetch(key, caller=caller, credential=credential)
+        return token if kept.token.access_token == token.access_token else kept.token
 
     async def replace(
         self, key: TokenKey, *, rejected: ConnectionToken, route: str, caller: Caller, credential: str

@@ -112,6 +112,11 @@ class Tunnel:
             side.transport.abort()
         return reason
 
+    @property
+    def has_ended(self) -> bool:
+        """Whether one side has ended, and with it the other."""
+        return self._ended.done()
+
     def side_ended(self, broken: str | None) -> None:
         """One side has ended: by itself (None), or it broke."""
         if not self._ended.done():
@@ -131,6 +136,7 @@ class _Side(asyncio.Protocol):
         self.when_broken = when_broken
         self.gone: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self.bytes = 0
+        self._has_said_all = False
 
     @property
     def has_left(self) -> bool:
@@ -168,6 +174,7 @@ class _Side(asyncio.Protocol):
 
     def eof_received(self) -> bool:
         """The side has said all: both are closed, once what was under way has been written."""
+        self._has_said_all = True
         self.other.transport.close()
         self._tunnel.side_ended(None)
         return False
@@ -176,8 +183,10 @@ class _Side(asyncio.Protocol):
         """The side is gone."""
         self._lost_with = exc
         self.gone.set_result(None)
-        if exc is None:
-            self.other.transport.close()
-        else:
+        # Without an end of its own it has been reset while nothing was read of it, unless the other side ended it.
+        is_broken = exc is not None or not (self._has_said_all or self._tunnel.has_ended)
+        if is_broken:
             self.other.transport.abort()
-        self._tunnel.side_ended(None if exc is None else self.when_broken)
+        else:
+            self.other.transport.close()
+        self._tunnel.side_ended(self.when_broken if is_broken else None)

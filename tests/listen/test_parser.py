@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from gateway.errors import Refusal, RequestTimeout
 from gateway.listen.head import RequestHead
-from gateway.listen.parser import MAX_QUEUED, READ_BUFFER_BYTES, Message, StrictParser
+from gateway.listen.parser import MAX_KNOWN_BYTES, MAX_QUEUED, READ_BUFFER_BYTES, Message, StrictParser
 
 GET = b"GET /%d HTTP/1.1\r\nHost: x\r\n\r\n"
 POST = b"POST /p HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\n\r\nhello"
@@ -183,6 +183,57 @@ async def test_same_fields_are_read_once() -> None:
 
     assert first is second
     assert ("x", "y") == (first.host, third.host)
+
+
+async def test_large_head_is_not_remembered() -> None:
+    """What a stranger sends once is not kept for as long as it stays; a smaller head is still known behind it."""
+    reader = Reader(asyncio.get_running_loop())
+    large = b"GET /l HTTP/1.1\r\nHost: x\r\nA: " + b"a" * MAX_KNOWN_BYTES + b"\r\n\r\n"
+    reader.feed(GET % 1 + large + large + GET % 2)
+
+    small, *larger, again = (message.section for message, _ in reader.read if isinstance(message, RequestHead))
+
+    assert small is again
+    assert larger[0] is not larger[1]
+    assert [True, False, False] == [section.is_kept for section in (small, *larger)]
+
+
+@pytest.mark.parametrize("method", [b"GET", b"PROPFIND"])
+async def test_other_hops_words_do_not_end_a_connection(method: bytes) -> None:
+    """What is said to another hop, in whatever spelling, ends no connection here, whoever reads the head."""
+    reader = Reader(asyncio.get_running_loop())
+    reader.feed(method + b" /p HTTP/1.1\r\nHost: x\r\nProxy-Connection: close\r\n\r\n" + GET % 1)
+
+    assert ["/p", "/1"] == reader.told()
+
+
+LONG = {
+    "a target": (b"GET /", "target_too_long"),
+    "a field": (b"GET / HTTP/1.1\r\nHost: x\r\nA: ", "fields_too_large"),
+    "a field behind others": (b"GET / HTTP/1.1\r\nHost: x\r\n" + b"A: %b\r\n" % (b"a" * 9000) * 2, "fields_too_large"),
+}
+
+
+@pytest.mark.parametrize("case", LONG)
+async def test_what_drips_is_refused_at_the_very_byte(case: str) -> None:
+    """A head that comes byte by byte is refused where one that comes at once is: not earlier, and not later."""
+    beginning, code = LONG[case]
+    at_once = len(beginning)
+    while not told_of(beginning + b"b" * (at_once - len(beginning))):
+        at_once += 1
+    reader = Reader(asyncio.get_running_loop())
+    reader.feed(beginning)
+    for _ in range(at_once - len(beginning)):
+        assert [] == reader.told()
+        reader.feed(b"b")
+
+    assert [code] == reader.told()
+
+
+def told_of(data: bytes) -> list[str]:
+    reader = Reader(asyncio.get_running_loop())
+    reader.feed(data)
+    return reader.told()
 
 
 async def test_url_is_there_for_who_needs_it() -> None:

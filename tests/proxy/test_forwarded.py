@@ -130,3 +130,15 @@ def test_no_value_breaks_the_reading(value: bytes) -> None:
     """
     for name in (XFF, FWD):
         assert settled("10.0.0.1", (name, value))[0]
+
+
+@pytest.mark.parametrize("case", ADDRESSES)
+def test_refused_request_has_the_same_caller(case: str) -> None:
+    """
+    The record names the same address where the fields themselves are refused; where they disagree, the proxy's.
+    """
+    peer, fields, address = ADDRESSES[case]
+    disagreeing = ((FWD, b"for=1.1.1.1"), (XFF, b"2.2.2.2"))
+
+    assert address == PROXIES.caller_of(fields, peer)
+    assert "10.0.0.1" == PROXIES.caller_of(disagreeing, "10.0.0.1")

@@ -50,6 +50,27 @@ def test_each_line_can_be_read_alone() -> None:
     assert b"secret" not in intent(call) + outcome(call, seconds=0.25, error=None)
 
 
+QUERIES = {
+    "keys and values": ("a=1&b=2", ["a", "b"]),
+    "words": ("acl&pretty&max-keys=1", ["acl", "pretty", "max-keys"]),
+    "a value alone": ("eyJhbGciOiJSUzI1NiJ9.eyJzdWIiOiJhZGEifQ.c2ln&x", ["", "x"]),
+    "a key that is longer than keys are": ("k" * 100 + "=1", ["k" * 64]),
+    "nothing": ("&", ["", ""]),
+}
+
+
+@pytest.mark.parametrize("case", QUERIES)
+def test_query_keys_are_no_values(case: str) -> None:
+    """
+    Of a query stand its keys; what has no "=" only where it is a word, because it may be a credential.
+    """
+    query, keys = QUERIES[case]
+    call = made()
+    call.match = RouteMatch(ROUTE, "GET", "/x", f"/x?{query}")
+
+    assert keys == json.loads(intent(call))["query_keys"]
+
+
 def test_attempt_says_why() -> None:
     """
     A second send has a line with its number and reason.
