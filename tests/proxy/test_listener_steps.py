@@ -13,13 +13,17 @@ from typing import Any
 import pytest
 from aiohttp.streams import StreamReader
 
+from gateway.listen import connection as listen_connection
 from gateway.listen.acceptor import Acceptor
+from gateway.listen.connection import HEAD_SECONDS
 from gateway.listen.head import RequestHead
+from gateway.proxy import listener
 from gateway.proxy.listener import CallerConnection
 from gateway.proxy.steps import Signal, in_task
 from gateway.proxy.traffic import TrafficServer
 from tests.listen.site import GUARD_SECONDS, LOOPS, contexts, run
 
+BIG = "x" * 16_000_000
 Act = Callable[[CallerConnection], None]
 
 
@@ -55,7 +59,11 @@ class Floor:
                 await self._wait(word, target)
             if "raise" in target:
                 raise ValueError(target)
-            client.send(answer(target))
+            if "big" in target:
+                client.send(big(target)[:-1_000_000])  # twice: over TLS the first piece pauses nobody
+                client.send(big(target)[-1_000_000:])
+            else:
+                client.send(answer(target))
             how = "served"
         except asyncio.CancelledError:
             how = "drained" if client.is_drained else "gone"
@@ -98,6 +106,11 @@ class Floor:
 
 def answer(target: str) -> bytes:
     return f"HTTP/1.1 200 OK\r\nContent-Length: {len(target)}\r\n\r\n{target}".encode()
+
+
+def big(target: str) -> bytes:
+    """Return an answer that no buffer of the system takes whole."""
+    return answer(target + BIG)
 
 
 def get(*targets: str) -> bytes:
@@ -258,3 +271,76 @@ def test_request_that_breaks_ends_its_connection(loop: str, target: str, capsys:
     out = capsys.readouterr().out
     assert "connection_broke" in out and "ValueError" in out
     assert target not in out
+
+
+@pytest.mark.parametrize("loop", LOOPS)
+@pytest.mark.parametrize("target", ["/signal", "/task", "/signal-task", "/task-signal"])
+def test_only_an_idle_connection_is_ended_for_its_age(monkeypatch: pytest.MonkeyPatch, loop: str, target: str) -> None:
+    """A request may take longer than a connection may be idle, and the time for the next one counts from its end."""
+    for module in (listener, listen_connection):
+        monkeypatch.setattr(module, "KEEPALIVE_SECONDS", 0.1)
+
+    async def scenario() -> None:
+        async with floor() as here, opened(here) as (reader, writer):
+            writer.write(get(target))
+            for word in target.strip("/").split("-"):
+                await here.waits(target)
+                await asyncio.sleep(0.2)
+                assert not here.clients[0].is_closing, word
+                here.go(target)
+            assert answer(target) == await reader.readexactly(len(answer(target)))
+            assert b"" == await reader.read()
+
+    run(loop, scenario())
+
+
+@pytest.mark.parametrize("loop", LOOPS)
+@pytest.mark.parametrize("target", ["/signal", "/task", "/signal-task", "/task-signal"])
+def test_head_that_takes_too_long_is_refused_behind_what_is_under_way(loop: str, target: str) -> None:
+    """Half a head behind a request is answered 408 once that request is, however it is served, and ends it all."""
+
+    async def scenario() -> None:
+        async with floor() as here, opened(here) as (reader, writer):
+            writer.write(get(target) + b"GET / HTTP/1.1\r\nHo")
+            await here.waits(target)
+            here.server.sweep(here.loop.time() + 2 * HEAD_SECONDS)
+            await asyncio.sleep(0)
+            for _ in target.strip("/").split("-"):
+                await here.waits(target)
+                here.go(target)
+            assert answer(target) == await reader.readexactly(len(answer(target)))
+            assert (await reader.read()).startswith(b"HTTP/1.1 408 ")
+
+    run(loop, scenario())
+
+
+@pytest.mark.parametrize("loop", LOOPS)
+@pytest.mark.parametrize("over_tls", [False, True], ids=["plain", "tls"])
+@pytest.mark.parametrize("end", ["reads on", "gone", "drained"])
+def test_caller_that_does_not_read_is_not_served_on(tmp_path: Path, loop: str, over_tls: bool, end: str) -> None:
+    """Between two requests a connection waits for a caller that reads nothing, and is ended there like anywhere."""
+
+    async def scenario() -> None:
+        shown, trusted = contexts(tmp_path) if over_tls else (None, None)
+        async with floor(shown) as here, opened(here, trusted) as (reader, writer):
+            writer.write(get("/signal-big", "/signal-next", "/now"))
+            await here.waits("/signal-big")
+            here.go("/signal-big")
+            await asyncio.sleep(0.05)
+            assert ["/now", "/signal-big"] == here.begun
+            if end == "gone":
+                writer.transport.abort()
+            elif end == "drained":
+                assert (0, 1) == await here.server.drain(0.01)
+            else:
+                assert big("/signal-big") == await reader.readexactly(len(big("/signal-big")))
+                await here.waits("/signal-next")
+                here.go("/signal-next")
+                rest = answer("/signal-next") + answer("/now")
+                assert rest == await reader.readexactly(len(rest))
+            writer.transport.abort()
+            await here.is_empty()
+            assert {"served"} == {how for _, how in here.ended}
+            assert (4 if end == "reads on" else 2) == len(here.begun)
+
+    run(loop, scenario())
