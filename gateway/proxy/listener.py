@@ -233,13 +233,16 @@ class CallerConnection(StrictConnection):
         Until then this task serves what `data_received` cannot: what has to wait for more than a signal.
         """
         goes_on = True
-        while goes_on and not (self._force_close or self._is_over):
-            if self._steps.awaits_task:
-                goes_on = await self._steps.rest()
-            elif self._messages and not self._steps.is_running:
-                goes_on = await self._serve_queue()
-            else:
-                await self._wait()
+        try:
+            while goes_on and not (self._force_close or self._is_over):
+                if self._steps.awaits_task:
+                    goes_on = await self._steps.rest()
+                elif self._messages and not self._steps.is_running:
+                    goes_on = await self._serve_queue()
+                else:
+                    await self._wait()
+        except Exception as exc:
+            self._end_steps(exc)
         if not self._force_close and self.transport is not None:
             self._task_handler = None
             if self.transport.can_write_eof() or self._is_refused:

@@ -2,7 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import pytest
+from aiohttp.base_protocol import BaseProtocol
+from aiohttp.http_parser import HttpRequestParser, RawRequestMessage
+from aiohttp.streams import EMPTY_PAYLOAD
+from hypothesis import assume, given
+from hypothesis import strategies as st
 
 from gateway.errors import Refusal
 from gateway.listen.head import (
@@ -14,10 +21,13 @@ from gateway.listen.head import (
     MAX_LENGTH,
     MAX_TARGET_BYTES,
     NO_BODY,
+    TAKEN,
     Framing,
+    HeaderSection,
     first_fault,
     is_host,
     read_section,
+    split_fields,
 )
 from gateway.proxy import routing
 
@@ -193,6 +203,13 @@ FRAMINGS: dict[str, Given] = {
     "100-continue": ((HOST, (b"Expect", b"100-Continue")), NO_BODY),
     "it twice": ((HOST, (b"Expect", b"100-continue"), (b"Expect", b"100-continue")), "invalid_request"),
     "another expectation": ((HOST, (b"Expect", b"200-ok")), "invalid_request"),
+    "two types of a body": ((HOST, (b"Content-Type", b"a/b"), (b"content-type", b"a/b")), "invalid_request"),
+    "two user agents": ((HOST, (b"User-Agent", b"x"), (b"User-Agent", b"")), "invalid_request"),
+    "two of a list": ((HOST, (b"Accept", b"a/b"), (b"Accept", b"a/c")), NO_BODY),
+    "one each of what is there once": (
+        (HOST, (b"Content-Type", b"a/b"), (b"User-Agent", b"x"), (b"ETag", b"x"), (b"Max-Forwards", b"1")),
+        NO_BODY,
+    ),
     "Connection with names": ((HOST, (b"Connection", b"keep-alive, X-One, , X-Two")), NO_BODY),
     "Connection with no token": ((HOST, (b"Connection", b"close; x")), "invalid_request"),
     "Connection with framing": ((HOST, (b"Connection", b"close, Content-Length")), "invalid_request"),
@@ -248,3 +265,120 @@ def framing(
         return read_section(fields, target=target, is_http_1_0=is_http_1_0).framing
     except Refusal as refusal:
         return refusal.code
+
+
+BLANKS = ["", "", "", " ", "\t", " \t ", "\t "]
+NAMES = [
+    *("Host", "Content-Length", "content-length", "Transfer-Encoding", "TRANSFER-ENCODING", "Connection", "connection"),
+    *("Upgrade", "Expect", "TE", "Trailer", "Content-Type", "User-Agent", "X", "!#$%&'*+.^_`|~", "Sec-WebSocket-Key1"),
+    *("Cookie", "Content-Encoding", "Keep-Alive", "Transfer-Encodin", "Content-Lengthy", "Proxy-Connection"),
+]
+VALUES = [
+    *(
+        "",
+        "x",
+        "a b",
+        "a\t b",
+        "\xff\xe9",
+        "5",
+        "0",
+        "007",
+        "+5",
+        "5, 5",
+        "9223372036854775807",
+        "18446744073709551616",
+    ),
+    *(
+        "chunked",
+        "Chunked",
+        "chunked, chunked",
+        "gzip, chunked",
+        "identity",
+        "chunked,",
+        "close",
+        "CLOSE",
+        "keep-alive",
+    ),
+    *(
+        "keep-alive, close",
+        ",,close,",
+        "close; x",
+        "upgrade",
+        "UPGRADE, close",
+        "websocket",
+        "h2c",
+        "100-continue",
+        "x:80",
+    ),
+]
+FIELD = st.tuples(st.sampled_from(NAMES), st.sampled_from(BLANKS), st.sampled_from(VALUES), st.sampled_from(BLANKS))
+HEAD = st.builds(
+    lambda method, target, fields: (
+        f"{method} /{target} HTTP/1.1\r\nHost: x\r\n"
+        + "".join(f"{name}:{before}{value}{behind}\r\n" for name, before, value, behind in fields)
+        + "\r\n"
+    ).encode("latin-1"),
+    st.sampled_from(TAKEN),
+    st.text("ab/?%=&;:@!$'()*,~\"<>[]^`{|}\\ #\x7f\xe9", max_size=6),
+    st.lists(FIELD, max_size=5),
+)
+WOUNDS = st.lists(
+    st.tuples(st.integers(0, 200), st.integers(0, 2), st.sampled_from(" \t\r\n:,\0\x0b\x7f\xa0;xX5")), max_size=2
+)
+
+
+def wounded(data: bytes, wounds: list[tuple[int, int, str]]) -> bytes:
+    """Return *data*, each of *wounds* having replaced some bytes at a place by one."""
+    for at, removed, put in wounds:
+        data = data[:at] + put.encode("latin-1") + data[at + removed :]
+    return data
+
+
+def read_quickly(head: bytes) -> HeaderSection:
+    """Return what the parser's quick way makes of *head*. Raises Refusal; AssertionError where it is not taken."""
+    line = LINE.match(head)
+    assert line is not None and line[3] == b"1" and line[1].decode() in TAKEN
+    stop = line.end() - 2
+    found = FIELDS.match(head, stop)
+    assert found is not None and head[found.end() :] == b"\r\n\r\n"
+    return read_section(split_fields(head[stop:]))
+
+
+def read_by_aiohttp(head: bytes) -> tuple[RawRequestMessage, bool]:
+    """Return what aiohttp's C parser, set up as ours sets it up, makes of *head*, and whether it wants a body."""
+    loop = asyncio.new_event_loop()
+    try:
+        parser = HttpRequestParser(BaseProtocol(loop), loop, 65_536, max_line_size=9000, max_field_size=MAX_FIELD_BYTES)
+        messages, _, _ = parser.feed_data(head)
+    finally:
+        loop.close()
+    ((message, payload),) = messages
+    assert isinstance(message, RawRequestMessage)
+    return message, payload is not EMPTY_PAYLOAD
+
+
+@given(head=HEAD, wounds=WOUNDS)
+def test_what_is_taken_aiohttp_takes_alike(head: bytes, wounds: list[tuple[int, int, str]]) -> None:
+    """
+    Whatever is read by our rules alone, aiohttp's C parser reads with the same fields, framing and end.
+
+    But that it obeys Proxy-Connection, which is no field of HTTP's (RFC 9112 appendix C.2.2) and ends here; and that
+    nothing is read behind an upgrade here, whatever its protocol.
+    """
+    head = wounded(head, wounds)
+    try:
+        section = read_quickly(head)
+    except (AssertionError, Refusal):
+        assume(False)
+    message, has_body = read_by_aiohttp(head)
+    lines = [(name.lower(), value.lower()) for name, value in section.raw_fields]
+    wants_upgrade = any(name == b"upgrade" for name, _ in lines) and any(
+        name == b"connection" and b"upgrade" in value for name, value in lines
+    )
+
+    assert message.raw_headers == section.raw_fields
+    assert f"{message.method} {message.path}".encode() == head.split(b" HTTP/1.1\r\n")[0]
+    assert message.chunked == section.framing.is_chunked
+    assert has_body == (section.framing.is_chunked or section.framing.length > 0)
+    assert section.is_last or not message.should_close or any(name == b"proxy-connection" for name, _ in lines)
+    assert message.should_close or wants_upgrade or not section.is_last

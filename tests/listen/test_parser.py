@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from gateway.errors import Refusal, RequestTimeout
 from gateway.listen.head import RequestHead
 from gateway.listen.parser import MAX_KNOWN_BYTES, MAX_QUEUED, READ_BUFFER_BYTES, Message, StrictParser
+from tests.listen.test_head import HEAD, WOUNDS, wounded
 
 GET = b"GET /%d HTTP/1.1\r\nHost: x\r\n\r\n"
 POST = b"POST /p HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\n\r\nhello"
@@ -66,6 +67,14 @@ STREAMS = {
     "a request behind a chunk that fills its buffer": (
         CHUNKED.replace(b"3;a\r\nabc", b"30d40\r\n" + b"b" * 200_000) + GET % 1,
         ["/c " + "b" * 200_000 + "de", "/1"],
+    ),
+    "a tab behind the coding": (
+        b"POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\t\r\n\r\n0\r\n\r\n",
+        ["invalid_request"],
+    ),
+    "two types of a body": (
+        GET % 1 + b"GET / HTTP/1.1\r\nHost: x\r\nContent-Type: a/b\r\nContent-Type: a/c\r\n\r\n",
+        ["/1", "invalid_request"],
     ),
     "absolute form": (b"GET http://y/ HTTP/1.1\r\nHost: x\r\n\r\n", ["misdirected"]),
 }
@@ -172,6 +181,27 @@ def test_any_requests_in_any_packets_are_those_requests(
         return reader.told()
 
     assert [said for _, said in pairs] == asyncio.run(read())
+
+
+@given(heads=st.lists(HEAD, min_size=1, max_size=3), wounds=WOUNDS, cuts=st.lists(st.floats(0, 1), max_size=12))
+def test_any_heads_in_any_packets_are_those_heads(
+    heads: list[bytes], wounds: list[tuple[int, int, str]], cuts: list[float]
+) -> None:
+    """Whatever the heads say, well or badly: what becomes of them does not depend on how they come."""
+    data = wounded(b"".join(heads), wounds)
+
+    async def read(ends: list[int]) -> list[str]:
+        reader = Reader(asyncio.get_running_loop())
+        for start, stop in pairwise(ends):
+            reader.feed(data[start:stop])
+        return reader.told()
+
+    async def both() -> tuple[list[str], list[str]]:
+        ends = [0, *sorted(int(cut * len(data)) for cut in cuts), len(data)]
+        return await read([0, len(data)]), await read(ends)
+
+    whole, in_packets = asyncio.run(both())
+    assert whole == in_packets
 
 
 async def test_same_fields_are_read_once() -> None:

@@ -11,7 +11,7 @@ import pytest
 
 from gateway.errors import UpstreamProtocolError
 from gateway.models import Origin, Route, Timeouts
-from gateway.proxy.connection import UpstreamConnection
+from gateway.proxy.connection import READ_BUFFER_BYTES, UpstreamConnection
 from gateway.proxy.opener import Addresses, direct_opener
 from gateway.proxy.pool import MAX_IDLE_CONNECTIONS, UpstreamPool
 from tests.proxy.wire import call, calling, eventually, gateway_with, request
@@ -204,4 +204,24 @@ async def test_upstream_that_speaks_first_is_not_asked(peer: Peer) -> None:
 
     with pytest.raises(UpstreamProtocolError):
         await connection.answer()
+    await pool.close()
+
+
+async def test_connection_whose_answer_was_not_read_to_its_end_is_not_used(peer: Peer) -> None:
+    """
+    The last byte of an answer fills the buffer, and its reader goes away: nothing would be read on that connection.
+    """
+    pool = peer.pool()
+    connection = await pool.connect()
+    accepted, _ = peer.listener.accept()
+    peer.sockets.append(accepted)
+    connection.begin(method="GET", timeouts=Timeouts())
+    size = 2 * READ_BUFFER_BYTES + 1
+    accepted.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % size)
+    got = await connection.answer()
+    await asyncio.get_running_loop().run_in_executor(None, accepted.sendall, b"x" * size)
+    assert await eventually(got.body.is_eof)
+    pool.release(connection)
+
+    assert "<UpstreamPool api busy=0 idle=0>" == repr(pool)
     await pool.close()
