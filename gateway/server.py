@@ -35,6 +35,7 @@ from gateway.audit.log import RECORD_FILE, LogFile
 from gateway.config.values import Bind, Configuration, DescopeSettings, TrafficListener
 from gateway.console import health
 from gateway.console.listener import ConsoleRunner
+from gateway.console.workers import Workers
 from gateway.errors import Refusal
 from gateway.listen.acceptor import Acceptor
 from gateway.listen.connection import StrictServer
@@ -75,8 +76,9 @@ class CannotStart(Exception):
 class Gateway:
     """A running gateway. Made by `start`, ended with `stop`; the three addresses are known in between."""
 
-    def __init__(self, configuration: Configuration, data: Path) -> None:
+    def __init__(self, configuration: Configuration, data: Path, workers: Workers | None) -> None:
         self._configuration = configuration
+        self._workers = workers
         self._owned = AsyncExitStack()
         self._is_ready = False
         self._traffic: TrafficServer | None = None
@@ -89,11 +91,14 @@ class Gateway:
         self.console_url = ""
 
     @classmethod
-    async def start(cls, configuration: Configuration, *, data: Path, environ: Mapping[str, str]) -> Gateway:
+    async def start(
+        cls, configuration: Configuration, *, data: Path, environ: Mapping[str, str], workers: Workers | None = None
+    ) -> Gateway:
         """
         Build every part, open the listeners, and return the gateway once it serves.
 
         *data* is the directory of its state; *environ* gives GATEWAY_DATABASE_URL and the sealing key.
+        *workers*: this one is not alone, and shares its addresses with the others.
 
         Raises:
             CannotStart, SealingKeyError, SchemaTooNew, ConnectionInvalid, OSError: as their messages say.
@@ -101,7 +106,7 @@ class Gateway:
         if problems := aiohttp_names.missing():
             raise CannotStart(f"this installation of aiohttp cannot be used: it lacks {', '.join(problems)}")
         data.mkdir(parents=True, exist_ok=True, mode=0o700)  # noqa: ASYNC240  # once, before anything is served
-        gateway = cls(configuration, data)
+        gateway = cls(configuration, data, workers)
         try:
             await gateway._build(data, environ)
         except BaseException:
@@ -280,7 +285,10 @@ class Gateway:
         self._owned.push_async_callback(end)
 
     async def _listen_for_operators(self, metrics: Metrics) -> None:
-        app = health.create_app(metrics, is_ready=lambda: self._is_ready)
+        if self._workers is not None:
+            await self._workers.listen(health.create_app(metrics, is_ready=lambda: self._is_ready))
+            self._owned.push_async_callback(self._workers.close)
+        app = health.create_app(metrics, is_ready=lambda: self._is_ready, workers=self._workers)
         runner = ConsoleRunner(app, on_refused=_counting(metrics, "console"), shutdown_timeout=5.0)
         self.console_url = await self._serve_app(runner, self._configuration.listeners.console)
 
@@ -323,7 +331,9 @@ class Gateway:
     async def _listen(self, server: StrictServer, bind: Bind, tls: ssl.SSLContext | None = None) -> Acceptor:
         """Give *server* what connects to *bind* until the gateway stops."""
         try:
-            acceptor = await Acceptor.listen(server, bind.host, bind.port, tls=tls)
+            acceptor = await Acceptor.listen(
+                server, bind.host, bind.port, tls=tls, reuse_port=self._workers is not None
+            )
         except OSError as exc:
             raise CannotStart(f"cannot listen on {bind}: {exc.strerror or exc}") from exc
         self._owned.push_async_callback(acceptor.end)
