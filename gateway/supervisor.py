@@ -164,20 +164,31 @@ class Supervisor:
                 self._start(place, signals)
 
     def _start(self, place: _Place, signals: socket.socket) -> None:
+        place.due = None
+        try:
+            self._fork(place, signals)
+        except OSError as exc:  # no process or no descriptor is free
+            log.error("worker_not_started", worker=place.number, error=exc.strerror)
+            self._ended(place, 1)
+
+    def _fork(self, place: _Place, signals: socket.socket) -> None:
         ours, theirs = socket.socketpair()
-        sys.stdout.flush()
-        sys.stderr.flush()
-        # Until the worker has its own handlers, a signal would write to this process' socket.
-        signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
-        pid = os.fork()
-        if pid == 0:
-            ours.close()
-            worker = Worker(place.number, theirs, count=len(self._places), directory=self._directory)
-            self._become(worker, signals)
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
-        theirs.close()
+        with theirs:
+            # Until the worker has its own handlers, a signal would write to this process' socket.
+            signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+            try:
+                pid = os.fork()
+            except OSError:
+                ours.close()
+                signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
+                raise
+            if pid == 0:
+                ours.close()
+                worker = Worker(place.number, theirs, count=len(self._places), directory=self._directory)
+                self._become(worker, signals)
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
         ours.setblocking(False)
-        place.pid, place.channel, place.due, place.serves_since = pid, ours, None, None
+        place.pid, place.channel = pid, ours
 
     def _become(self, worker: Worker, signals: socket.socket) -> NoReturn:
         """Be *worker*, and nothing of the supervisor any more: what stands above on the stack is not gone back to."""

@@ -150,6 +150,36 @@ def test_worker_that_ends_is_replaced_after_a_pause_that_grows(tmp_path: Path) -
     ]
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="prlimit(2) is Linux's")
+def test_worker_that_cannot_be_forked_is_tried_again(tmp_path: Path) -> None:
+    """
+    Where the system has no descriptor or process left, those that serve go on, and it is tried again later.
+    """
+    work = """\
+    import resource
+    supervisor = os.getppid()
+    if worker.number == 1:
+        limit = resource.prlimit(supervisor, resource.RLIMIT_NOFILE)
+        resource.prlimit(supervisor, resource.RLIMIT_NOFILE, (3, limit[1]))
+        worker.tell_serving()
+        said("serves 1")
+        time.sleep(0.5)
+        resource.prlimit(supervisor, resource.RLIMIT_NOFILE, limit)
+    else:
+        worker.tell_serving()
+        said("serves 2")
+    ordered(worker)
+    """
+    with program(tmp_path, work) as process:
+        serving = lines(process, 2)
+        process.terminate()
+        _, stderr = process.communicate(timeout=TIMEOUT)
+    said = [event for event in events(stderr) if event["event"] == "worker_not_started"]
+
+    assert (["serves 1", "serves 2"], 0) == (serving, process.returncode)
+    assert (2, "Too many open files") == (said[0]["worker"], said[0]["error"])
+
+
 def test_worker_that_does_not_stop_is_killed(tmp_path: Path) -> None:
     """
     A worker that hangs is given the time of a stop, and no more; that is a failure.
