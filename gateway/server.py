@@ -37,6 +37,7 @@ from gateway.audit.space import DiskSpace
 from gateway.config.values import Bind, Configuration, DescopeSettings, TrafficListener
 from gateway.console import health
 from gateway.console.listener import ConsoleRunner
+from gateway.console.workers import Workers
 from gateway.errors import Refusal
 from gateway.listen.acceptor import Acceptor
 from gateway.listen.connection import StrictServer
@@ -77,8 +78,9 @@ class CannotStart(Exception):
 class Gateway:
     """A running gateway. Made by `start`, ended with `stop`; the three addresses are known in between."""
 
-    def __init__(self, configuration: Configuration, data: Path) -> None:
+    def __init__(self, configuration: Configuration, data: Path, workers: Workers | None) -> None:
         self._configuration = configuration
+        self._workers = workers
         self._owned = AsyncExitStack()
         self._is_ready = False
         self._traffic: TrafficServer | None = None
@@ -97,13 +99,14 @@ class Gateway:
         *,
         data: Path,
         environ: Mapping[str, str],
+        workers: Workers | None = None,
         sync: Callable[[int], None] = fdatasync,
     ) -> Gateway:
         """
         Build every part, open the listeners, and return the gateway once it serves.
 
-        *data* is the directory of its state; *environ* gives GATEWAY_DATABASE_URL and the sealing key; *sync*
-        brings the record to the disk.
+        *data* is the directory of its state; *environ* gives GATEWAY_DATABASE_URL and the sealing key. *workers*: this
+        one is not alone, and shares its addresses with the others. *sync* brings the record to the disk.
 
         Raises:
             CannotStart, SealingKeyError, SchemaTooNew, ConnectionInvalid, OSError: as their messages say.
@@ -111,7 +114,7 @@ class Gateway:
         if problems := aiohttp_names.missing():
             raise CannotStart(f"this installation of aiohttp cannot be used: it lacks {', '.join(problems)}")
         data.mkdir(parents=True, exist_ok=True, mode=0o700)  # noqa: ASYNC240  # once, before anything is served
-        gateway = cls(configuration, data)
+        gateway = cls(configuration, data, workers)
         try:
             await gateway._build(data, environ, LogFile.open(gateway.record_path, sync=sync))
         except BaseException:
@@ -302,7 +305,10 @@ class Gateway:
                 return "record_unavailable"
             return "disk_low" if space.is_low else "ready"
 
-        app = health.create_app(metrics, readiness=readiness)
+        if self._workers is not None:
+            await self._workers.listen(health.create_app(metrics, readiness=readiness))
+            self._owned.push_async_callback(self._workers.close)
+        app = health.create_app(metrics, readiness=readiness, workers=self._workers)
         runner = ConsoleRunner(app, on_refused=_counting(metrics, "console"), shutdown_timeout=5.0)
         self.console_url = await self._serve_app(runner, self._configuration.listeners.console)
 
@@ -345,7 +351,9 @@ class Gateway:
     async def _listen(self, server: StrictServer, bind: Bind, tls: ssl.SSLContext | None = None) -> Acceptor:
         """Give *server* what connects to *bind* until the gateway stops."""
         try:
-            acceptor = await Acceptor.listen(server, bind.host, bind.port, tls=tls)
+            acceptor = await Acceptor.listen(
+                server, bind.host, bind.port, tls=tls, reuse_port=self._workers is not None
+            )
         except OSError as exc:
             raise CannotStart(f"cannot listen on {bind}: {exc.strerror or exc}") from exc
         self._owned.push_async_callback(acceptor.end)

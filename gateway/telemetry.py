@@ -181,10 +181,17 @@ class LogLines(Collector):
                 self._lost += 1
 
 
-def configure_logs(*, level: int = logging.INFO, stream: TextIO | LogLines | None = None) -> None:
-    """Send every log line, ours and the libraries', as JSON to *stream* (default stderr)."""
+def configure_logs(
+    *, level: int = logging.INFO, stream: TextIO | LogLines | None = None, worker: int | None = None
+) -> None:
+    """Send every log line, ours and the libraries', as JSON to *stream* (default stderr), with *worker*'s number."""
+
+    def numbered(_: object, __: str, event: structlog.typing.EventDict) -> structlog.typing.EventDict:
+        return event if worker is None else {**event, "worker": worker}
+
     structlog.configure(
         processors=[
+            numbered,
             structlog.contextvars.merge_contextvars,
             structlog.processors.add_log_level,
             structlog.processors.TimeStamper(fmt="iso", utc=True),

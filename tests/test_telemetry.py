@@ -97,6 +97,18 @@ def test_log_lines_are_written_in_order(pipe: tuple[int, int]) -> None:
     assert list(range(100)) == [json.loads(line)["number"] for line in os.read(pipe[0], 65_536).splitlines()]
 
 
+def test_lines_of_one_of_several_workers_have_its_number(logs: io.StringIO) -> None:
+    """
+    A worker's lines, and those of libraries in it, say which one it is; a process that is alone has no number.
+    """
+    structlog.get_logger().info("alone")
+    configure_logs(stream=logs, worker=2)
+    structlog.get_logger().info("counted")
+    logging.getLogger("library").warning("whatever")
+
+    assert [None, 2, 2] == [json.loads(line).get("worker") for line in logs.getvalue().splitlines()]
+
+
 def test_log_waits_for_no_reader(pipe: tuple[int, int], monkeypatch: pytest.MonkeyPatch) -> None:
     """
     Behind a full pipe so many lines wait, further ones are lost and counted, and nobody is held up; neither is the end.

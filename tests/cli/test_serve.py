@@ -14,6 +14,7 @@ import pytest
 from click.testing import CliRunner
 
 from gateway.cli.serve import serve
+from tests.e2e.gateway_process import children
 
 ROUTES = """\
 version: 1
@@ -74,18 +75,20 @@ async def test_serves_until_a_signal(tmp_path: Path, number: signal.Signals) -> 
 @pytest.mark.skipif(sys.platform != "linux", reason="proc(5) and prctl(2) are Linux's")
 async def test_memory_of_a_serving_process_is_closed(tmp_path: Path) -> None:
     """
-    A serving process has a core limit of 0; its files in /proc belong to root, since it is not dumpable.
+    Who serves or supervises has a core limit of 0; its files in /proc belong to root, since it is not dumpable.
     """
-    process = await start(tmp_path)
-    await event(process, "serving")
-    proc = Path(f"/proc/{process.pid}")
-    limits = [line.split() for line in (proc / "limits").read_text().splitlines() if line.startswith("Max core")]
-    owner = (proc / "environ").stat().st_uid
+    process = await start(tmp_path, "--workers", "2")
+    await event(process, "workers_serving")
+    limits, owners = [], []
+    for pid in (process.pid, *children(process.pid)):
+        proc = Path(f"/proc/{pid}")
+        limits += [line.split() for line in (proc / "limits").read_text().splitlines() if line.startswith("Max core")]
+        owners.append((proc / "environ").stat().st_uid)
     process.terminate()
     await process.communicate()
 
-    assert [["Max", "core", "file", "size", "0", "0", "bytes"]] == limits
-    assert 0 == owner  # of a test that root runs, this says nothing: the next one does
+    assert 3 * [["Max", "core", "file", "size", "0", "0", "bytes"]] == limits
+    assert [0, 0, 0] == owners  # of a test that root runs, this says nothing: the next one does
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="proc(5) and prctl(2) are Linux's")
@@ -134,10 +137,55 @@ async def test_second_gateway_on_one_port_does_not_start(tmp_path: Path) -> None
     assert b"in use" in stderr
 
 
+async def test_several_workers_do_not_share_a_port_with_others(tmp_path: Path) -> None:
+    """
+    Who would share a port, a gateway of the same user with workers of its own, is refused it all the same.
+    """
+    first = await start(tmp_path, "--workers", "2")
+    port = str((await event(first, "serving"))["traffic"]).rpartition(":")[2]
+    (tmp_path / "other").mkdir()
+    second = await start(tmp_path / "other", "--workers", "2", "--traffic", f"127.0.0.1:{port}")
+    stdout, stderr = await second.communicate()
+    first.terminate()
+    await first.communicate()
+
+    assert (1, b"") == (second.returncode, stdout)
+    assert f"cannot listen on 127.0.0.1:{port}: Address already in use".encode() in stderr
+    assert not (tmp_path / "other" / "data").exists()
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+async def test_workers_serve_until_a_signal(tmp_path: Path, number: signal.Signals) -> None:
+    """
+    A signal to the supervisor, or to all processes at once, as terminals and systemd send it, ends with exit code 0.
+    """
+    process = await start(tmp_path, environ={"GATEWAY_WORKERS": "2"})
+    said = await event(process, "workers_serving")
+    for pid in [*children(process.pid), process.pid]:
+        os.kill(pid, number)
+    stdout, stderr = await process.communicate()
+
+    assert 2 == said["workers"]
+    assert (0, b"") == (process.returncode, stdout)
+    assert 2 == stderr.count(b'"event": "stopped"')
+
+
+async def test_workers_that_cannot_start_end_with_one_sentence(tmp_path: Path) -> None:
+    """
+    What no worker can use is said once, with the exit code of a gateway without workers.
+    """
+    environ = {"GATEWAY_DATABASE_URL": "mysql://user:canary-pw@host/db"}
+    _, stderr = await (process := await start(tmp_path, "--workers", "2", environ=environ)).communicate()
+
+    assert 1 == process.returncode
+    assert 1 == stderr.count(b"gateway: GATEWAY_DATABASE_URL: expected postgresql://")
+    assert (b"Traceback" in stderr, b"canary" in stderr) == (False, False)
+
+
 @pytest.mark.parametrize(
     ("arguments", "text"),
     [
-        (["--workers", "2"], "not supported yet"),
+        (["--workers", "0"], "1<=x<=64"),
         (["--traffic", "nonsense"], "expected HOST:PORT"),
         (["--token-api", "127.0.0.1:70000"], "expected HOST:PORT"),
     ],
@@ -155,17 +203,18 @@ def test_refuses_flags_it_cannot_use(tmp_path: Path, arguments: list[str], text:
     assert text in result.stderr
 
 
-def test_refuses_a_broken_configuration(tmp_path: Path) -> None:
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_refuses_a_broken_configuration(tmp_path: Path, workers: str) -> None:
     """
-    A configuration that cannot be used ends with exit code 3 before anything listens.
+    A configuration that cannot be used ends with exit code 3, said once, before anything listens or is started.
     """
     file = tmp_path / "routes.yaml"
     file.write_text("version: 1\nprojekt: acme\n")
 
-    result = CliRunner().invoke(serve, ["-c", str(file), "--data", str(tmp_path / "data")])
+    result = CliRunner().invoke(serve, ["-c", str(file), "--data", str(tmp_path / "data"), "--workers", workers])
 
     assert 3 == result.exit_code
-    assert f"{file}:2:1: projekt" in result.stderr
+    assert 1 == result.stderr.count(f"{file}:2:1: projekt")
     assert not (tmp_path / "data").exists()
 
 

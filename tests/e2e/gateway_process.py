@@ -183,6 +183,17 @@ async def serving(
         await process.stop()
 
 
+def children(pid: int) -> list[int]:
+    """Return the processes that the process *pid* has started and that have not ended (proc(5): stat)."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        with suppress(OSError):  # it has ended meanwhile
+            state, parent = path.read_text().rpartition(")")[2].split()[:2]
+            if int(parent) == pid and state != "Z":
+                found.append(int(path.parent.name))
+    return sorted(found)
+
+
 @asynccontextmanager
 async def command(*arguments: str, environ: Mapping[str, str] | None = None) -> AsyncIterator[Process]:
     """Run `gateway` with *arguments* and the settings *environ*; a command that still runs at the end is killed."""
