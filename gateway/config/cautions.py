@@ -141,6 +141,9 @@ def _opened(document: Document) -> list[Problem]:
         if document.get(*base, "inject", "query") is not None:
             text = "a token in a URL is written into the logs of the API, and of proxies before it"
             found.append(document.problem((*base, "inject", "query"), text))
+        if document.get(*base, "echo_guard") == "cut" and document.entries(*base, "upgrade"):
+            text = "echo_guard: cut does not look into the messages of a WebSocket"
+            found.append(document.problem((*base, "upgrade"), text))
     return found
 
 

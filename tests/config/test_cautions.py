@@ -41,6 +41,11 @@ NO_REFRESH = "connections[0].token_url: no token_url: tokens are never refreshed
         ("answers that are scripts", OPENED % "jsonp: pass", "routes[0].jsonp: an answer can be a script"),
         ("batches", OPENED % "multiplex: true", "routes[0].multiplex: what a request to a batch path carries"),
         ("echoes unseen", OPENED % "echo_guard: off", "routes[0].echo_guard: an API that answers with the token"),
+        (
+            "messages that nobody looks into",
+            OPENED % "echo_guard: cut, upgrade: [websocket]",
+            "routes[0].upgrade: echo_guard: cut does not look into the messages",
+        ),
         ("judged overrides", OPENED % "method_override: judge", "both methods are judged"),
         ("a token in the URL", OPENED % "inject: {query: key}", "routes[0].inject.query: a token in a URL is written"),
         (
