@@ -31,6 +31,10 @@ _NUMBER = re.compile(rb"[0-9]+|0x[0-9a-f]*")  # the last label of what clients r
 _WEB_PORTS = (0, 80, 443)
 
 
+# urllib takes an empty parameter away (RFC 1808), and what is left is a dot segment.
+_DOTS_AND_PARAMS = re.compile(rb"/(?:\.|%2[Ee]){1,2};")
+
+
 class References:
     """The references in answers of one route's upstream."""
 
@@ -73,8 +77,8 @@ class References:
         """Return the URL for *rest*, path and what follows it at the upstream's origin."""
         found = _PATH.match(rest)
         path = found[0] if found is not None else b""
-        if b"\\" in path:
-            return None
+        if b"\\" in path or _DOTS_AND_PARAMS.search(path):
+            return None  # clients read it in two ways
         suffix = rest[len(path) :]
         path = _without_dot_segments(path)
         base = self._base_path

@@ -6,6 +6,7 @@ without a restart.
 from __future__ import annotations
 
 import asyncio
+import gc
 import struct
 from asyncio import Task
 from collections.abc import Callable
@@ -137,6 +138,7 @@ async def _run(data: Path, row: str, postgres: PostgresServer, *, issuer: Issuer
         ada, bob, eve = await asyncio.gather(*(call(gateway, "/api/x", each) for each in credentials))
         reached = sorted(upstream.authorizations[1:])
         proxy.fault = Fault()
+        gc.collect()  # psycopg leaves a connection whose opening was given up to the collector
         assert await let_go(proxy)
         after = [(await call_until(gateway, "/api/x", each, status=200)).status for each in credentials]
         lines = {line["subject"]["user"]: line for line in reversed(gateway.lines("outcome"))}

@@ -85,6 +85,8 @@ LEADS: dict[str, Case] = {
     "the gateway by another scheme": (ROUTE, b"http://gateway.test:80/other", None),
     "the gateway in capitals with its port": (ROUTE, b"HTTPS://GATEWAY.test:443/other", None),
     "the gateway with a dot": (ROUTE, b"https://gateway.test./other", None),
+    "dots with an empty parameter, which urllib takes away": (ROUTE, b"/..;", None),
+    "encoded dots with a parameter": (ROUTE, b"/x/%2e%2E;a=b/y", None),
     "the gateway behind userinfo": (ROUTE, b"https://api.example.com@gateway.test/other", None),
     "the gateway, encoded": (ROUTE, b"https://g%61teway.test/other", None),
     "the gateway before a backslash": (ROUTE, b"https://gateway.test\\@evil.test/other", None),

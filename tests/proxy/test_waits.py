@@ -127,6 +127,8 @@ async def test_token_deleted_while_its_upstream_is_connected_is_not_sent(tmp_pat
         connecting.set()
         await go.wait()
         writer.write(b"HTTP/1.1 200 OK\r\n\r\n")
+        await reader.read()
+        writer.close()
 
     proxy = await asyncio.start_server(tunnel, "127.0.0.1", 0)
     route = {"name": "api", "prefix": "/api", "upstream": upstream.url, "connection": "api"}

@@ -207,7 +207,7 @@ async def test_commit_whose_answer_is_lost_is_an_error_and_may_count(remote: Rem
     with hasty(), pytest.raises((SQLAlchemyError, OSError)):
         async with remote.store.write() as connection:
             await connection.execute(insert(changes).values(topic="t", subject="s", at=1.0))
-            remote.proxy.fault = Fault("answer", "hang")
+            remote.proxy.fault = Fault("answer", "hang", 0)
     remote.proxy.fault = Fault()
 
     assert 2 == await count(remote.direct)

@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator
 import pytest
 from sqlalchemy import text
 
+from gateway.store.engine import DatabasePaused
 from gateway.vault.attempts import STEP_SECONDS
 from gateway.vault.connection import Connection
 from gateway.vault.removal import Removal
@@ -45,10 +46,17 @@ async def provider(place: Town) -> AsyncIterator[Authority]:
 
 
 async def execute(place: Town, *statements: str) -> None:
-    """Change the database as its operator."""
-    async with place.store.write() as db:
-        for statement in statements:
-            await db.execute(text(statement))
+    """Change the database as its operator, when it is not left alone."""
+    for _ in range(100):
+        try:
+            async with place.store.write() as db:
+                for statement in statements:
+                    await db.execute(text(statement))
+        except DatabasePaused:
+            await asyncio.sleep(0.1)
+        else:
+            return
+    raise AssertionError("the database is left alone for more than ten seconds")
 
 
 async def fill_up(place: Town, engine: str, **events: str) -> None:
