@@ -1,5 +1,5 @@
 """
-Send a request, once more where its token was rejected, and relay the answer.
+Get the token of a request, send it, once more where the token was rejected, and relay the answer.
 
 Rules:
 1. Nothing leaves before its line is written: the intent before the first send, an attempt before each further one. On
@@ -17,6 +17,8 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 from functools import partial
+
+from aiohttp.streams import EMPTY_PAYLOAD
 
 from gateway.models import ConnectionToken
 from gateway.proxy import record
@@ -59,15 +61,36 @@ class Attempts:
         self._clock = clock
         self._monotonic = monotonic
 
-    async def run(
-        self, request: ProxyRequest, lane: Lane, body: RequestBody | None, token: ConnectionToken, asker: Asker
-    ) -> None:
+    async def run(self, request: ProxyRequest, asker: Asker) -> None:
         """
-        Send *request* to *lane*'s upstream with *token*, and the answer to the caller; *asker* asks for another token.
+        Get the connection token for *asker*, send *request* with it, and the answer to the caller.
 
         Raises:
-            Refusal, AnswerCut, ConnectionError: as the record, `send` and `relay` say.
+            Refusal, AnswerCut, ConnectionError: as the token service, the record, `send` and `relay` say.
         """
+        call, lane = request.call, asker.lane
+        began = self._monotonic()
+        call.auth_seconds = began - call.started
+        token = self._tokens.cached(asker.key, asker.credential)
+        if token is None:
+            await in_task()
+            token = await self._tokens.fetch(asker.key, caller=asker.caller, credential=asker.credential)
+            call.refreshed = token.refreshed
+            call.token_seconds = self._monotonic() - began
+            await self._decide_again(request, asker)
+        lane.check_token(token)
+        body = None if request.payload is EMPTY_PAYLOAD else request.body(lane.route.limits)
+        lane.pool.enter()
+        try:
+            await self._send(request, lane, body, token, asker)
+        finally:
+            lane.pool.leave()
+            if body is not None:
+                call.bytes_received = body.received_bytes
+
+    async def _send(
+        self, request: ProxyRequest, lane: Lane, body: RequestBody | None, token: ConnectionToken, asker: Asker
+    ) -> None:
         call = request.call
         if lane.records_durably:
             token = await self._record(request, record.intent(call), token)
@@ -75,23 +98,20 @@ class Attempts:
             self._log.append(record.intent(call))
         began = self._monotonic()
         sent = await send(request, lane, body, token, self)
-        token = sent.token
-        needles = lane.echo_guard.needles(token.access_token)
+        needles, note = sent.needles, ""
         try:
             if sent.answer.status == 417 and body is not None and body.expects:
                 sent = await self._without_expect(request, lane, sent, body)
-                token = sent.token
-                needles |= lane.echo_guard.needles(token.access_token)
+                needles |= sent.needles
             call.upstream_seconds = self._monotonic() - began
-            note = ""
             status = sent.answer.status
             missing, is_rejected = None, False
             if status in _DOUBTFUL or lane.upstream_rules.rejected:
-                missing = _missing(call, lane, sent, token)
+                missing = _missing(call, sent)
                 is_rejected = missing is None and await self._is_rejected(sent, lane)
             if is_rejected or missing is not None:
                 await in_task()
-                fresh, note = await self._after_rejection(call, lane, body, token, asker, missing)
+                fresh, note = await self._after_rejection(call, lane, body, sent.token, asker, missing)
                 if fresh is not None:
                     await sent.end(lane)
                     await self._decide_again(request, asker)
@@ -100,23 +120,24 @@ class Attempts:
                     fresh = await self._record(request, line, fresh)
                     began = self._monotonic()
                     sent = await send(request, lane, body, fresh, self)
-                    token = sent.token
-                    needles |= lane.echo_guard.needles(token.access_token)  # many rejected tokens work elsewhere
+                    needles |= sent.needles  # many rejected tokens work elsewhere
                     call.upstream_seconds += self._monotonic() - began
-                    missing = _missing(call, lane, sent, token)
+                    missing = _missing(call, sent)
                     if missing is not None:
                         raise scope_refusal(lane.route, missing)
                     is_rejected = await self._is_rejected(sent, lane)
-            if not is_rejected and sent.answer.status != 401 and self._tokens.has_trials:
-                self._tokens.accepted(token, lane.route.name)
+            if self._tokens.has_trials and not is_rejected and sent.answer.status != 401:
+                self._tokens.accepted(sent.token, lane.route.name)
             if body is not None:
                 body.let_go()
-            public_url = self._public_url(request.host)
             if sent.answer.status == 101:
                 await in_task()
                 await self._switch(request, lane, sent, needles, asker, note)
             else:
-                await relay(request, lane, sent.answer, needles, public_url=public_url, note=note)
+                public_url = self._public_url(request.host)
+                rest = relay(request, lane, sent.answer, needles, public_url=public_url, note=note)
+                if rest is not None:
+                    await rest
         finally:
             if sent.pump is None:
                 sent.release(lane)
@@ -234,15 +255,14 @@ class Attempts:
         return stored
 
 
-def _missing(call: Call, lane: Lane, sent: Sent, token: ConnectionToken) -> tuple[str, ...] | None:
+def _missing(call: Call, sent: Sent) -> tuple[str, ...] | None:
     """Return the scopes that the answer wants, if it does; a word of it that holds the token is none."""
     if sent.answer.status not in (401, 403):
         return None
-    wanted = missing_scopes(sent.answer.raw_fields, token.scopes)
+    wanted = missing_scopes(sent.answer.raw_fields, sent.token.scopes)
     if not wanted:
         return wanted
-    needles = lane.echo_guard.needles(token.access_token)
-    missing = tuple(scope for scope in wanted if not needles.are_in(scope.encode("ascii")))
+    missing = tuple(scope for scope in wanted if not sent.needles.are_in(scope.encode("ascii")))
     if missing != wanted:
         call.echo = ("field",)
     return missing

@@ -70,7 +70,6 @@ class UpstreamConnection(BaseProtocol):
 
     __slots__ = (
         "_answer",
-        "_answered",
         "_awaits_turn",
         "_backlog",
         "_begun_at",
@@ -90,9 +89,10 @@ class UpstreamConnection(BaseProtocol):
         "_spoiled",
         "_timeouts",
         "address",
+        "answered",
         "awaits_caller",
         "deadline",
-        "idle_since",
+        "fresh_until",
         "is_reused",
         "keep_alive_seconds",
     )
@@ -104,7 +104,7 @@ class UpstreamConnection(BaseProtocol):
         self.address = ""
         self.awaits_caller = False  # more of the request's body, which it does not send
         self.deadline = float("inf")
-        self.idle_since = 0.0
+        self.fresh_until = 0.0  # while it is idle: its upstream may have begun to end it then
         self.is_reused = False
         self.keep_alive_seconds: int | None = None  # for which the upstream says that it keeps it idle
         self._timeouts = Timeouts()
@@ -120,7 +120,7 @@ class UpstreamConnection(BaseProtocol):
         self._chunks = Chunks()
         self._has_ended = False  # the upstream will send no more, and says so
         self._poll: select.poll | None = None
-        self._answered = Signal()
+        self.answered = Signal()
         self._continue: asyncio.Future[None] | None = None
         self._failure: Exception | None = None
         self._is_silent = True
@@ -138,22 +138,16 @@ class UpstreamConnection(BaseProtocol):
     @property
     def is_quiet(self) -> bool:
         """
-        Whether the upstream has sent nothing since the last exchange, not even its end; asks the system (0.5 µs).
+        Whether it `can_be_used`, and the upstream has sent nothing since the last exchange, not even its end.
 
-        What lies there unread would be taken for the answer to the request that is written now.
+        What lies there unread would be taken for the answer to the request that is written now. 0.5 microseconds.
         """
+        if self.transport is None or self._spoiled or self.transport.is_closing():
+            return False
         if self._poll is None:
-            assert self.transport is not None
             self._poll = select.poll()
             self._poll.register(self.transport.get_extra_info("socket").fileno(), select.POLLIN)
         return not self._poll.poll(0)
-
-    @property
-    def is_clean(self) -> bool:
-        """Whether the exchange ended exactly where its answer did, and the connection may be kept."""
-        # Paused reading: the reader left at a full buffer, and nobody would read the next answer. 0.01 microseconds.
-        is_flowing = not (self._paused or self._reading_paused)
-        return self.can_be_used and self._answer is not None and self._body is None and is_flowing
 
     def is_overdue(self, now: float) -> bool:
         """Whether at *now*, in the loop's time, the deadline has passed; one that we do not read has none."""
@@ -206,19 +200,22 @@ class UpstreamConnection(BaseProtocol):
             except ConnectionError as exc:
                 raise UpstreamUnreachable from exc
 
-    async def answer(self) -> Answer:
+    @property
+    def is_waiting(self) -> bool:
+        """Whether neither the head of the answer has come nor a failure: *answered* is fired for both."""
+        return self._answer is None and self._failure is None
+
+    def answer(self) -> Answer:
         """
-        Wait for the head of the answer, past any informational ones.
+        Return the answer whose head has come.
 
         Raises:
             Stale: a reused connection was closed before a byte of an answer came.
             UpstreamUnreachable, UpstreamProtocolError, UpstreamTimeout: as their names say.
         """
-        if self._answer is None and self._failure is None:
-            await self._answered
         if self._failure is not None:
             raise self._failure
-        assert self._answer is not None  # the signal is fired for nothing else
+        assert self._answer is not None
         return self._answer
 
     async def wait_for_continue(self, seconds: float) -> bool:
@@ -422,8 +419,8 @@ class UpstreamConnection(BaseProtocol):
         """Tell whoever waits, last of all: it may go on at once, and use this connection for the next request."""
         if self._continue is not None and not self._continue.done():
             self._continue.set_result(None)
-        if self._answered.waiter is not None:
-            self._answered.fire()
+        if self.answered.waiter is not None:
+            self.answered.fire()
 
     def eof_received(self) -> bool:
         """The upstream has finished: nothing more is written to it."""
@@ -456,7 +453,14 @@ class UpstreamConnection(BaseProtocol):
         if self._body is not None and self._failure is None:
             self._body.set_exception(Truncated())
 
-    def rest(self) -> None:
-        """Between two exchanges nothing may come: from now on any byte ends the connection."""
+    def rest(self) -> bool:
+        """
+        End the exchange: from now on any byte ends the connection. Return whether it may be kept for another, its
+        exchange having ended exactly where its answer did.
+        """
         self._read = self._read_unasked
         self.deadline = float("inf")
+        if self._spoiled or self._answer is None or self._body is not None:
+            return False
+        # Paused: the reader left at a full buffer, and nobody would read the next answer. 0.01 microseconds.
+        return self.can_be_used and not (self._paused or self._reading_paused)

@@ -26,7 +26,6 @@ from gateway.proxy.record import Echo
 
 MIN_TOKEN_BYTES = 12  # opaque tokens have 20 and more; what is shorter stands in some answer by chance
 MIN_HELD_BYTES = 8  # the beginnings of tokens that are no secret are longer: "ya29.a0A", "eyJhbGci", "xoxb-"
-MAX_TOKENS = 1_024  # per route, whose spellings are kept: 4 microseconds to make them, 0.1 to find them again
 MAX_LOOKED_INTO_BYTES = 65_536  # of a body in `record` (DESIGN section 9)
 REPLACEMENT = b"REDACTED"  # may stand wherever a token could: in a URL, a quoted string, a list
 
@@ -121,27 +120,6 @@ def _spellings(token: str) -> Iterator[bytes]:
 def _small_letters(encoded: bytes) -> bytes:
     first, *rest = encoded.split(b"%")
     return b"%".join((first, *(part[:2].lower() + part[2:] for part in rest)))
-
-
-class EchoGuard:
-    """The needles of the tokens that one route injected lately. Made once per lane."""
-
-    __slots__ = ("_memo",)
-
-    def __init__(self) -> None:
-        self._memo: dict[str, Needles] = {}
-
-    def __repr__(self) -> str:
-        return f"<EchoGuard of {len(self._memo)} tokens>"
-
-    def needles(self, token: str) -> Needles:
-        """Return what to look for where *token* was injected."""
-        needles = self._memo.get(token)
-        if needles is None:
-            if len(self._memo) >= MAX_TOKENS:
-                del self._memo[next(iter(self._memo))]
-            needles = self._memo[token] = Needles.of(token)
-        return needles
 
 
 class Scanner:

@@ -19,7 +19,7 @@ import re
 from collections.abc import Callable
 
 import structlog
-from aiohttp.streams import EMPTY_PAYLOAD, StreamReader
+from aiohttp.streams import StreamReader
 
 from gateway.access.identity import Identity, choose_subject, parse_credential
 from gateway.access.policy import PolicySet
@@ -43,7 +43,6 @@ from gateway.models import Caller, CredentialPlace, RouteMatch, Subject, TokenKe
 from gateway.proxy import record
 from gateway.proxy.answers import NAME, refusal_answer
 from gateway.proxy.attempts import Attempts
-from gateway.proxy.body import RequestBody
 from gateway.proxy.discovery import WELL_KNOWN, ProtectedResource
 from gateway.proxy.forwarded import TrustedProxies
 from gateway.proxy.lane import Lane
@@ -160,6 +159,7 @@ class Exchange:
     async def _show_page(self, request: ProxyRequest) -> bool:
         """Answer a request for a page of ours, and return True; return False where there is none."""
         call = request.call
+        request.keep_alive = request.keep_alive and not request.client.is_closing
         if call.target == WELL_KNOWN and call.method in ("GET", "HEAD"):
             public_url = self._public_url(request.host)
             call.status = 200
@@ -224,36 +224,14 @@ class Exchange:
                 raise RateLimited(retry_after=wait)
         limit = lane.caller_limit
         if limit is None:
-            await self._fetch_and_send(request, lane, asker)
+            await self._attempts.run(request, asker)
             return
         if not limit.enter(who := _who(caller)):
             raise RateLimited("You have as many calls under way as this route allows one caller.", retry_after=1)
         try:
-            await self._fetch_and_send(request, lane, asker)
+            await self._attempts.run(request, asker)
         finally:
             limit.leave(who)
-
-    async def _fetch_and_send(self, request: ProxyRequest, lane: Lane, asker: Asker) -> None:
-        """Get the connection token for *asker*, send the request with it, and its answer to the caller."""
-        call, key, credential = request.call, asker.key, asker.credential
-        began = self._monotonic()
-        call.auth_seconds = began - call.started
-        token = self._tokens.cached(key, credential)
-        if token is None:
-            await in_task()
-            token = await self._tokens.fetch(key, caller=asker.caller, credential=credential)
-            call.refreshed = token.refreshed
-            call.token_seconds = self._monotonic() - began
-            await self._decide_again(request, asker)
-        lane.check_token(token)
-        body = None if request.payload is EMPTY_PAYLOAD else _body(request, lane)
-        lane.pool.enter()
-        try:
-            await self._attempts.run(request, lane, body, token, asker)
-        finally:
-            lane.pool.leave()
-            if body is not None:
-                call.bytes_received = body.received_bytes
 
     def _judged(self, request: ProxyRequest, lane: Lane, match: RouteMatch, fields: RequestFields) -> RouteMatch:
         """Return *match* with the target that is sent, once *lane* allows all that the request asks for."""
@@ -399,22 +377,6 @@ def _asker(request: ProxyRequest, lane: Lane, caller: Caller, credential: str) -
 def _who(caller: Caller) -> tuple[str | None, ...]:
     """Return by what a caller's requests are counted, whatever credential it shows."""
     return (caller.issuer, caller.user, caller.client, caller.key_id)
-
-
-def _body(request: ProxyRequest, lane: Lane) -> RequestBody | None:
-    fields, limits = request.fields, lane.route.limits
-    if not fields.has_body:
-        return None
-    if request.payload.exception() is not None:  # its coding is broken: nothing of it needs to leave
-        raise InvalidRequest
-    return RequestBody(
-        request.payload,
-        length=fields.content_length,
-        replay_bytes=limits.replay_bytes,
-        max_bytes=limits.max_body_bytes,
-        # RFC 9110 10.1.1: the Expect of an HTTP/1.0 caller is ignored; it could not read the 100.
-        invite=request.invite if fields.expects_continue and not request.is_http_1_0 else None,
-    )
 
 
 def _trace_id(traceparent: str) -> str | None:

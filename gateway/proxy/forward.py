@@ -23,6 +23,7 @@ from gateway.errors import InvalidRequest, Refusal, UpstreamUnreachable
 from gateway.models import ConnectionToken
 from gateway.proxy.body import RequestBody
 from gateway.proxy.connection import Answer, Stale, UpstreamConnection
+from gateway.proxy.echo import Needles
 from gateway.proxy.lane import Lane
 from gateway.proxy.request import ProxyRequest
 from gateway.proxy.steps import in_task
@@ -34,12 +35,16 @@ SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})  # RFC 9110 9.2.1; TRACE is
 
 @dataclass(slots=True)
 class Sent:
-    """A request on an upstream connection: its answer's head, the task that still sends its body, and the token."""
+    """
+    A request on an upstream connection: its answer's head, the task that still sends its body, the token, and the
+    *needles* by which that is found in the answer.
+    """
 
     connection: UpstreamConnection
     answer: Answer
     pump: asyncio.Task[None] | None
     token: ConnectionToken
+    needles: Needles
     is_ended: bool = False
 
     async def end(self, lane: Lane) -> None:
@@ -100,7 +105,8 @@ async def send(
         try:
             if is_new:
                 token = await gate.connected(request, token)
-            head = _head(request, lane, body, token)
+            injected = lane.injected(token.access_token)
+            head = _head(request, lane, body, token, injected.line)
             connection.begin(method=call.method, timeouts=lane.route.timeouts, may_switch=request.handshake is not None)
             if body is None:
                 connection.write(head)
@@ -109,7 +115,9 @@ async def send(
             else:
                 connection.write(head)
                 pump = asyncio.create_task(_pump(connection, body), name="request-body")
-            return Sent(connection, await connection.answer(), pump, token)
+            if connection.is_waiting:
+                await connection.answered
+            return Sent(connection, connection.answer(), pump, token, injected.needles)
         except Stale as exc:
             await _abandon(lane, connection, pump)
             if call.method not in SAFE_METHODS or call.effective_method is not None or body is not None:
@@ -122,7 +130,9 @@ async def send(
             raise
 
 
-def _head(request: ProxyRequest, lane: Lane, body: RequestBody | None, token: ConnectionToken) -> bytes:
+def _head(
+    request: ProxyRequest, lane: Lane, body: RequestBody | None, token: ConnectionToken, credential: bytes
+) -> bytes:
     call, match = request.call, request.call.match
     assert match is not None  # a request without a route was refused
     framing = b""
@@ -134,11 +144,12 @@ def _head(request: ProxyRequest, lane: Lane, body: RequestBody | None, token: Co
         framing = b"Content-Length: 0\r\n"
     if request.handshake is not None:
         framing += UPGRADE_LINES
+    target = match.target if lane.injects_field else lane.target(match.target, token.access_token)
     return b"".join(
         (
-            f"{call.method} {lane.target(match.target, token.access_token)}{lane.host_line}".encode("ascii"),
+            f"{call.method} {target}{lane.host_line}".encode("ascii"),
             *request.fields.lines,
-            lane.injected(token.access_token),
+            credential,
             framing,
             # RFC 9110 7.6.3: the version is that of the request as it was received.
             lane.via_lines[request.is_http_1_0],

@@ -27,7 +27,7 @@ from typing import Any
 
 import structlog
 from aiohttp import web
-from aiohttp.streams import StreamReader
+from aiohttp.streams import EMPTY_PAYLOAD, StreamReader
 from aiohttp.web_protocol import _ErrInfo
 
 from gateway.errors import InvalidRequest, Refusal
@@ -54,9 +54,9 @@ _RESET = struct.pack("ii", 1, 0)  # socket(7): SO_LINGER on, 0 seconds: close wi
 
 
 class CallerConnection(StrictConnection):
-    """One caller's connection. Made by `TrafficServer`."""
+    """One caller's connection. Made by `TrafficServer`. *peer* is the address of the other end, without the port."""
 
-    __slots__ = ("_is_ending", "_is_over", "_is_refused", "_peer", "_serve", "_steps", "before", "is_drained")
+    __slots__ = ("_is_ending", "_is_over", "_is_refused", "_serve", "_steps", "before", "is_drained", "peer")
 
     def __init__(self, manager: StrictServer, *, loop: asyncio.AbstractEventLoop, serve: Serve) -> None:
         super().__init__(
@@ -66,13 +66,19 @@ class CallerConnection(StrictConnection):
             access_log=None,  # aiohttp takes None for "no access log"
         )
         self._serve = serve
-        self._peer: str | None = None
+        self.peer = ""
         self.before: Before | None = None
         self.is_drained = False
         self._is_ending = False
         self._is_over = False  # by what `_steps` ran
         self._is_refused = False
         self._steps = Steps(on_end=self._end_steps, on_hand_over=self._wake)
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Serve the connection."""
+        name = transport.get_extra_info("peername")
+        self.peer = str(name[0]) if isinstance(name, tuple) else ""
+        super().connection_made(transport)
 
     def connection_lost(self, exc: BaseException | None) -> None:
         """Cancel what is done for the caller."""
@@ -87,14 +93,6 @@ class CallerConnection(StrictConnection):
     def refusal_answer(self, refusal: Refusal) -> bytes:
         """Return the answer to what could not be read."""
         return refusal_answer(refusal, trace_id=_NO_TRACE, public_url="", keep_alive=False, with_body=True)
-
-    @property
-    def peer(self) -> str:
-        """Address of the other end, without the port."""
-        if self._peer is None:
-            name = self.peername
-            self._peer = str(name[0]) if isinstance(name, tuple) else ""
-        return self._peer
 
     @property
     def is_closing(self) -> bool:
@@ -221,7 +219,7 @@ class CallerConnection(StrictConnection):
             self._messages.extend(messages)  # type: ignore[arg-type]  # heads of ours where aiohttp has its messages
             if not self._buffer_paused and len(self._messages) >= self._max_msg_queue_size:
                 self._pause_reading_for_buffer()
-            if self._waiter is not None and not self._steps.is_running and not self._waiter.done():
+            if self._waiter is not None and self._steps.under_way is None and not self._waiter.done():
                 # Here and now, as far as that goes.
                 self._keepalive = False
                 self._steps.run(self._serve_queue())
@@ -237,7 +235,7 @@ class CallerConnection(StrictConnection):
             while goes_on and not (self._force_close or self._is_over):
                 if self._steps.awaits_task:
                     goes_on = await self._steps.rest()
-                elif self._messages and not self._steps.is_running:
+                elif self._messages and self._steps.under_way is None:
                     goes_on = await self._serve_queue()
                 else:
                     await self._wait()
@@ -273,26 +271,34 @@ class CallerConnection(StrictConnection):
 
     async def _serve_queue(self) -> bool:
         """Serve the requests that have come, one after another; return whether the connection stays open."""
-        while self._messages and not self._force_close and self._is_there:
+        messages = self._messages
+        while messages and not self._force_close:
+            if self.transport is None or self.transport.is_closing():
+                break
             message: Any
-            message, payload = self._messages.popleft()
+            message, payload = messages.popleft()
             self._strict.message_consumed()
-            if self._buffer_paused and len(self._messages) <= self._msg_queue_resume_size:
+            if self._buffer_paused and len(messages) <= self._msg_queue_resume_size:
                 self._resume_reading_if_drained()
             if isinstance(message, _ErrInfo):
                 self._refuse_unread(message.exc)
                 self._is_refused = True
                 return False
-            if not await self._serve_one(message, payload):
+            self._request_in_progress = True
+            try:
+                keep_alive = await self._serve(message, payload, self)
+            finally:
+                self._request_in_progress = False
+                if self._handler_waiter is not None and not self._handler_waiter.done():
+                    self._handler_waiter.set_result(None)
+            if payload is not EMPTY_PAYLOAD and not payload.is_eof() and not self._force_close:
+                keep_alive = await self._discard(payload, then_close=not keep_alive) and keep_alive
+            if not keep_alive or self._close or self._force_close or self._is_ending:
                 return False
             if self._paused and not await self._has_read():
                 return False  # a caller that sends on and never reads would pile up its answers here
         self._restart_keepalive()
         return not self._force_close
-
-    @property
-    def _is_there(self) -> bool:
-        return self.transport is not None and not self.transport.is_closing()
 
     async def _has_read(self) -> bool:
         try:
@@ -300,18 +306,6 @@ class CallerConnection(StrictConnection):
         except ConnectionError:
             return False
         return not self.is_closing
-
-    async def _serve_one(self, head: RequestHead, payload: StreamReader) -> bool:
-        self._request_in_progress = True
-        try:
-            keep_alive = await self._serve(head, payload, self)
-        finally:
-            self._request_in_progress = False
-            if self._handler_waiter is not None and not self._handler_waiter.done():
-                self._handler_waiter.set_result(None)
-        if not payload.is_eof() and not self._force_close:
-            keep_alive = await self._discard(payload, then_close=not keep_alive) and keep_alive
-        return keep_alive and not self.is_closing
 
     def _restart_keepalive(self) -> None:
         self._keepalive = True

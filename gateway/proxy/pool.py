@@ -56,10 +56,10 @@ class UpstreamPool:
 
     def take_idle(self) -> UpstreamConnection | None:
         """Return a kept connection that may be used, the youngest first; None when there is none."""
-        now = self._loop.time()
-        while self._idle:
-            connection = self._idle.pop()
-            if _is_fresh(connection, now) and connection.is_quiet:
+        idle = self._idle
+        while idle:
+            connection = idle.pop()
+            if connection.fresh_until > self._loop.time() and connection.is_quiet:
                 connection.is_reused = True
                 self._busy.add(connection)
                 return connection
@@ -81,9 +81,11 @@ class UpstreamPool:
     def release(self, connection: UpstreamConnection) -> None:
         """Take back a connection after an exchange: kept if it is clean, ended otherwise."""
         self._busy.discard(connection)
-        if connection.is_clean and len(self._idle) < MAX_IDLE_CONNECTIONS:
-            connection.rest()
-            connection.idle_since = self._loop.time()
+        if connection.rest() and len(self._idle) < MAX_IDLE_CONNECTIONS:
+            seconds = IDLE_SECONDS
+            if connection.keep_alive_seconds is not None:
+                seconds = min(seconds, connection.keep_alive_seconds - MARGIN_SECONDS)
+            connection.fresh_until = self._loop.time() + seconds
             self._idle.append(connection)
         else:
             connection.fail(UpstreamUnreachable())
@@ -94,7 +96,7 @@ class UpstreamPool:
         for connection in tuple(self._busy):
             if connection.is_overdue(now):
                 connection.fail(RequestTimeout() if connection.awaits_caller else UpstreamTimeout())
-        fresh = [connection for connection in self._idle if _is_fresh(connection, now)]
+        fresh = [each for each in self._idle if each.fresh_until > now and each.can_be_used]
         for connection in set(self._idle) - set(fresh):
             connection.fail(UpstreamUnreachable())
         self._idle = fresh
@@ -105,11 +107,3 @@ class UpstreamPool:
             connection.fail(UpstreamUnreachable())
         self._idle.clear()
         self._busy.clear()
-
-
-def _is_fresh(connection: UpstreamConnection, now: float) -> bool:
-    """Whether an idle connection is open, and young enough that its upstream has not begun to end it."""
-    limit = IDLE_SECONDS
-    if connection.keep_alive_seconds is not None:
-        limit = min(limit, connection.keep_alive_seconds - MARGIN_SECONDS)
-    return connection.can_be_used and now - connection.idle_since < limit

@@ -85,6 +85,7 @@ class Call:
     token_seconds = 0.0
     upstream_seconds = 0.0
     who: str | None = None
+    _durations: tuple[bytes, bytes, bytes] | None = None
     _traceparent: bytes | None = None
     _who_and_what: bytes | None = None
 
@@ -105,6 +106,16 @@ class Call:
         if self._traceparent is None:
             self._traceparent = f"traceparent: 00-{self.trace_id}-{self.id}-01\r\n".encode("ascii")
         return self._traceparent
+
+    def durations(self) -> tuple[bytes, bytes, bytes]:
+        """Return the milliseconds to authorise, to get the token, and to the upstream's head; made once, at its end."""
+        if self._durations is None:
+            self._durations = (
+                milliseconds(self.auth_seconds),
+                milliseconds(self.token_seconds),
+                milliseconds(self.upstream_seconds),
+            )
+        return self._durations
 
     def who_and_what(self) -> bytes:
         """Return the members that every line of this call has, as JSON without its braces; made once."""
@@ -132,13 +143,13 @@ def attempt(call: Call, reason: str, *, status: int | None, now: float) -> bytes
 
 def outcome(call: Call, *, seconds: float, error: str | None) -> bytes:
     """Return the line that says how the call ended after *seconds*; *error*: a refusal's code, or what cut it short."""
-    ended = timestamp(call.started_at + seconds)
+    auth, token, upstream = call.durations()
     # Numbers are written by "%", without a dict in between.
     return (
         b'{"event":"outcome","time":"%b",%b,"status":%d,"attempts":%d,"refreshed":%b,"bytes_received":%d,"bytes_sent":%d,'
         b'"duration_ms":{"total":%b,"auth":%b,"token":%b,"upstream":%b},"address":%b,"echo":%b,"error":%b}'
     ) % (
-        ended,
+        timestamp(call.started_at + seconds),
         call.who_and_what(),
         call.status,
         call.attempts,
@@ -146,12 +157,13 @@ def outcome(call: Call, *, seconds: float, error: str | None) -> bytes:
         call.bytes_received,
         call.bytes_sent,
         milliseconds(seconds),
-        milliseconds(call.auth_seconds),
-        milliseconds(call.token_seconds),
-        milliseconds(call.upstream_seconds),
-        _text(call.address),
+        auth,
+        token,
+        upstream,
+        # Neither an address nor a code holds a character that JSON escapes.
+        b"null" if call.address is None else b'"%b"' % call.address.encode("ascii"),
         orjson.dumps(call.echo) if call.echo else b"[]",
-        _text(error),
+        b"null" if error is None else b'"%b"' % error.encode("ascii"),
     )
 
 
@@ -251,11 +263,6 @@ _TEXTS: dict[str, str] = {}  # the ids of policies, as JSON: as many as the file
 def _json_text(text: str) -> str:
     _TEXTS[text] = orjson.dumps(text).decode("utf-8")
     return _TEXTS[text]
-
-
-def _text(text: str | None) -> bytes:
-    """Return an address or a code as JSON; neither holds a character that JSON escapes."""
-    return b"null" if text is None else b'"%b"' % text.encode("ascii")
 
 
 def _query_keys(query: str) -> list[str]:

@@ -17,12 +17,14 @@ Rules:
 
 from __future__ import annotations
 
+from collections.abc import Awaitable
+
 from gateway.errors import AnswerEncoded, Refusal, TokenEchoed, UpstreamProtocolError
 from gateway.proxy.answers import NAME, status_line
 from gateway.proxy.connection import Answer, Truncated
 from gateway.proxy.echo import Needles, Scanner, Watch
 from gateway.proxy.lane import Lane
-from gateway.proxy.record import Call, milliseconds
+from gateway.proxy.record import Call
 from gateway.proxy.request import ProxyRequest
 from gateway.proxy.websocket import UPGRADE_LINES
 
@@ -38,13 +40,15 @@ class AnswerCut(Exception):
     """The upstream's answer ended before its end; the caller's connection was reset to say so."""
 
 
-async def relay(
+def relay(
     request: ProxyRequest, lane: Lane, answer: Answer, needles: Needles, *, public_url: str, note: str
-) -> None:
+) -> Awaitable[None] | None:
     """
-    Send *answer* to the caller of *request*, and *note* with it in Proxy-Status; *token* is the one it was asked with.
+    Send *answer*, as far as it is here, to the caller of *request*, and *note* with it in Proxy-Status.
 
-    Raises:
+    Return what sends the rest; None: that was all, as of most answers.
+
+    Raises, or the rest does:
         UpstreamProtocolError: its head or the first of its body cannot be passed on; nothing was sent yet.
         TokenEchoed, AnswerEncoded: it holds the token, or may hold it, and the route cuts such answers.
         AnswerCut: it ended too early.
@@ -64,7 +68,10 @@ async def relay(
     # or not (RFC 9110 section 10.1.1), so nobody knows whether a body comes next or a request.
     if request.client.is_closing or (request.fields.expects_continue and request.may_get_uninvited_body):
         request.keep_alive = False
-    framing, is_chunked = _framing(request, answer, len(data) if is_whole else None)
+    if is_whole and call.method != "HEAD" and answer.status not in NO_BODY_STATUSES:
+        framing, is_chunked = b"Content-Length: %d\r\n" % len(data), False
+    else:
+        framing, is_chunked = _framing(request, answer)
     lines = [status_line(answer.status), *fields.lines]
     if answer.status == 401:
         lines.append(f'WWW-Authenticate: Upstream realm="{lane.route.name}"\r\n'.encode("ascii"))
@@ -85,8 +92,7 @@ async def relay(
     call.bytes_sent = len(data)
     request.has_answered = True
     request.client.send(head + _framed(data) if is_chunked else head + data)
-    if not is_whole:
-        await _relay_rest(request, lane, answer, look, is_chunked=is_chunked)
+    return None if is_whole else _relay_rest(request, lane, answer, look, is_chunked=is_chunked)
 
 
 def switch(request: ProxyRequest, lane: Lane, answer: Answer, needles: Needles, *, note: str) -> bytes:
@@ -149,13 +155,11 @@ def _look(
     return passed, look
 
 
-def _framing(request: ProxyRequest, answer: Answer, whole_bytes: int | None) -> tuple[bytes, bool]:
-    """Return the field line that frames the body, and whether it is chunked; *whole_bytes* where all of it is here."""
+def _framing(request: ProxyRequest, answer: Answer) -> tuple[bytes, bool]:
+    """Return the field line that frames a body which has not come whole, and whether it is chunked."""
     length = answer.length
     if request.call.method == "HEAD" or answer.status in NO_BODY_STATUSES:
         return (b"Content-Length: %d\r\n" % length if length is not None and answer.status != 204 else b""), False
-    if whole_bytes is not None:
-        return b"Content-Length: %d\r\n" % whole_bytes, False
     if length is not None:
         return b"Content-Length: %d\r\n" % length, False
     if request.is_http_1_0:
@@ -207,13 +211,5 @@ def _own_lines(request: ProxyRequest, status: int, note: str) -> bytes:
         connection = b"Connection: close\r\n"
     elif request.is_http_1_0:
         connection = b"Connection: keep-alive\r\n"
-    return _OWN_LINES % (
-        status,
-        details,
-        milliseconds(call.auth_seconds),
-        refreshed,
-        milliseconds(call.token_seconds),
-        milliseconds(call.upstream_seconds),
-        call.traceparent,
-        connection,
-    )
+    auth, token, upstream = call.durations()
+    return _OWN_LINES % (status, details, auth, refreshed, token, upstream, call.traceparent, connection)

@@ -17,8 +17,10 @@ from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from aiohttp.streams import EMPTY_PAYLOAD, StreamReader
 
+from gateway.errors import InvalidRequest
 from gateway.listen.head import HeaderSection, RequestHead
-from gateway.models import Caller, Subject, TokenKey
+from gateway.models import Caller, Limits, Subject, TokenKey
+from gateway.proxy.body import RequestBody
 from gateway.proxy.record import Call
 from gateway.proxy.request_fields import RequestFields, RequestRules
 from gateway.proxy.websocket import Handshake, read_handshake
@@ -118,7 +120,7 @@ class ProxyRequest:
         self.is_http_1_0 = head.is_http_1_0
         section = head.section
         self.host = section.host
-        self.keep_alive = not (section.is_last or client.is_closing)
+        self.keep_alive = not section.is_last
         self.before = client.before
 
     def read_fields(self, rules: RequestRules) -> RequestFields:
@@ -153,6 +155,28 @@ class ProxyRequest:
     def may_get_uninvited_body(self) -> bool:
         """Whether the caller has announced a body, waits for `100 Continue`, and has not got it."""
         return self.fields.expects_continue and self.fields.has_body and not self.is_invited
+
+    def body(self, limits: Limits) -> RequestBody | None:
+        """
+        Return the body, if there is one, to be sent within *limits*.
+
+        Raises:
+            InvalidRequest: its coding is broken: nothing of it needs to leave.
+            BodyTooLarge: it says so.
+        """
+        fields = self.fields
+        if self.payload is EMPTY_PAYLOAD or not fields.has_body:
+            return None
+        if self.payload.exception() is not None:
+            raise InvalidRequest
+        return RequestBody(
+            self.payload,
+            length=fields.content_length,
+            replay_bytes=limits.replay_bytes,
+            max_bytes=limits.max_body_bytes,
+            # RFC 9110 10.1.1: the Expect of an HTTP/1.0 caller is ignored; it could not read the 100.
+            invite=self.invite if fields.expects_continue and not self.is_http_1_0 else None,
+        )
 
     def read_handshake(self) -> None:
         """

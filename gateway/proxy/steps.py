@@ -23,7 +23,6 @@ from typing import Any
 
 _SIGNAL = object()  # what a coroutine yields to `Steps` at a signal
 _TASK = object()  # and where it needs a task
-_END = object()  # it waits for nothing any more
 
 _current: Steps | None = None  # whose coroutine runs at the moment
 
@@ -69,34 +68,31 @@ class Steps:
     """
     Runs one coroutine after another; each returns whether its owner goes on.
 
-    *on_end* gets what one returned, or the exception that ended it, and nothing of one that was cancelled.
-    *on_hand_over* is told that it cannot go on without a task (*awaits_task*): `rest` is to be awaited.
+    *on_end* gets what one returned that is not True, or the exception that ended it, and nothing of one that was
+    cancelled. *on_hand_over* is told that it cannot go on without a task (*awaits_task*): `rest` is to be awaited.
+    *under_way* is the coroutine that no task has taken, while there is one.
     """
 
-    __slots__ = ("_cleaning_up", "_coroutine", "_on_end", "_on_hand_over", "_rest", "awaits_task")
+    __slots__ = ("_cleaning_up", "_on_end", "_on_hand_over", "_rest", "awaits_task", "under_way")
 
     def __init__(self, *, on_end: Callable[[bool | Exception], None], on_hand_over: Callable[[], None]) -> None:
         self._on_end = on_end
         self._on_hand_over = on_hand_over
-        self._coroutine: Coroutine[Any, None, bool] | None = None
+        self.under_way: Coroutine[Any, None, bool] | None = None
         self.awaits_task = False
         self._rest: Any = None  # what it waits for then
         self._cleaning_up: asyncio.Task[bool] | None = None
 
-    @property
-    def is_running(self) -> bool:
-        """Whether a coroutine is under way that no task has taken."""
-        return self._coroutine is not None
-
     def run(self, coroutine: Coroutine[Any, None, bool]) -> None:
         """Run *coroutine* as far as it goes."""
-        self._coroutine = coroutine
+        self.under_way = coroutine
         self.resume()
 
     def resume(self) -> None:
         """Go on behind a signal."""
-        waits_for = self._send(None)
-        if waits_for is not _SIGNAL and waits_for is not _END:
+        assert self.under_way is not None
+        waits_for = self._go(self.under_way.send, None)
+        if waits_for is not _SIGNAL:
             self._rest = waits_for
             self.awaits_task = True
             self._on_hand_over()
@@ -104,37 +100,36 @@ class Steps:
     def cancel(self) -> None:
         """Raise CancelledError where the coroutine waits, if one is under way here."""
         self.awaits_task = False
-        if self._coroutine is None:
+        if self.under_way is None:
             return
-        waits_for = self._send(asyncio.CancelledError())
-        if waits_for is not _SIGNAL and waits_for is not _END:
+        waits_for = self._go(self.under_way.throw, asyncio.CancelledError())
+        if waits_for is not _SIGNAL:
             self._rest = waits_for
             self._cleaning_up = asyncio.get_running_loop().create_task(self.rest(), name="cancelled-steps")
 
-    def _send(self, failure: BaseException | None) -> object:
-        """Go on, or with *failure*; return what the coroutine waits for now."""
+    def _go(self, step: Callable[[Any], object], value: object) -> object:
+        """Take *step* with *value*; return what the coroutine waits for then, `_SIGNAL` too where it has ended."""
         global _current
-        coroutine = self._coroutine
-        assert coroutine is not None
         before, _current = _current, self
         try:
-            return coroutine.send(None) if failure is None else coroutine.throw(failure)
+            return step(value)
         except StopIteration as end:
             outcome: bool | Exception = end.value
         except asyncio.CancelledError:
-            self._coroutine = None
-            return _END
+            self.under_way = None
+            return _SIGNAL
         except Exception as exc:
             outcome = exc
         finally:
             _current = before
-        self._coroutine = None
-        self._on_end(outcome)
-        return _END
+        self.under_way = None
+        if outcome is not True:
+            self._on_end(outcome)
+        return _SIGNAL
 
     async def rest(self) -> bool:
         """Go on with the coroutine in this task, and return what it returns."""
-        coroutine, self._coroutine = self._coroutine, None
+        coroutine, self.under_way = self.under_way, None
         waits_for, self._rest = self._rest, None
         self.awaits_task = False
         assert coroutine is not None

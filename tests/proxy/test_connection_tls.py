@@ -16,6 +16,7 @@ from gateway.models import Timeouts
 from gateway.net.backlog import Backlog
 from gateway.proxy.connection import Truncated, UpstreamConnection
 from tests.net.certificates import Authority
+from tests.proxy.wire import answer_of
 
 LOOPS: dict[str, Callable[[], asyncio.AbstractEventLoop]] = {
     "asyncio": asyncio.new_event_loop,
@@ -46,7 +47,7 @@ async def read_answer(port: int, tls: ssl.SSLContext) -> bytes:
     body = b""
     try:
         async with asyncio.timeout(5):
-            answer = await connection.answer()
+            answer = await answer_of(connection)
             while data := await answer.body.readany():
                 body += data
     finally:
@@ -75,7 +76,7 @@ async def is_quiet_before_and_after(port: int, tls: ssl.SSLContext, go_on: threa
     connection.begin(method="GET", timeouts=Timeouts())
     connection.write(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
     async with asyncio.timeout(5):
-        await connection.answer()
+        await answer_of(connection)
     connection.rest()
     before = connection.can_be_used and connection.is_quiet
     go_on.set()

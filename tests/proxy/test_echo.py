@@ -14,10 +14,8 @@ from hypothesis import strategies as st
 
 from gateway.proxy.echo import (
     MAX_LOOKED_INTO_BYTES,
-    MAX_TOKENS,
     MIN_HELD_BYTES,
     MIN_TOKEN_BYTES,
-    EchoGuard,
     Needles,
     Scanner,
     Watch,
@@ -208,28 +206,14 @@ def test_watch_ends_at_its_size(coding: bytes | None, padding: int, found: bool,
     assert (found, is_unread) == (watch.found, watch.is_unread)
 
 
-def test_needles_are_made_once_and_bounded() -> None:
-    """
-    A token's needles are kept; the oldest give way to the newest.
-    """
-    guard = EchoGuard()
-    first = guard.needles(TOKEN)
-    assert first is guard.needles(TOKEN)
-    for number in range(MAX_TOKENS):
-        guard.needles(f"token-{number:032}")
-
-    assert first is not guard.needles(TOKEN)
-
-
 def test_nothing_shows_the_token() -> None:
     """
     No repr holds a spelling.
     """
-    guard = EchoGuard()
-    needles = guard.needles(TOKEN)
+    needles = Needles.of(TOKEN)
     scanner, watch = Scanner(needles), Watch(needles, None)
     scanner.feed(TOKEN[:12].encode())
     watch.feed(TOKEN[:12].encode())
 
-    for shown in map(repr, (guard, needles, scanner, watch)):
+    for shown in map(repr, (needles, scanner, watch)):
         assert "ya29" not in shown

@@ -14,7 +14,7 @@ from gateway.proxy.chunks import CHUNKS_AT_ONCE
 from gateway.proxy.connection import UpstreamConnection
 from gateway.proxy.listener import CLOSING_BYTES
 from tests.net.certificates import Authority
-from tests.proxy.wire import call, calling, eventually, request
+from tests.proxy.wire import answer_of, call, calling, eventually, request
 from tests.world import Issuer, Received, Running, Upstream
 
 CHUNKED = ("Transfer-Encoding: chunked",)
@@ -121,7 +121,7 @@ async def test_answer_in_small_chunks_over_tls_is_whole_where_its_connection_end
         connection.begin(method="GET", timeouts=Timeouts())
         connection.write(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
         async with asyncio.timeout(10):
-            assert b"x" * number == await (await connection.answer()).body.read()
+            assert b"x" * number == await (await answer_of(connection)).body.read()
         connection.fail(Exception())
 
 
@@ -135,7 +135,7 @@ async def test_one_slice_of_an_answer_is_read_in_a_turn() -> None:
     connection.begin(method="GET", timeouts=Timeouts())
     connection.data_received(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n" + FLOOD)
     connection.connection_lost(None)
-    body = (await connection.answer()).body
+    body = (await answer_of(connection)).body
 
     sizes = [len(await body.read(1_000_000)) for _ in range(10)]
 

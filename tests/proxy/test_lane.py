@@ -51,10 +51,10 @@ async def test_token_is_injected_as_the_route_says() -> None:
     """
     query = lane(Injection(kind="query", name="key", format="{token}"))
 
-    assert b"Authorization: Bearer t\r\n" == lane().injected("t")
-    assert b"X-Key: t\r\n" == lane(Injection(name="X-Key", format="{token}")).injected("t")
-    assert b"Authorization: Basic dTp0\r\n" == lane(Injection(kind="basic", format="u:{token}")).injected("t")
-    assert (b"", "/x?a&key=t%2F") == (query.injected("t/"), query.target("/x?a", "t/"))
+    assert b"Authorization: Bearer t\r\n" == lane().injected("t").line
+    assert b"X-Key: t\r\n" == lane(Injection(name="X-Key", format="{token}")).injected("t").line
+    assert b"Authorization: Basic dTp0\r\n" == lane(Injection(kind="basic", format="u:{token}")).injected("t").line
+    assert (b"", "/x?a&key=t%2F") == (query.injected("t/").line, query.target("/x?a", "t/"))
     assert "/x?a" == lane().target("/x?a", "t")
 
 
@@ -101,5 +101,5 @@ async def test_token_is_written_only_where_it_can_stand(case: str) -> None:
             assert not token or token not in str(refusal)
         else:
             taken.append(place)
-            assert lane(place).injected(token).count(b"\r\n") == (0 if place.kind == "query" else 1)
+            assert lane(place).injected(token).line.count(b"\r\n") == (0 if place.kind == "query" else 1)
     assert list(places) == taken

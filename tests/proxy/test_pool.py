@@ -14,7 +14,7 @@ from gateway.models import Origin, Route, Timeouts
 from gateway.proxy.connection import READ_BUFFER_BYTES, UpstreamConnection
 from gateway.proxy.opener import Addresses, direct_opener
 from gateway.proxy.pool import MAX_IDLE_CONNECTIONS, UpstreamPool
-from tests.proxy.wire import call, calling, eventually, gateway_with, request
+from tests.proxy.wire import answer_of, call, calling, eventually, gateway_with, request
 from tests.world import Issuer, Provider, Received, Running, Upstream, answer
 
 
@@ -98,7 +98,7 @@ class Peer:
         self.sockets.append(accepted)
         connection.begin(method="GET", timeouts=Timeouts())
         accepted.sendall(answer(200, b"{}", fields))
-        got = await connection.answer()
+        got = await answer_of(connection)
         assert b"{}" == got.body.read_nowait(-1)
         return connection
 
@@ -154,7 +154,7 @@ async def test_connection_is_used_while_its_upstream_keeps_it(peer: Peer, case: 
     pool = peer.pool()
     connection = await peer.exchange(pool, fields)
     pool.release(connection)
-    connection.idle_since -= idle_seconds
+    connection.fresh_until -= idle_seconds
 
     assert (connection if is_used else None) is pool.take_idle()
     await pool.close()
@@ -168,7 +168,7 @@ async def test_sweep_ends_what_is_too_old(peer: Peer) -> None:
     old, young = [await peer.exchange(pool) for _ in range(2)]
     pool.release(old)
     pool.release(young)
-    old.idle_since -= 60
+    old.fresh_until -= 60
     pool.sweep()
 
     assert "<UpstreamPool api busy=0 idle=1>" == repr(pool)
@@ -203,7 +203,7 @@ async def test_upstream_that_speaks_first_is_not_asked(peer: Peer) -> None:
     connection.begin(method="GET", timeouts=Timeouts())
 
     with pytest.raises(UpstreamProtocolError):
-        await connection.answer()
+        await answer_of(connection)
     await pool.close()
 
 
@@ -218,7 +218,7 @@ async def test_connection_whose_answer_was_not_read_to_its_end_is_not_used(peer:
     connection.begin(method="GET", timeouts=Timeouts())
     size = 2 * READ_BUFFER_BYTES + 1
     accepted.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % size)
-    got = await connection.answer()
+    got = await answer_of(connection)
     await asyncio.get_running_loop().run_in_executor(None, accepted.sendall, b"x" * size)
     assert await eventually(got.body.is_eof)
     pool.release(connection)

@@ -19,7 +19,7 @@ from gateway.models import Timeouts
 from gateway.net.backlog import Backlog
 from gateway.proxy.connection import Stale, Truncated, UpstreamConnection
 from tests.proxy.raw_answers import TABLES, Row
-from tests.proxy.wire import call, calling, request
+from tests.proxy.wire import answer_of, call, calling, request
 from tests.world import Issuer, Received, Running, Upstream, answer
 
 _OWN = re.compile(
@@ -135,14 +135,14 @@ async def outcome(row: Row, packets: list[bytes]) -> Outcome:
         if row.ends:
             connection.eof_received()
             connection.connection_lost(None)
-        waiting = asyncio.ensure_future(connection.answer())
+        waiting = asyncio.ensure_future(answer_of(connection))
         await asyncio.sleep(0)
         try:
             if not waiting.done():
                 return ("waits",)
             found = waiting.result()
             body = found.body.read_nowait(-1)
-            return (found.status, found.raw_fields, body, found.body.is_eof(), connection.is_clean)
+            return (found.status, found.raw_fields, body, found.body.is_eof(), connection.rest())
         except (Refusal, Truncated, Stale) as exc:
             return (type(exc).__name__,)
         finally:

@@ -39,16 +39,17 @@ async def test_signal_is_gone_on_from_inside_of_fire() -> None:
         owner.told.append("begun")
         await signal
         await signal
+        owner.told.append("ends")
         return True
 
     owner.steps.run(work())
     owner.told.append("waits")
     signal.fire()
-    assert owner.steps.is_running
+    assert owner.steps.under_way is not None
     signal.fire()
 
-    assert ["begun", "waits", "True"] == owner.told
-    assert not owner.steps.is_running
+    assert ["begun", "waits", "ends"] == owner.told  # its owner has nothing to do
+    assert owner.steps.under_way is None
 
 
 async def test_signal_wakes_a_task_as_well() -> None:
@@ -125,7 +126,7 @@ async def test_anything_else_is_handed_over(case: str) -> None:
 
     assert await task is False
     assert ["handed over", "in a task: True"] == owner.told
-    assert not owner.steps.is_running
+    assert owner.steps.under_way is None
     assert not owner.steps.awaits_task
 
 
@@ -172,7 +173,7 @@ async def test_cancel_ends_it_where_it_waits(where: str) -> None:
 
     assert ["cancelled", "cleaned up"] == seen
     assert [] == [word for word in owner.told if word != "handed over"]
-    assert not owner.steps.is_running
+    assert owner.steps.under_way is None
 
 
 async def test_cleaning_up_that_takes_longer_is_done() -> None:

@@ -13,6 +13,7 @@ from urllib.parse import urlsplit
 
 import orjson
 
+from gateway.proxy.connection import Answer, UpstreamConnection
 from tests.world import Issuer, Provider, Running, Upstream, create_connection, running, settings
 
 WAIT_SECONDS = 5.0  # a test that waits longer has failed
@@ -187,3 +188,10 @@ def respond_with(data: bytes, *, close: bool = False) -> Callable[[Any, asyncio.
             writer.close()
 
     return respond
+
+
+async def answer_of(connection: UpstreamConnection) -> Answer:
+    """Return the answer on *connection* once its head has come; raise as `UpstreamConnection.answer`."""
+    if connection.is_waiting:
+        await connection.answered
+    return connection.answer()
