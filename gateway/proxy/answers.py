@@ -20,14 +20,16 @@ from gateway.errors import CallerScopeMissing, CallerUnauthenticated, Credential
 
 NAME = "connection-gateway"  # our name in Proxy-Status and Via
 
-_STATUS_LINES: dict[int, bytes] = {
-    status.value: f"HTTP/1.1 {status.value} {status.phrase}\r\n".encode("ascii") for status in HTTPStatus
-}
+
+class _StatusLines(dict[int, bytes]):
+    def __missing__(self, status: int) -> bytes:
+        return b"HTTP/1.1 %d \r\n" % status
 
 
-def status_line(status: int) -> bytes:
-    """Return the status line with the standard reason (the upstream's own reason is text of a stranger)."""
-    return _STATUS_LINES.get(status) or b"HTTP/1.1 %d \r\n" % status
+# With the standard reason: the upstream's own is text of a stranger.
+STATUS_LINES = _StatusLines(
+    {status.value: f"HTTP/1.1 {status.value} {status.phrase}\r\n".encode("ascii") for status in HTTPStatus}
+)
 
 
 def problem(refusal: Refusal, *, trace_id: str, source: str = "gateway") -> dict[str, Any]:
@@ -60,7 +62,7 @@ def refusal_answer(
     """Return the whole answer to a refused request; *with_body* is false for HEAD, *extra* are further field lines."""
     body = orjson.dumps(problem(refusal, trace_id=trace_id))
     head = [
-        status_line(refusal.status),
+        STATUS_LINES[refusal.status],
         b"Content-Type: application/problem+json\r\nContent-Length: %d\r\n" % len(body),
         b"Cache-Control: no-store\r\nX-Content-Type-Options: nosniff\r\n",
         f'Proxy-Status: {NAME}; error={refusal.proxy_error}; details="{refusal.code}"\r\n'.encode("ascii"),

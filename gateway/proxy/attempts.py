@@ -24,7 +24,6 @@ from gateway.models import ConnectionToken
 from gateway.proxy import record
 from gateway.proxy.body import RequestBody
 from gateway.proxy.challenge import missing_scopes, scope_refusal
-from gateway.proxy.echo import Needles
 from gateway.proxy.forward import Sent, send
 from gateway.proxy.lane import Lane
 from gateway.proxy.record import Call, EgressLog
@@ -38,7 +37,7 @@ from gateway.proxy.tunnel import Tunnel
 DecideAgain = Callable[[ProxyRequest, Asker], Awaitable[None]]  # raises Refusal
 
 
-_DOUBTFUL = frozenset({401, 403})  # what may say of the token that it is not good, or not good enough
+_DOUBTFUL = frozenset({401, 403, 417})  # the token may be not good, or not good enough; our Expect was not taken
 
 
 class Attempts:
@@ -80,69 +79,72 @@ class Attempts:
             await self._decide_again(request, asker)
         lane.check_token(token)
         body = None if request.payload is EMPTY_PAYLOAD else request.body(lane.route.limits)
+        sent: Sent | None = None
         lane.pool.enter()
         try:
-            await self._send(request, lane, body, token, asker)
-        finally:
-            lane.pool.leave()
-            if body is not None:
-                call.bytes_received = body.received_bytes
-
-    async def _send(
-        self, request: ProxyRequest, lane: Lane, body: RequestBody | None, token: ConnectionToken, asker: Asker
-    ) -> None:
-        call = request.call
-        if lane.records_durably:
-            token = await self._record(request, record.intent(call), token)
-        else:
-            self._log.append(record.intent(call))
-        began = self._monotonic()
-        sent = await send(request, lane, body, token, self)
-        needles, note = sent.needles, ""
-        try:
-            if sent.answer.status == 417 and body is not None and body.expects:
-                sent = await self._without_expect(request, lane, sent, body)
-                needles |= sent.needles
+            if lane.records_durably:
+                token = await self._record(request, record.intent(call), token)
+            else:
+                self._log.append(record.intent(call))
+            began = self._monotonic()
+            sent = await send(request, lane, body, token, self)
             call.upstream_seconds = self._monotonic() - began
-            status = sent.answer.status
-            missing, is_rejected = None, False
-            if status in _DOUBTFUL or lane.upstream_rules.rejected:
-                missing = _missing(call, sent)
-                is_rejected = missing is None and await self._is_rejected(sent, lane)
-            if is_rejected or missing is not None:
-                await in_task()
-                fresh, note = await self._after_rejection(call, lane, body, sent.token, asker, missing)
-                if fresh is not None:
-                    await sent.end(lane)
-                    await self._decide_again(request, asker)
-                    reason = "token_rejected" if missing is None else "scope_missing"
-                    line = record.attempt(call, reason, status=sent.answer.status, now=self._clock())
-                    fresh = await self._record(request, line, fresh)
-                    began = self._monotonic()
-                    sent = await send(request, lane, body, fresh, self)
-                    needles |= sent.needles  # many rejected tokens work elsewhere
-                    call.upstream_seconds += self._monotonic() - began
-                    missing = _missing(call, sent)
-                    if missing is not None:
-                        raise scope_refusal(lane.route, missing)
-                    is_rejected = await self._is_rejected(sent, lane)
+            is_rejected, note = False, ""
+            if sent.answer.status in _DOUBTFUL or lane.upstream_rules.rejected:
+                is_rejected, note = await self._settle(request, asker, sent, body)
             if self._tokens.has_trials and not is_rejected and sent.answer.status != 401:
                 self._tokens.accepted(sent.token, lane.route.name)
             if body is not None:
                 body.let_go()
             if sent.answer.status == 101:
                 await in_task()
-                await self._switch(request, lane, sent, needles, asker, note)
+                await self._switch(request, lane, sent, asker, note)
             else:
                 public_url = self._public_url(request.host)
-                rest = relay(request, lane, sent.answer, needles, public_url=public_url, note=note)
+                rest = relay(request, lane, sent.answer, sent.needles, public_url=public_url, note=note)
                 if rest is not None:
                     await rest
         finally:
-            if sent.pump is None:
-                sent.release(lane)
-            else:
-                await sent.end(lane)
+            if sent is not None:
+                if sent.pump is None:
+                    sent.release(lane)
+                else:
+                    await sent.end(lane)
+            lane.pool.leave()
+            if body is not None:
+                call.bytes_received = body.received_bytes
+
+    async def _settle(
+        self, request: ProxyRequest, asker: Asker, sent: Sent, body: RequestBody | None
+    ) -> tuple[bool, str]:
+        """
+        Send *request* once more, with *sent* then being that, where its answer asks for it and rule 2 allows it.
+
+        Return whether the answer to pass on rejects the token, and what to tell the caller.
+        """
+        call, lane = request.call, asker.lane
+        if sent.answer.status == 417 and body is not None and body.expects:
+            await self._without_expect(request, lane, sent, body)
+        missing = _missing(call, sent)
+        is_rejected = missing is None and await self._is_rejected(sent, lane)
+        if missing is None and not is_rejected:
+            return False, ""
+        await in_task()
+        fresh, note = await self._after_rejection(call, lane, body, sent.token, asker, missing)
+        if fresh is None:
+            return is_rejected, note
+        await sent.end(lane)
+        await self._decide_again(request, asker)
+        reason = "token_rejected" if missing is None else "scope_missing"
+        line = record.attempt(call, reason, status=sent.answer.status, now=self._clock())
+        fresh = await self._record(request, line, fresh)
+        began = self._monotonic()
+        sent.become(await send(request, lane, body, fresh, self))
+        call.upstream_seconds += self._monotonic() - began
+        missing = _missing(call, sent)
+        if missing is not None:
+            raise scope_refusal(lane.route, missing)
+        return await self._is_rejected(sent, lane), note
 
     async def connected(self, request: ProxyRequest, token: ConnectionToken) -> ConnectionToken:
         """Decide again, connecting was a wait; return the token to send instead of *token*."""
@@ -174,23 +176,24 @@ class Attempts:
             asker.lane.check_token(current)
         return current
 
-    async def _without_expect(self, request: ProxyRequest, lane: Lane, sent: Sent, body: RequestBody) -> Sent:
+    async def _without_expect(self, request: ProxyRequest, lane: Lane, sent: Sent, body: RequestBody) -> None:
         """Send once more to an upstream that does not take the Expect, which was ours (RFC 9110 section 15.5.18)."""
         await sent.end(lane)
         if not body.can_replay:
-            return sent
+            return
         body.expects = False
         await in_task()
         token = await self._after_wait(request, sent.token)
         line = record.attempt(request.call, "expectation_failed", status=417, now=self._clock())
-        return await send(request, lane, body, await self._record(request, line, token), self)
+        token = await self._record(request, line, token)
+        began = self._monotonic()
+        sent.become(await send(request, lane, body, token, self))
+        request.call.upstream_seconds += self._monotonic() - began
 
-    async def _switch(
-        self, request: ProxyRequest, lane: Lane, sent: Sent, needles: Needles, asker: Asker, note: str
-    ) -> None:
+    async def _switch(self, request: ProxyRequest, lane: Lane, sent: Sent, asker: Asker, note: str) -> None:
         """Let the caller and the upstream speak the protocol to which they have switched, until one of them ends it."""
         call = request.call
-        first = switch(request, lane, sent.answer, needles, note=note)
+        first = switch(request, lane, sent.answer, sent.needles, note=note)
         tunnel = Tunnel(
             request.client.hand_over(),
             sent.connection.hand_over(),

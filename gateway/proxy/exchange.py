@@ -193,7 +193,7 @@ class Exchange:
             await self._identify_by_first(request, lane)
             raise
         if fields.traceparent is not None:
-            call.trace_id = _trace_id(fields.traceparent) or call.trace_id
+            call.follow(_trace_id(fields.traceparent) or call.trace_id)
         asker = request.before.asker if request.before is not None else None
         if asker is not None and self._identity.cached(asker.credential) is asker.caller:
             caller, credential = asker.caller, asker.credential

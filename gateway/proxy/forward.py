@@ -37,7 +37,7 @@ SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})  # RFC 9110 9.2.1; TRACE is
 class Sent:
     """
     A request on an upstream connection: its answer's head, the task that still sends its body, the token, and the
-    *needles* by which that is found in the answer.
+    *needles* by which that is found in the answer, and those that were sent before it.
     """
 
     connection: UpstreamConnection
@@ -46,6 +46,12 @@ class Sent:
     token: ConnectionToken
     needles: Needles
     is_ended: bool = False
+
+    def become(self, other: Sent) -> None:
+        """Be *other*, this one having ended. What one API rejects may work elsewhere: it is looked for, too."""
+        self.connection, self.answer, self.pump, self.token = other.connection, other.answer, other.pump, other.token
+        self.needles |= other.needles
+        self.is_ended = False
 
     async def end(self, lane: Lane) -> None:
         """Stop sending the body, and `release`."""

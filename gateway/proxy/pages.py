@@ -18,7 +18,7 @@ from aiohttp.web_protocol import RequestPayloadError
 
 from gateway.errors import BodyTooLarge, ConnectionRequired, ConnectionScopeMissing, InvalidRequest, RequestTimeout
 from gateway.models import Caller, ConnectOffer, PageAnswer, PageRequest, TokenKey
-from gateway.proxy.answers import status_line
+from gateway.proxy.answers import STATUS_LINES
 from gateway.proxy.record import Call
 from gateway.proxy.request import ProxyRequest
 from gateway.telemetry import place_of
@@ -102,7 +102,7 @@ async def show(request: ProxyRequest, pages: Pages) -> None:
     head = f"{fields}Content-Length: {len(answer.body)}\r\n{connection}\r\n".encode("latin-1")
     call.status = answer.status
     request.has_answered = True
-    request.client.send(status_line(answer.status) + head + (b"" if call.method == "HEAD" else answer.body))
+    request.client.send(STATUS_LINES[answer.status] + head + (b"" if call.method == "HEAD" else answer.body))
 
 
 async def _body(request: ProxyRequest) -> bytes:

@@ -19,7 +19,6 @@ Rules:
 
 from __future__ import annotations
 
-from typing import NamedTuple
 from urllib.parse import quote, unquote_plus
 
 from gateway.errors import CredentialNotPassed, FieldNotPassed, JsonpNotAllowed
@@ -41,13 +40,6 @@ _DECODINGS = 3  # "%2561" is "a" to a server that decodes twice; more than twice
 _PASS, _CREDENTIAL, _OVERRIDE, _INJECTED, _JSONP = range(5)
 
 
-class Query(NamedTuple):
-    """The query to send on, and the method that a parameter of it names beside the request's own."""
-
-    text: str
-    method_override: str | None
-
-
 class QueryRules:
     """The rules for the queries of one route, of whose upstream *known* is known."""
 
@@ -63,9 +55,9 @@ class QueryRules:
             self._special[folded(route.inject.name)] = _INJECTED
         self._memo: dict[str, int] = {}
 
-    def read(self, query: str, method: str) -> Query:
+    def read(self, query: str, method: str) -> tuple[str, str | None]:
         """
-        Return what of *query*, a request's of *method*, is sent on.
+        Return what of *query*, a request's of *method*, is sent on, and the method that a parameter names beside that.
 
         Raises:
             CredentialNotPassed: it has a credential for the API.
@@ -97,7 +89,7 @@ class QueryRules:
             if self._refuses_injected or ";" in query:
                 raise CredentialNotPassed
             query = "&".join(pair for pair in pairs if self._classify(pair.partition("=")[0]) != _INJECTED)
-        return Query(query, override)
+        return query, override
 
     def _classify(self, name: str) -> int:
         do = self._special.get(folded(name), _PASS)

@@ -66,7 +66,8 @@ class Call:
     *started_at* is POSIX seconds, *started* monotonic seconds. What most calls leave as it is stands on the class.
     *peer* is the caller's address: the connection's other end, or whom a trusted proxy names. *echo* is where the
     injected token was in the answer: in a field, in the body, in one that was cut; or that some body is unread. *who*
-    says who calls for whom, once that is known (the function of that name).
+    says who calls for whom, once that is known (the function of that name). *traceparent* is the field line with the
+    W3C trace context, for the upstream and for the answer.
     """
 
     address: str | None = None
@@ -86,26 +87,23 @@ class Call:
     upstream_seconds = 0.0
     who: str | None = None
     _durations: tuple[bytes, bytes, bytes] | None = None
-    _traceparent: bytes | None = None
     _who_and_what: bytes | None = None
 
     def __init__(
         self, method: str, target: str, *, call_id: str, trace_id: str, peer: str, started_at: float, started: float
     ) -> None:
         self.id = call_id
-        self.trace_id = trace_id
+        self.follow(trace_id)
         self.method = method
         self.target = target
         self.peer = peer
         self.started_at = started_at
         self.started = started
 
-    @property
-    def traceparent(self) -> bytes:
-        """The field line with the W3C trace context of this call, for the upstream and for the answer; made once."""
-        if self._traceparent is None:
-            self._traceparent = f"traceparent: 00-{self.trace_id}-{self.id}-01\r\n".encode("ascii")
-        return self._traceparent
+    def follow(self, trace_id: str) -> None:
+        """Take part in the trace *trace_id*, of 32 hexadecimal digits."""
+        self.trace_id = trace_id
+        self.traceparent = f"traceparent: 00-{trace_id}-{self.id}-01\r\n".encode("ascii")
 
     def durations(self) -> tuple[bytes, bytes, bytes]:
         """Return the milliseconds to authorise, to get the token, and to the upstream's head; made once, at its end."""

@@ -20,7 +20,7 @@ from __future__ import annotations
 from collections.abc import Awaitable
 
 from gateway.errors import AnswerEncoded, Refusal, TokenEchoed, UpstreamProtocolError
-from gateway.proxy.answers import NAME, status_line
+from gateway.proxy.answers import NAME, STATUS_LINES
 from gateway.proxy.connection import Answer, Truncated
 from gateway.proxy.echo import Needles, Scanner, Watch
 from gateway.proxy.lane import Lane
@@ -57,9 +57,7 @@ def relay(
     call = request.call
     assert call.match is not None  # what has no route was refused
     try:
-        fields = lane.answer_rules.read(
-            answer.raw_fields, public_url=public_url.encode("latin-1"), target=call.match.target
-        )
+        fields = lane.answer_rules.read(answer.raw_fields, public_url=public_url, target=call.match.target)
         data = answer.body.read_nowait(PIECE_BYTES)
     except Truncated as exc:
         raise UpstreamProtocolError from exc
@@ -72,7 +70,7 @@ def relay(
         framing, is_chunked = b"Content-Length: %d\r\n" % len(data), False
     else:
         framing, is_chunked = _framing(request, answer)
-    lines = [status_line(answer.status), *fields.lines]
+    lines = [STATUS_LINES[answer.status], *fields.lines]
     if answer.status == 401:
         lines.append(f'WWW-Authenticate: Upstream realm="{lane.route.name}"\r\n'.encode("ascii"))
     elif fields.challenges:
@@ -108,9 +106,9 @@ def switch(request: ProxyRequest, lane: Lane, answer: Answer, needles: Needles, 
     assert request.handshake is not None  # without one, no connection takes a 101
     request.handshake.check(answer.raw_fields)
     request.client.hand_over()
-    fields = lane.answer_rules.read(answer.raw_fields, public_url=b"")
+    fields = lane.answer_rules.read(answer.raw_fields, public_url="")
     request.keep_alive = True  # what the field Connection says of a tunnel is Upgrade, and nothing else
-    head = b"".join((status_line(101), *fields.lines, UPGRADE_LINES, _own_lines(request, 101, note)))
+    head = b"".join((STATUS_LINES[101], *fields.lines, UPGRADE_LINES, _own_lines(request, 101, note)))
     if needles.are_in(head):
         head = needles.replace(head)
         call.echo += ("field",)

@@ -38,6 +38,7 @@ from gateway.models import Route, RouteMatch
 MAX_TARGET_BYTES = 8190  # what the parser reads as one line; longer never reaches us as a target
 
 # One segment is not empty, not "." and not ".."; a trailing "/" is kept. Linear: no two alternatives begin alike.
+_PLAIN_PATH = re.compile(r"(?:/(?!\.{1,2}(?:/|\Z))[A-Za-z0-9._~!$&'()*+,=:@-]+)*/?")  # half to a third of the time
 _CANONICAL_PATH = re.compile(r"(?:/(?!\.{1,2}(?:/|\Z))(?:[A-Za-z0-9._~!$&'()*+,=:@-]|%[0-9A-F]{2})+)*/?")
 _QUERY = re.compile(r"[!-\"$-~]*")  # printable ASCII without "#" (RFC 3986 would have fewer; servers accept these)
 _PERCENT = re.compile(r"%([0-9A-F]{2})")
@@ -103,7 +104,8 @@ class RouteTable:
         if len(raw_target) > MAX_TARGET_BYTES:
             raise TargetTooLong
         raw_path, mark, query = raw_target.partition("?")
-        if _CANONICAL_PATH.fullmatch(raw_path) is None or not raw_path:
+        pattern = _CANONICAL_PATH if "%" in raw_path else _PLAIN_PATH
+        if pattern.fullmatch(raw_path) is None or not raw_path:
             raise AmbiguousTarget
         if query and _QUERY.fullmatch(query) is None:
             raise AmbiguousTarget("The query holds a character outside of printable ASCII, or a fragment.")

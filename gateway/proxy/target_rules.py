@@ -46,13 +46,13 @@ class TargetRules:
         """
         path, mark, text = match.target.partition("?")
         if text:
-            query = self._query.read(text, match.method)
-            if query.method_override is not None:
+            sent, named = self._query.read(text, match.method)
+            if named is not None:
                 if override is not None:
                     raise FieldNotPassed
-                override = query.method_override
-            if query.text != text:
-                match = match._replace(target=f"{path}{mark if query.text else ''}{query.text}")
+                override = named
+            if sent != text:
+                match = match._replace(target=f"{path}{mark if sent else ''}{sent}")
         if self._minting is not None and self._minting.matches(path):
             raise MintingNotAllowed
         if self._multiplex is not None and self._multiplex.matches(path):

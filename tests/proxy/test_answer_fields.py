@@ -12,7 +12,7 @@ from gateway.proxy.answer_fields import AnswerRules
 Fields = tuple[tuple[bytes, bytes], ...]
 
 ROUTE = Route(name="api", prefix="/api", origin=Origin("https", "api.example.com", 443), connection="c")
-PUBLIC = b"https://gateway.test"
+PUBLIC = "https://gateway.test"
 
 
 OWN = (

@@ -15,7 +15,7 @@ from gateway.errors import (
     RateLimited,
     Refusal,
 )
-from gateway.proxy.answers import refusal_answer, status_line
+from gateway.proxy.answers import STATUS_LINES, refusal_answer
 
 
 def answered(refusal: Refusal, *, keep_alive: bool = True, with_body: bool = True) -> tuple[str, bytes]:
@@ -94,5 +94,5 @@ def test_status_line_has_the_standard_reason() -> None:
     """
     The reason is the standard's, and empty for a status that it does not know.
     """
-    assert b"HTTP/1.1 404 Not Found\r\n" == status_line(404)
-    assert b"HTTP/1.1 799 \r\n" == status_line(799)
+    assert b"HTTP/1.1 404 Not Found\r\n" == STATUS_LINES[404]
+    assert b"HTTP/1.1 799 \r\n" == STATUS_LINES[799]
