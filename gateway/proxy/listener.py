@@ -297,7 +297,10 @@ class CallerConnection(StrictConnection):
                 return False
             if self._paused and not await self._has_read():
                 return False  # a caller that sends on and never reads would pile up its answers here
-        self._restart_keepalive()
+        self._keepalive = True
+        self._next_keepalive_close_time = self._loop.time() + KEEPALIVE_SECONDS
+        if self._keepalive_handle is None:
+            self._keepalive_handle = self._loop.call_at(self._next_keepalive_close_time, self._process_keepalive)
         return not self._force_close
 
     async def _has_read(self) -> bool:
@@ -306,12 +309,6 @@ class CallerConnection(StrictConnection):
         except ConnectionError:
             return False
         return not self.is_closing
-
-    def _restart_keepalive(self) -> None:
-        self._keepalive = True
-        self._next_keepalive_close_time = self._loop.time() + KEEPALIVE_SECONDS
-        if self._keepalive_handle is None:
-            self._keepalive_handle = self._loop.call_at(self._next_keepalive_close_time, self._process_keepalive)
 
     async def _discard(self, payload: StreamReader, *, then_close: bool) -> bool:
         """Read the rest of a body that nobody wants. Return whether it ended soon enough to go on."""

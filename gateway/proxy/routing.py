@@ -64,11 +64,20 @@ class _Entry:
         self.cut = len(route.prefix)
         self.allow = tuple((entry.method, PathPattern.compile(entry.path)) for entry in route.allow)
 
-    def check_allowed(self, method: str, path: str) -> None:
-        """Raise unless one entry of `allow` fits both; 405 names the methods that the path would take."""
+    def path_of(self, method: str, raw_path: str) -> str:
+        """Return the path below the prefix, or raise where the route does not take it; 405 names what it would take."""
+        if "%" in raw_path:
+            _check_encodings(raw_path, self.route.encoded)
+        path = raw_path[self.cut :] or "/"
+        if method in NEVER_PASSED:
+            raise MethodNotAllowed
+        if not self.allow:
+            if method not in PASSED_METHODS:
+                raise MethodNotAllowed(allowed_methods=tuple(sorted(PASSED_METHODS)))
+            return path
         for allowed, pattern in self.allow:
             if (allowed == method or (allowed == "*" and method in PASSED_METHODS)) and pattern.matches(path):
-                return
+                return path
         methods = [allowed for allowed, pattern in self.allow if pattern.matches(path)]
         if not methods:
             raise PathNotAllowed
@@ -109,39 +118,23 @@ class RouteTable:
             raise AmbiguousTarget
         if query and _QUERY.fullmatch(query) is None:
             raise AmbiguousTarget("The query holds a character outside of printable ASCII, or a fragment.")
-        entry = self._find(raw_path, host)
+        entry = None
+        if self._has_hosts and host is not None:
+            entries = self._by_host.get(host if host.endswith("]") else host.rsplit(":", 1)[0])
+            entry = self._longest(raw_path, entries) if entries is not None else None
+        if entry is None:
+            entry = self._longest(raw_path, self._any_host)
+            if entry is None:
+                raise RouteNotFound
         route = entry.route
         try:
-            path = self._check(entry, method, raw_path)
+            path = entry.path_of(method, raw_path)
         except Refusal as refusal:
             refusal.route = route.name
             raise
         # The prefix alone calls the base path itself, without a "/" that nobody sent.
         below = raw_path[entry.cut :] or ("" if route.base_path else "/")
         return RouteMatch(route, method, path, f"{route.base_path}{below}{mark}{query}")
-
-    def _check(self, entry: _Entry, method: str, raw_path: str) -> str:
-        """Return the path below the prefix of *entry*, or raise where the route does not take it."""
-        if "%" in raw_path:
-            _check_encodings(raw_path, entry.route.encoded)
-        path = raw_path[entry.cut :] or "/"
-        if method in NEVER_PASSED:
-            raise MethodNotAllowed
-        if entry.allow:
-            entry.check_allowed(method, path)
-        elif method not in PASSED_METHODS:
-            raise MethodNotAllowed(allowed_methods=tuple(sorted(PASSED_METHODS)))
-        return path
-
-    def _find(self, path: str, host: str | None) -> _Entry:
-        if self._has_hosts and host is not None:
-            entries = self._by_host.get(host if host.endswith("]") else host.rsplit(":", 1)[0])
-            if entries is not None and (entry := self._longest(path, entries)) is not None:
-                return entry
-        entry = self._longest(path, self._any_host)
-        if entry is None:
-            raise RouteNotFound
-        return entry
 
     def _longest(self, path: str, entries: dict[str, _Entry]) -> _Entry | None:
         for depth in self._depths:
