@@ -12,7 +12,8 @@ import pytest
 
 from bench.contestants import make_issuer
 from bench.peers import TlsFiles, make_tls_files, upstream_nginx
-from bench.peers.upstream_nginx import BODY_BYTES, NginxUpstream
+from bench.peers.upstream_nginx import NginxUpstream
+from bench.upstream import BODY_BYTES
 
 TOKEN = "the-injected-token"
 RIGHT = ("Authorization", f"Bearer {TOKEN}")
