@@ -142,7 +142,7 @@ class StrictConnection(RequestHandler):
                 self.transport.close()
         elif self._head_since is not None and now - self._head_since >= HEAD_SECONDS:
             self._head_since = None
-            self._messages.append(self._strict.refuse(RequestTimeout()))
+            self._messages.append(self._strict.refuse(RequestTimeout()))  # type: ignore[arg-type]  # as `_receive` has it
             waiter = self._waiter
             if waiter is not None and not waiter.done():
                 waiter.set_result(None)

@@ -15,8 +15,8 @@ Rules:
 5. An answer in very many chunks is read in several turns of the loop, while the transport pauses (`net/backlog.py`).
 6. There is no timer per request (1.5-2 microseconds each): an exchange has a deadline, and `pool.py` looks at it.
 
-Leaves the head to `answer_head.py`, the chunked coding to `chunks.py`. Built on aiohttp's flow control and its
-StreamReader; the names it leans on are listed in `aiohttp_names.py`.
+Leaves the head to `answer_head.py`, the body to `answer_body.py`. Built on aiohttp's flow control; the names it leans
+on are listed in `aiohttp_names.py`.
 """
 
 from __future__ import annotations
@@ -28,18 +28,18 @@ from ssl import SSLError
 from typing import NamedTuple
 
 from aiohttp.base_protocol import BaseProtocol
-from aiohttp.streams import StreamReader
 
 from gateway.errors import UpstreamProtocolError, UpstreamUnreachable
 from gateway.models import Timeouts
 from gateway.net.backlog import Backlog
+from gateway.net.body_stream import Body
+from gateway.net.whole_body import WholeBody
+from gateway.proxy.answer_body import AnswerBody, AnswerStream
 from gateway.proxy.answer_head import AnswerHead, HeadInvalid, check_beginning, read_head
-from gateway.proxy.chunks import Chunks, ChunksInvalid
+from gateway.proxy.chunks import ChunksInvalid
 from gateway.proxy.steps import Signal
-from gateway.proxy.whole_body import WholeBody
 
 MIN_BODY_BYTES_PER_SECOND = 256  # of a request, beyond the response time: a slower one is a caller that dribbles (G2)
-READ_BUFFER_BYTES = 65_536  # per direction: beyond twice this the peer is not read any more (threats G3)
 MAX_INFORMATIONAL = 64  # 1xx answers before the answer; servers send one or two, or one every few seconds
 NO_CONTENT_STATUSES = frozenset({204, 205, 304})  # RFC 9110 15.3.5, 15.3.6, 15.4.5
 
@@ -61,7 +61,7 @@ class Answer(NamedTuple):
 
     status: int
     raw_fields: tuple[tuple[bytes, bytes], ...]
-    body: StreamReader | WholeBody
+    body: Body
     length: int | None
 
 
@@ -75,15 +75,14 @@ class UpstreamConnection(BaseProtocol):
         "_backlog",
         "_begun_at",
         "_body",
-        "_chunks",
         "_continue",
         "_failure",
+        "_feeder",
         "_has_ended",
         "_head",
         "_informational",
         "_is_head_request",
         "_is_silent",
-        "_left",
         "_may_switch",
         "_poll",
         "_read",
@@ -110,19 +109,18 @@ class UpstreamConnection(BaseProtocol):
         self._timeouts = Timeouts()
         self._begun_at = 0.0
         self._answer: Answer | None = None
-        self._body: StreamReader | None = None  # while its end has not been read
+        self._body: AnswerBody | None = None  # while its end has not been read
         self._read: Callable[[bytes], None] = self._read_unasked  # what the next bytes are
         self._head = b""  # of the answer, as far as it has come
         self._is_head_request = False
         self._may_switch = False
         self._informational = 0
-        self._left = 0  # bytes of a body with Content-Length
-        self._chunks = Chunks()
         self._has_ended = False  # the upstream will send no more, and says so
         self._poll: select.poll | None = None
         self._answered = Signal()
         self._continue: asyncio.Future[None] | None = None
         self._failure: Exception | None = None
+        self._feeder: Body | None = None  # what is held back while the upstream does not take more
         self._is_silent = True
         self._spoiled = False
 
@@ -198,13 +196,29 @@ class UpstreamConnection(BaseProtocol):
             raise self._failure or UpstreamUnreachable()
         self.transport.write(data)
 
-    async def drain(self) -> None:
-        """Wait until the upstream has taken enough of what was written."""
+    def hold_back(self, body: Body | None) -> None:
+        """From now on hold *body*, the request's, back while the upstream does not take more of it; None: no longer."""
+        self._feeder = body
+        self.awaits_caller = body is not None
         if self._paused:
-            try:
-                await self._drain_helper()
-            except ConnectionError as exc:
-                raise UpstreamUnreachable from exc
+            self._hold()
+
+    def _hold(self) -> None:
+        if self._feeder is not None:
+            self.awaits_caller = False
+            self._feeder.pause()
+
+    def pause_writing(self) -> None:
+        """The upstream does not take more for now."""
+        super().pause_writing()
+        self._hold()
+
+    def resume_writing(self) -> None:
+        """The upstream takes more."""
+        super().resume_writing()
+        if self._feeder is not None:
+            self.awaits_caller = True
+            self._feeder.resume()
 
     async def answer(self) -> Answer:
         """
@@ -246,7 +260,7 @@ class UpstreamConnection(BaseProtocol):
         if self._failure is None:
             self._failure = failure
         if self._body is not None:
-            self._body.set_exception(failure)
+            self._body.stream.set_exception(failure)
         if self.transport is not None:
             self.transport.abort()
         self._wake()
@@ -257,21 +271,16 @@ class UpstreamConnection(BaseProtocol):
         self._pause_transport_reading()
 
     def resume_reading(self, resume_parser: bool = True) -> None:
-        """Read on, if reading was paused and all that had come was taken."""
-        # aiohttp's stream asks for it after every read, paused or not. It asks from 64 KiB downwards; one read of
-        # uvloop's is 250 KiB, and two of them would be held (threats G3).
-        if self._reading_paused and (self._body is None or not self._body._size):
+        """Read on, if reading was paused."""
+        if self._reading_paused:
             self._reading_paused = False
+            if self._answer is not None:  # nobody could read what the upstream may have sent meanwhile
+                self.deadline = self._loop.time() + self._timeouts.idle_seconds
             self._resume_transport_reading()
 
     def _resume_transport_reading(self) -> None:
         if not self._awaits_turn:
             super()._resume_transport_reading()
-
-    @property
-    def connected(self) -> bool:
-        """Whether more of the answer may come; aiohttp's stream asks before it waits."""
-        return self.transport is not None or self._awaits_turn
 
     # --- asyncio.Protocol ------------------------------------------------------------------------------------
 
@@ -285,7 +294,8 @@ class UpstreamConnection(BaseProtocol):
             return
         if self._answer is not None:  # a head that trickles in has the response time, not more
             self.deadline = self._loop.time() + self._timeouts.idle_seconds
-            self._wake()
+            if self._body is None or not self._body.stream.is_passing:
+                self._wake()
 
     def _read_head(self, data: bytes) -> None:
         checked = len(self._head)
@@ -341,7 +351,7 @@ class UpstreamConnection(BaseProtocol):
         self.deadline = float("inf")
         return self.transport
 
-    def _begin_body(self, head: AnswerHead, data: bytes) -> StreamReader | WholeBody:
+    def _begin_body(self, head: AnswerHead, data: bytes) -> Body:
         length = head.length
         self._read = self._read_extra
         if self._is_head_request or head.status in NO_CONTENT_STATUSES:
@@ -352,37 +362,23 @@ class UpstreamConnection(BaseProtocol):
         if length is not None and len(data) >= length:
             self._spoiled = self._spoiled or len(data) > length
             return WholeBody(data[:length])
-        self._body = body = StreamReader(self, READ_BUFFER_BYTES, loop=self._loop)
-        if head.is_chunked:
-            self._chunks = Chunks()
-            self._read = self._read_chunked
-        elif length is not None:
-            self._left = length
-            self._read = self._read_counted
-        else:
-            self._spoiled = True
-            self._read = self._read_rest
+        stream = AnswerStream(self, self._answered)
+        self._body = AnswerBody(head, stream)
+        self._spoiled = self._spoiled or self._body.lasts
+        self._read = self._read_body
         if data:
-            self._read(data)
-        return body
+            self._read_body(data)
+        return stream
 
-    def _read_counted(self, data: bytes) -> None:
-        assert self._body is not None
-        left = self._left - len(data)
-        if left > 0:
-            self._left = left
-            self._body.feed_data(data)
-            return
-        self._body.feed_data(data if left == 0 else data[:left])
-        self._end_body(extra=left < 0)
-
-    def _read_chunked(self, data: bytes) -> None:
-        assert self._body is not None
-        chunks = self._chunks
-        self._body.feed_data(chunks.read(data))
-        if chunks.is_over:
-            self._end_body(extra=chunks.extra)
-        elif chunks.is_behind and not self._awaits_turn:
+    def _read_body(self, data: bytes) -> None:
+        body = self._body
+        assert body is not None
+        body.feed(data)
+        if body.is_over:
+            self._spoiled = self._spoiled or body.has_extra
+            self._read = self._read_extra
+            self._body = None
+        elif body.is_behind and not self._awaits_turn:
             self._awaits_turn = True
             self._pause_transport_reading()
             self._backlog.add(self._read_on)
@@ -396,12 +392,9 @@ class UpstreamConnection(BaseProtocol):
             return
         if self.transport is None:
             self._cut_body()
+            self._wake()
         elif not self._reading_paused:
             self._resume_transport_reading()
-
-    def _read_rest(self, data: bytes) -> None:
-        assert self._body is not None
-        self._body.feed_data(data)
 
     def _read_extra(self, _: bytes) -> None:
         """After a whole answer: it stands, the connection does not."""
@@ -410,13 +403,6 @@ class UpstreamConnection(BaseProtocol):
     def _read_unasked(self, _: bytes) -> None:
         """Between exchanges: an answer that nobody asked for."""
         self.fail(UpstreamProtocolError())
-
-    def _end_body(self, *, extra: bool) -> None:
-        self._spoiled = self._spoiled or extra
-        self._read = self._read_extra
-        assert self._body is not None
-        self._body.feed_eof()
-        self._body = None
 
     def _wake(self) -> None:
         """Tell whoever waits, last of all: it may go on at once, and use this connection for the next request."""
@@ -445,8 +431,8 @@ class UpstreamConnection(BaseProtocol):
         if self._answer is None and self._failure is None:
             self._failure = Stale() if self.is_reused and self._is_silent else UpstreamUnreachable()
         elif self._body is not None and self._failure is None:
-            if self._has_ended and exc is None and self._read == self._read_rest:
-                self._body.feed_eof()
+            if self._has_ended and exc is None and self._body.lasts:
+                self._body.stream.feed_eof()
             elif not self._awaits_turn:  # else the end may be among what has come already
                 self._cut_body()
         super().connection_lost(exc)
@@ -454,7 +440,7 @@ class UpstreamConnection(BaseProtocol):
 
     def _cut_body(self) -> None:
         if self._body is not None and self._failure is None:
-            self._body.set_exception(Truncated())
+            self._body.stream.set_exception(Truncated())
 
     def rest(self) -> None:
         """Between two exchanges nothing may come: from now on any byte ends the connection."""

@@ -19,7 +19,6 @@ import re
 from collections.abc import Callable
 
 import structlog
-from aiohttp.streams import EMPTY_PAYLOAD, StreamReader
 
 from gateway.access.identity import Identity, choose_subject, parse_credential
 from gateway.access.policy import PolicySet
@@ -40,6 +39,8 @@ from gateway.errors import (
 )
 from gateway.listen.head import RequestHead
 from gateway.models import Caller, CredentialPlace, RouteMatch, Subject, TokenKey
+from gateway.net.body_stream import Body
+from gateway.net.whole_body import EMPTY_BODY
 from gateway.proxy import record
 from gateway.proxy.answers import NAME, refusal_answer
 from gateway.proxy.attempts import Attempts
@@ -117,7 +118,7 @@ class Exchange:
 
     # --- the order -------------------------------------------------------------------------------------------
 
-    async def serve(self, head: RequestHead, payload: StreamReader, client: Client) -> bool:
+    async def serve(self, head: RequestHead, payload: Body, client: Client) -> bool:
         """Answer one request on *client*. Return whether the connection may take another."""
         ids = f"{self._random_bits(192):048x}"
         call = Call(
@@ -246,7 +247,7 @@ class Exchange:
             call.token_seconds = self._monotonic() - began
             await self._decide_again(request, asker)
         lane.check_token(token)
-        body = None if request.payload is EMPTY_PAYLOAD else _body(request, lane)
+        body = None if request.payload is EMPTY_BODY else _body(request, lane)
         lane.pool.enter()
         try:
             await self._attempts.run(request, lane, body, token, asker)

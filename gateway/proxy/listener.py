@@ -27,12 +27,12 @@ from typing import Any
 
 import structlog
 from aiohttp import web
-from aiohttp.streams import StreamReader
 from aiohttp.web_protocol import _ErrInfo
 
 from gateway.errors import InvalidRequest, Refusal
 from gateway.listen.connection import KEEPALIVE_SECONDS, StrictConnection, StrictServer
 from gateway.listen.head import RequestHead
+from gateway.net.body_stream import Body
 from gateway.proxy.answers import refusal_answer
 from gateway.proxy.request import MAX_DISCARDED_BYTES, Before
 from gateway.proxy.steps import Steps, in_task
@@ -47,7 +47,7 @@ UNSENT_LOOKS = 5  # over TLS: so often in a row nothing must be seen
 CLOSING_BYTES = 16_777_216  # for as long as that; who sends more to be refused is cut
 CUT_SECONDS = 1.0  # for a request that was cut in a drain to end its own exchange and write its outcome
 
-Serve = Callable[[RequestHead, StreamReader, "CallerConnection"], Awaitable[bool]]
+Serve = Callable[[RequestHead, Body, "CallerConnection"], Awaitable[bool]]
 _NO_TRACE = "0" * 32
 log = structlog.get_logger()
 _RESET = struct.pack("ii", 1, 0)  # socket(7): SO_LINGER on, 0 seconds: close with a reset
@@ -56,7 +56,19 @@ _RESET = struct.pack("ii", 1, 0)  # socket(7): SO_LINGER on, 0 seconds: close wi
 class CallerConnection(StrictConnection):
     """One caller's connection. Made by `TrafficServer`."""
 
-    __slots__ = ("_is_ending", "_is_over", "_is_refused", "_peer", "_serve", "_steps", "before", "is_drained")
+    __slots__ = (
+        "_feeder",
+        "_is_ending",
+        "_is_over",
+        "_is_refused",
+        "_peer",
+        "_read_by",
+        "_read_seconds",
+        "_serve",
+        "_steps",
+        "before",
+        "is_drained",
+    )
 
     def __init__(self, manager: StrictServer, *, loop: asyncio.AbstractEventLoop, serve: Serve) -> None:
         super().__init__(
@@ -72,6 +84,9 @@ class CallerConnection(StrictConnection):
         self._is_ending = False
         self._is_over = False  # by what `_steps` ran
         self._is_refused = False
+        self._feeder: Body | None = None  # the answer's, held back while the caller does not read
+        self._read_seconds = 0.0
+        self._read_by = float("inf")  # the loop's time until when it has to have read enough
         self._steps = Steps(on_end=self._end_steps, on_hand_over=self._wake)
 
     def connection_lost(self, exc: BaseException | None) -> None:
@@ -117,6 +132,35 @@ class CallerConnection(StrictConnection):
             except TimeoutError as exc:
                 self.abort()
                 raise ConnectionResetError("the caller does not read") from exc
+
+    def hold_back(self, body: Body | None, seconds: float = 0.0) -> None:
+        """From now on hold *body* back while the caller has not read enough, for *seconds* at most; None: no longer."""
+        self._feeder, self._read_seconds, self._read_by = body, seconds, float("inf")
+        if self._paused:
+            self._hold()
+
+    def _hold(self) -> None:
+        if self._feeder is not None:
+            self._read_by = self._loop.time() + self._read_seconds
+            self._feeder.pause()
+
+    def pause_writing(self) -> None:
+        """The caller has not read enough: what is sent stays here."""
+        super().pause_writing()
+        self._hold()
+
+    def resume_writing(self) -> None:
+        """The caller has read enough."""
+        super().resume_writing()
+        if self._feeder is not None:
+            self._read_by = float("inf")
+            self._feeder.resume()
+
+    def sweep(self, now: float) -> None:
+        """Enforce the deadlines at *now*, that of reading an answer among them; no timer per pause (2 microseconds)."""
+        if now >= self._read_by:
+            self.abort()
+        super().sweep(now)
 
     def abort(self) -> None:
         """Reset the connection: the caller sees that its answer was cut."""
@@ -275,6 +319,7 @@ class CallerConnection(StrictConnection):
         """Serve the requests that have come, one after another; return whether the connection stays open."""
         while self._messages and not self._force_close and self._is_there:
             message: Any
+            payload: Any
             message, payload = self._messages.popleft()
             self._strict.message_consumed()
             if self._buffer_paused and len(self._messages) <= self._msg_queue_resume_size:
@@ -301,7 +346,7 @@ class CallerConnection(StrictConnection):
             return False
         return not self.is_closing
 
-    async def _serve_one(self, head: RequestHead, payload: StreamReader) -> bool:
+    async def _serve_one(self, head: RequestHead, payload: Body) -> bool:
         self._request_in_progress = True
         try:
             keep_alive = await self._serve(head, payload, self)
@@ -319,7 +364,7 @@ class CallerConnection(StrictConnection):
         if self._keepalive_handle is None:
             self._keepalive_handle = self._loop.call_at(self._next_keepalive_close_time, self._process_keepalive)
 
-    async def _discard(self, payload: StreamReader, *, then_close: bool) -> bool:
+    async def _discard(self, payload: Body, *, then_close: bool) -> bool:
         """Read the rest of a body that nobody wants. Return whether it ended soon enough to go on."""
         await in_task()
         discarded, most = 0, CLOSING_BYTES if then_close else MAX_DISCARDED_BYTES

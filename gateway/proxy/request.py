@@ -15,10 +15,10 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
-from aiohttp.streams import EMPTY_PAYLOAD, StreamReader
-
 from gateway.listen.head import HeaderSection, RequestHead
 from gateway.models import Caller, Subject, TokenKey
+from gateway.net.body_stream import Body
+from gateway.net.whole_body import EMPTY_BODY
 from gateway.proxy.record import Call
 from gateway.proxy.request_fields import RequestFields, RequestRules
 from gateway.proxy.websocket import Handshake, read_handshake
@@ -78,6 +78,9 @@ class Client(Protocol):
     async def drain(self, seconds: float) -> None:
         """Wait until the caller has read enough; raise ConnectionError after *seconds*."""
 
+    def hold_back(self, body: Body | None, seconds: float = 0.0) -> None:
+        """From now on hold *body* back while the caller has not read enough, for *seconds* at most; None: no longer."""
+
     def hand_over(self) -> asyncio.Transport:
         """Return the transport, for another protocol; raise InvalidRequest where the caller has spoken it too early."""
 
@@ -106,7 +109,7 @@ class ProxyRequest:
 
     fields: RequestFields
 
-    def __init__(self, call: Call, head: RequestHead, payload: StreamReader, client: Client) -> None:
+    def __init__(self, call: Call, head: RequestHead, payload: Body, client: Client) -> None:
         self.call = call
         self.head = head
         self.payload = payload
@@ -141,7 +144,7 @@ class ProxyRequest:
 
         Decided by what the head says alone. How much of the body is here already is a matter of packets.
         """
-        if self.payload is EMPTY_PAYLOAD:
+        if self.payload is EMPTY_BODY:
             return True
         framing = self.head.section.framing
         # A caller that expects 100 Continue may or may not send the body now (RFC 9110 section 10.1.1).

@@ -10,6 +10,7 @@ from aiohttp.base_protocol import BaseProtocol
 
 from gateway.listen.head import RequestHead
 from gateway.listen.parser import StrictParser
+from gateway.net.body_stream import Body
 from gateway.proxy.record import Call
 from gateway.proxy.request import Before, ProxyRequest
 from gateway.proxy.request_fields import RequestRules
@@ -32,6 +33,9 @@ class Wire:
     async def drain(self, seconds: float) -> None:
         return
 
+    def hold_back(self, body: Body | None, seconds: float = 0.0) -> None:
+        return
+
     def hand_over(self) -> asyncio.Transport:
         raise AssertionError("no test switches protocols here")
 
@@ -46,6 +50,7 @@ async def parse(data: bytes, wire: Wire | None = None) -> ProxyRequest:
     messages, _, _ = parser.feed_data(data)
     head, payload = next(iter(messages))
     assert isinstance(head, RequestHead)
+    assert isinstance(payload, Body)
     call = Call(head.method, head.target, call_id="1", trace_id="2", peer="", started_at=0.0, started=0.0)
     return ProxyRequest(call, head, payload, wire)
 
