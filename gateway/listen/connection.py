@@ -52,7 +52,7 @@ class StrictConnection(RequestHandler):
     ) -> None:
         kwargs.setdefault("keepalive_timeout", KEEPALIVE_SECONDS)
         super().__init__(manager, loop=loop, **kwargs)
-        self._strict = StrictParser(self, loop, for_application=for_application)
+        self._strict = StrictParser(self, loop, manager.backlog, for_application=for_application)
         self._parser = self._strict  # type: ignore[assignment]  # it has the methods that aiohttp calls
         self._awaits_turn = False
         self._head_since: float | None = None

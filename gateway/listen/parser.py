@@ -45,6 +45,7 @@ from gateway.listen.head import (
     room_in_line,
     split_fields,
 )
+from gateway.net.backlog import Backlog
 from gateway.net.body_stream import Body, BodyStream
 from gateway.net.whole_body import EMPTY_BODY, WholeBody
 
@@ -75,6 +76,7 @@ class StrictParser:
     """
 
     __slots__ = (
+        "_backlog",
         "_body",
         "_c_parser",
         "_ends",
@@ -97,9 +99,12 @@ class StrictParser:
         "tail",
     )
 
-    def __init__(self, protocol: BaseProtocol, loop: asyncio.AbstractEventLoop, *, for_application: bool) -> None:
+    def __init__(
+        self, protocol: BaseProtocol, loop: asyncio.AbstractEventLoop, backlog: Backlog, *, for_application: bool
+    ) -> None:
         self._protocol = protocol
         self._loop = loop
+        self._backlog = backlog
         self._for_application = for_application
         self._c_parser = HttpRequestParser(
             protocol,
@@ -327,7 +332,7 @@ class StrictParser:
         if self._for_application:
             self._payload = StreamReader(self._protocol, READ_BUFFER_BYTES, loop=self._loop)
         else:
-            self._payload = BodyStream(self._protocol)
+            self._payload = BodyStream(self._protocol, self._backlog)
         return self._payload
 
     def _feed_body(self, data: bytes, at: int) -> int:

@@ -7,7 +7,8 @@ Rules:
    32 KB, took 230 microseconds more a megabyte.
 2. What nobody takes is kept up to HIGH_BYTES, then the connection is not read any more until all of it was taken. One
    read of uvloop's is 250 KiB; the next one begins only when nothing of it is held (threats G3).
-3. Who passes on stops the connection itself (`pause`) for as long as the other side does not take more.
+3. Who passes on stops the connection itself (`pause`) for as long as the other side does not take more. And a turn of
+   the loop passes so many bytes on and no more (`net/backlog.py`): others have theirs.
 4. What broke the body is told before anything of it that is still here: it must not look whole.
 5. A fault in passing on is the reader's, not the body's: what still comes can be read.
 
@@ -20,6 +21,7 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from typing import Protocol
 
+from gateway.net.backlog import Backlog
 from gateway.net.whole_body import WholeBody
 
 HIGH_BYTES = 131_072  # kept for a reader that does not come
@@ -39,6 +41,8 @@ class BodyStream:
     """One body. *total_bytes* are those that have come."""
 
     __slots__ = (
+        "_awaits_turn",
+        "_backlog",
         "_failure",
         "_fault",
         "_has_ended",
@@ -51,11 +55,13 @@ class BodyStream:
         "total_bytes",
     )
 
-    def __init__(self, source: Source) -> None:
+    def __init__(self, source: Source, backlog: Backlog) -> None:
         self._source = source
+        self._backlog = backlog
         self._pieces: list[bytes] = []
         self._kept = 0  # bytes in them
         self._is_held = False
+        self._awaits_turn = False
         self._has_ended = False
         self._failure: Exception | None = None
         self._take: Callable[[bytes], None] | None = None
@@ -83,6 +89,10 @@ class BodyStream:
                 take(data)
             except Exception as exc:
                 self._fault, self._take = exc, None
+            if self._backlog.has_spent(len(data)) and not self._awaits_turn:
+                self._awaits_turn = True
+                self._source.pause_reading()
+                self._backlog.add(self._read_on)
             return
         self._pieces.append(data)
         self._kept += len(data)
@@ -126,7 +136,15 @@ class BodyStream:
         """Let the connection go on, if it is held."""
         if self._is_held:
             self._is_held = False
-            self._source.resume_reading()
+            if not self._awaits_turn:
+                self._source.resume_reading()
+
+    def _read_on(self) -> None:
+        """Let the connection go on: it is its turn."""
+        if self._awaits_turn:
+            self._awaits_turn = False
+            if not self._is_held:
+                self._source.resume_reading()
 
     def read_nowait(self) -> bytes:
         """Return what is here; raises what broke the body."""
@@ -158,6 +176,7 @@ class BodyStream:
                 await self._moved()
         finally:
             self._take = None
+            self._read_on()
             self.resume()
         if self._fault is not None:
             raise self._fault

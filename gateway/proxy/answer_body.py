@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable
 
+from gateway.net.backlog import Backlog
 from gateway.net.body_stream import BodyStream, Source
 from gateway.proxy.answer_head import AnswerHead
 from gateway.proxy.chunks import Chunks
@@ -25,8 +26,8 @@ class AnswerStream(BodyStream):
 
     __slots__ = ("_signal",)
 
-    def __init__(self, source: Source, signal: Signal) -> None:
-        super().__init__(source)
+    def __init__(self, source: Source, backlog: Backlog, signal: Signal) -> None:
+        super().__init__(source, backlog)
         self._signal = signal
 
     def _moved(self) -> Awaitable[None]:

@@ -362,7 +362,7 @@ class UpstreamConnection(BaseProtocol):
         if length is not None and len(data) >= length:
             self._spoiled = self._spoiled or len(data) > length
             return WholeBody(data[:length])
-        stream = AnswerStream(self, self._answered)
+        stream = AnswerStream(self, self._backlog, self._answered)
         self._body = AnswerBody(head, stream)
         self._spoiled = self._spoiled or self._body.lasts
         self._read = self._read_body

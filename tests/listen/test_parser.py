@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from gateway.errors import Refusal, RequestTimeout
 from gateway.listen.head import RequestHead
 from gateway.listen.parser import MAX_KNOWN_BYTES, MAX_QUEUED, Message, Payload, StrictParser
+from gateway.net.backlog import Backlog
 from gateway.net.body_stream import HIGH_BYTES
 from gateway.net.whole_body import EMPTY_BODY
 from tests.listen.test_head import HEAD, WOUNDS, wounded
@@ -87,7 +88,7 @@ class Reader:
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self.protocol = BaseProtocol(loop)
         self.protocol.transport = asyncio.Transport()
-        self.parser = StrictParser(self.protocol, loop, for_application=False)
+        self.parser = StrictParser(self.protocol, loop, Backlog(loop), for_application=False)
         self.protocol._parser = self.parser  # type: ignore[assignment]  # as a connection does
         self.read: list[tuple[Message | _ErrInfo, Payload]] = []
 
@@ -270,7 +271,7 @@ def told_of(data: bytes) -> list[str]:
 async def test_url_is_there_for_who_needs_it() -> None:
     """Where somebody looks at it, each message has the URL that aiohttp makes, also where fields repeat."""
     loop = asyncio.get_running_loop()
-    parser = StrictParser(BaseProtocol(loop), loop, for_application=True)
+    parser = StrictParser(BaseProtocol(loop), loop, Backlog(loop), for_application=True)
 
     messages, _, _ = parser.feed_data(GET % 1 + b"GET //a?b=c HTTP/1.1\r\nHost: x\r\n\r\n")
 

@@ -9,6 +9,7 @@ import pytest
 from aiohttp.base_protocol import BaseProtocol
 
 from gateway.errors import BodyTooLarge
+from gateway.net.backlog import Backlog
 from gateway.net.body_stream import BodyStream
 from gateway.proxy.body import RequestBody
 
@@ -16,7 +17,7 @@ from gateway.proxy.body import RequestBody
 def stream(*chunks: bytes) -> BodyStream:
     """Return a body that has arrived whole in *chunks*."""
     loop = asyncio.get_running_loop()
-    reader = BodyStream(BaseProtocol(loop))
+    reader = BodyStream(BaseProtocol(loop), Backlog(loop))
     for chunk in chunks:
         reader.feed_data(chunk)
     reader.feed_eof()

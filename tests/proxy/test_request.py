@@ -10,6 +10,7 @@ from aiohttp.base_protocol import BaseProtocol
 
 from gateway.listen.head import RequestHead
 from gateway.listen.parser import StrictParser
+from gateway.net.backlog import Backlog
 from gateway.net.body_stream import Body
 from gateway.proxy.record import Call
 from gateway.proxy.request import Before, ProxyRequest
@@ -46,7 +47,7 @@ class Wire:
 async def parse(data: bytes, wire: Wire | None = None) -> ProxyRequest:
     loop = asyncio.get_running_loop()
     wire = wire or Wire()
-    parser = wire.parser or StrictParser(BaseProtocol(loop), loop, for_application=False)
+    parser = wire.parser or StrictParser(BaseProtocol(loop), loop, Backlog(loop), for_application=False)
     messages, _, _ = parser.feed_data(data)
     head, payload = next(iter(messages))
     assert isinstance(head, RequestHead)
@@ -103,7 +104,7 @@ async def test_same_fields_are_read_once() -> None:
     wire, rules, others = Wire(), RequestRules(None, via="gateway"), RequestRules(None, via="gateway")
     data = b"GET / HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer %b\r\n\r\n"
     loop = asyncio.get_running_loop()
-    wire.parser = StrictParser(BaseProtocol(loop), loop, for_application=False)
+    wire.parser = StrictParser(BaseProtocol(loop), loop, Backlog(loop), for_application=False)
 
     first = (await parse(data % b"a", wire)).read_fields(rules)
     again = (await parse(data % b"a", wire)).read_fields(rules)
