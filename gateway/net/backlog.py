@@ -5,8 +5,8 @@ Rules:
 1. Who has such bytes stops its transport, reads a slice in each of its turns, and asks for another one.
 2. One slice a turn of the loop, whoever asks, in the order of asking: a flood over one connection or a hundred leaves
    every turn short, and what others send is read in between (threats G1).
-3. So it is with what is only passed on, once TURN_BYTES have been in one turn. libuv reads a socket up to 32 times in a
-   row, 250 KB each time: four fast streams would hold all others up for 15 milliseconds, two hundred for as much longer.
+3. So it is with what is only passed on, once TURN_BYTES have been in one turn. libuv reads a socket up to 32 times in
+   a row: four fast streams would hold all others up for 15 milliseconds, two hundred for 50 times as long.
 """
 
 from __future__ import annotations

@@ -19,10 +19,12 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from typing import Protocol
+from typing import Any, Protocol
 
 from gateway.net.backlog import Backlog
 from gateway.net.whole_body import WholeBody
+
+Piece = Any  # bytes, or a view of some: what transports write. The type of both is Buffer, from Python 3.12 on
 
 HIGH_BYTES = 131_072  # kept for a reader that does not come
 
@@ -48,6 +50,7 @@ class BodyStream:
         "_has_ended",
         "_is_held",
         "_kept",
+        "_lends",
         "_pieces",
         "_source",
         "_take",
@@ -66,6 +69,7 @@ class BodyStream:
         self._failure: Exception | None = None
         self._take: Callable[[bytes], None] | None = None
         self._fault: Exception | None = None  # of what took
+        self._lends: Callable[[], bool] | None = None
         self._waiter: asyncio.Future[None] | None = None
         self.total_bytes = 0
 
@@ -80,8 +84,8 @@ class BodyStream:
 
     # --- the connection's side -----------------------------------------------------------------------------------
 
-    def feed_data(self, data: bytes) -> None:
-        """Pass *data* on, or keep it until it is read."""
+    def feed_data(self, data: Piece) -> None:
+        """Pass *data* on, or keep it until it is read: bytes, except where `lend` calls."""
         self.total_bytes += len(data)
         take = self._take
         if take is not None:
@@ -98,6 +102,15 @@ class BodyStream:
         self._kept += len(data)
         if self._kept > HIGH_BYTES:
             self.pause()
+
+    def lend(self, data: memoryview) -> bool:
+        """Do as `feed_data` with *data*, which is good for this call only; return whether it is needed longer."""
+        lends = self._lends
+        if self._take is None or lends is None:
+            self.feed_data(bytes(data))
+            return False
+        self.feed_data(data)
+        return lends()
 
     def feed_eof(self) -> None:
         """All has come."""
@@ -162,16 +175,20 @@ class BodyStream:
             await self._moved()
         return self.read_nowait()
 
-    async def pass_on(self, take: Callable[[bytes], None]) -> None:
+    async def pass_on(self, take: Callable[[bytes], None], lends: Callable[[], bool] | None = None) -> None:
         """
         Give *take* each piece that is here or comes; return at the end of the body.
+
+        With *lends*, *take* may get views of memory that is used again, unless *lends* then says that they are needed.
 
         Raises what broke the body, or what *take* raised: from then on nothing is given to it.
         """
         if data := self.read_nowait():
             take(data)
-        self._take, self._fault = take, None
+        self._take, self._fault, self._lends = take, None, lends
         try:
+            if lends is not None:
+                self._may_lend()
             while self._fault is None and self._failure is None and not self._has_ended:
                 await self._moved()
         finally:
@@ -182,6 +199,9 @@ class BodyStream:
             raise self._fault
         if self._failure is not None:
             raise self._failure
+
+    def _may_lend(self) -> None:
+        """Tell the connection that pieces may be lent, where it does so."""
 
     def _moved(self) -> Awaitable[None]:
         """Return what ends with the next `wake`."""

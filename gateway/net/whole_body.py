@@ -39,7 +39,7 @@ class WholeBody:
         """Return what is left; nothing at the end."""
         return self.read_nowait()
 
-    async def pass_on(self, take: Callable[[bytes], None]) -> None:
+    async def pass_on(self, take: Callable[[bytes], None], lends: Callable[[], bool] | None = None) -> None:
         """Give *take* what is left."""
         if self._data:
             take(self.read_nowait())

@@ -13,6 +13,7 @@ becomes of the connection, to `connection.py`.
 from __future__ import annotations
 
 from collections.abc import Awaitable
+from typing import Protocol
 
 from gateway.net.backlog import Backlog
 from gateway.net.body_stream import BodyStream, Source
@@ -21,14 +22,29 @@ from gateway.proxy.chunks import Chunks
 from gateway.proxy.steps import Signal
 
 
+class Truncated(Exception):
+    """The upstream ended its answer before the end that it had announced."""
+
+
+class AnswerSource(Source, Protocol):
+    """The connection that an answer comes by."""
+
+    def read_direct(self) -> None:
+        """From now on pieces may be lent."""
+
+
 class AnswerStream(BodyStream):
     """A body whose reader is woken by *signal*, the connection's own: it may run without a task (`steps.py`)."""
 
-    __slots__ = ("_signal",)
+    __slots__ = ("_connection", "_signal")
 
-    def __init__(self, source: Source, backlog: Backlog, signal: Signal) -> None:
-        super().__init__(source, backlog)
+    def __init__(self, connection: AnswerSource, backlog: Backlog, signal: Signal) -> None:
+        super().__init__(connection, backlog)
+        self._connection = connection
         self._signal = signal
+
+    def _may_lend(self) -> None:
+        self._connection.read_direct()
 
     def _moved(self) -> Awaitable[None]:
         return self._signal
@@ -52,6 +68,20 @@ class AnswerBody:
         self.is_over = False
         self.has_extra = False
         self.is_behind = False
+
+    @property
+    def left(self) -> int:
+        """How many bytes are still to come, as far as Content-Length says so."""
+        return self._left
+
+    def lend(self, data: memoryview) -> bool:
+        """Read *data*, at most what is left; it is good for this call only. Return whether it is needed longer."""
+        self._left -= len(data)
+        is_needed = self.stream.lend(data)
+        if not self._left:
+            self.is_over = True
+            self.stream.feed_eof()
+        return is_needed
 
     def feed(self, data: bytes) -> None:
         """

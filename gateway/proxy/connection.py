@@ -12,10 +12,9 @@ Rules:
    sender decides (`forward.py`).
 4. A body that lasts until the end of the connection is whole only where the upstream ended it in order: under TLS with
    close_notify, else anybody on the way could cut it (RFC 9112 section 9.8).
-5. An answer in very many chunks is read in several turns of the loop, while the transport pauses (`net/backlog.py`).
-6. There is no timer per request (1.5-2 microseconds each): an exchange has a deadline, and `pool.py` looks at it.
+5. There is no timer per request (1.5-2 microseconds each): an exchange has a deadline, and `pool.py` looks at it.
 
-Leaves the head to `answer_head.py`, the body to `answer_body.py`. Built on aiohttp's flow control; the names it leans
+Leaves the head to `answer_head.py`, the body to `answer_reader.py`. Built on aiohttp's flow control; the names it leans
 on are listed in `aiohttp_names.py`.
 """
 
@@ -23,33 +22,24 @@ from __future__ import annotations
 
 import asyncio
 import select
-from collections.abc import Callable
 from ssl import SSLError
 from typing import NamedTuple
-
-from aiohttp.base_protocol import BaseProtocol
 
 from gateway.errors import UpstreamProtocolError, UpstreamUnreachable
 from gateway.models import Timeouts
 from gateway.net.backlog import Backlog
 from gateway.net.body_stream import Body
 from gateway.net.whole_body import WholeBody
-from gateway.proxy.answer_body import AnswerBody, AnswerStream
 from gateway.proxy.answer_head import AnswerHead, HeadInvalid, check_beginning, read_head
+from gateway.proxy.answer_reader import AnswerReader
 from gateway.proxy.chunks import ChunksInvalid
-from gateway.proxy.steps import Signal
 
 MIN_BODY_BYTES_PER_SECOND = 256  # of a request, beyond the response time: a slower one is a caller that dribbles (G2)
 MAX_INFORMATIONAL = 64  # 1xx answers before the answer; servers send one or two, or one every few seconds
-NO_CONTENT_STATUSES = frozenset({204, 205, 304})  # RFC 9110 15.3.5, 15.3.6, 15.4.5
 
 
 class Stale(Exception):
     """A reused connection was gone before any byte of an answer came."""
-
-
-class Truncated(Exception):
-    """The upstream ended its answer before the end that it had announced."""
 
 
 class Answer(NamedTuple):
@@ -65,64 +55,45 @@ class Answer(NamedTuple):
     length: int | None
 
 
-class UpstreamConnection(BaseProtocol):
+class UpstreamConnection(AnswerReader):
     """One connection, one exchange at a time. Made by `UpstreamPool`."""
 
     __slots__ = (
         "_answer",
-        "_answered",
-        "_awaits_turn",
-        "_backlog",
         "_begun_at",
-        "_body",
         "_continue",
-        "_failure",
         "_feeder",
         "_has_ended",
         "_head",
         "_informational",
-        "_is_head_request",
         "_is_silent",
         "_may_switch",
         "_poll",
-        "_read",
-        "_spoiled",
-        "_timeouts",
         "address",
         "awaits_caller",
-        "deadline",
         "idle_since",
         "is_reused",
         "keep_alive_seconds",
     )
 
     def __init__(self, loop: asyncio.AbstractEventLoop, backlog: Backlog) -> None:
-        super().__init__(loop)
-        self._backlog = backlog
-        self._awaits_turn = False
+        super().__init__(loop, backlog)
         self.address = ""
         self.awaits_caller = False  # more of the request's body, which it does not send
-        self.deadline = float("inf")
         self.idle_since = 0.0
         self.is_reused = False
         self.keep_alive_seconds: int | None = None  # for which the upstream says that it keeps it idle
-        self._timeouts = Timeouts()
         self._begun_at = 0.0
         self._answer: Answer | None = None
-        self._body: AnswerBody | None = None  # while its end has not been read
-        self._read: Callable[[bytes], None] = self._read_unasked  # what the next bytes are
+        self._read = self._read_unasked
         self._head = b""  # of the answer, as far as it has come
-        self._is_head_request = False
         self._may_switch = False
         self._informational = 0
         self._has_ended = False  # the upstream will send no more, and says so
         self._poll: select.poll | None = None
-        self._answered = Signal()
         self._continue: asyncio.Future[None] | None = None
-        self._failure: Exception | None = None
         self._feeder: Body | None = None  # what is held back while the upstream does not take more
         self._is_silent = True
-        self._spoiled = False
 
     def __repr__(self) -> str:
         state = "closed" if self.transport is None else "spoiled" if self._spoiled else "open"
@@ -265,23 +236,6 @@ class UpstreamConnection(BaseProtocol):
             self.transport.abort()
         self._wake()
 
-    def pause_reading(self) -> None:
-        """Read no more until the body's reader has caught up."""
-        self._reading_paused = True
-        self._pause_transport_reading()
-
-    def resume_reading(self, resume_parser: bool = True) -> None:
-        """Read on, if reading was paused."""
-        if self._reading_paused:
-            self._reading_paused = False
-            if self._answer is not None:  # nobody could read what the upstream may have sent meanwhile
-                self.deadline = self._loop.time() + self._timeouts.idle_seconds
-            self._resume_transport_reading()
-
-    def _resume_transport_reading(self) -> None:
-        if not self._awaits_turn:
-            super()._resume_transport_reading()
-
     # --- asyncio.Protocol ------------------------------------------------------------------------------------
 
     def data_received(self, data: bytes) -> None:
@@ -351,65 +305,14 @@ class UpstreamConnection(BaseProtocol):
         self.deadline = float("inf")
         return self.transport
 
-    def _begin_body(self, head: AnswerHead, data: bytes) -> Body:
-        length = head.length
-        self._read = self._read_extra
-        if self._is_head_request or head.status in NO_CONTENT_STATUSES:
-            # RFC 9110 15.3.6: a 205 says that it is empty, or ends the connection.
-            is_open = head.is_chunked or length or (length is None and head.status == 205)
-            self._spoiled = self._spoiled or bool(data or is_open)
-            return WholeBody(b"")
-        if length is not None and len(data) >= length:
-            self._spoiled = self._spoiled or len(data) > length
-            return WholeBody(data[:length])
-        stream = AnswerStream(self, self._backlog, self._answered)
-        self._body = AnswerBody(head, stream)
-        self._spoiled = self._spoiled or self._body.lasts
-        self._read = self._read_body
-        if data:
-            self._read_body(data)
-        return stream
-
-    def _read_body(self, data: bytes) -> None:
-        body = self._body
-        assert body is not None
-        body.feed(data)
-        if body.is_over:
-            self._spoiled = self._spoiled or body.has_extra
-            self._read = self._read_extra
-            self._body = None
-        elif body.is_behind and not self._awaits_turn:
-            self._awaits_turn = True
-            self._pause_transport_reading()
-            self._backlog.add(self._read_on)
-
-    def _read_on(self) -> None:
-        """Read the next slice of the chunks that have come: it is this connection's turn."""
-        self._awaits_turn = False
-        if self._body is not None and self._failure is None:
-            self.data_received(b"")
-        if self._awaits_turn:
-            return
-        if self.transport is None:
-            self._cut_body()
-            self._wake()
-        elif not self._reading_paused:
-            self._resume_transport_reading()
-
-    def _read_extra(self, _: bytes) -> None:
-        """After a whole answer: it stands, the connection does not."""
-        self._spoiled = True
-
     def _read_unasked(self, _: bytes) -> None:
         """Between exchanges: an answer that nobody asked for."""
         self.fail(UpstreamProtocolError())
 
     def _wake(self) -> None:
-        """Tell whoever waits, last of all: it may go on at once, and use this connection for the next request."""
         if self._continue is not None and not self._continue.done():
             self._continue.set_result(None)
-        if self._answered.waiter is not None:
-            self._answered.fire()
+        super()._wake()
 
     def eof_received(self) -> bool:
         """The upstream has finished: nothing more is written to it."""
@@ -437,10 +340,6 @@ class UpstreamConnection(BaseProtocol):
                 self._cut_body()
         super().connection_lost(exc)
         self._wake()
-
-    def _cut_body(self) -> None:
-        if self._body is not None and self._failure is None:
-            self._body.stream.set_exception(Truncated())
 
     def rest(self) -> None:
         """Between two exchanges nothing may come: from now on any byte ends the connection."""

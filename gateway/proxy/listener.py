@@ -219,6 +219,11 @@ class CallerConnection(StrictConnection):
             await asyncio.wait((task,), timeout=CUT_SECONDS)
 
     @property
+    def has_unsent(self) -> bool:
+        """Whether some of what was sent is still to be written."""
+        return self.transport is not None and bool(self.transport.get_write_buffer_size())
+
+    @property
     def _has_unsent(self) -> bool:
         """Whether some of an answer is still in this process."""
         if self.transport is None:

@@ -18,8 +18,9 @@ Rules:
 from __future__ import annotations
 
 from gateway.errors import AnswerEncoded, Refusal, TokenEchoed, UpstreamProtocolError
+from gateway.proxy.answer_body import Truncated
 from gateway.proxy.answers import NAME, status_line
-from gateway.proxy.connection import Answer, Truncated
+from gateway.proxy.connection import Answer
 from gateway.proxy.echo import MAX_LOOKED_INTO_BYTES, Needles, Scanner, Watch
 from gateway.proxy.lane import Lane
 from gateway.proxy.passage import SMALL_BYTES, Passage
@@ -169,7 +170,7 @@ async def _relay_rest(
     idle_seconds = lane.route.timeouts.idle_seconds
     client.hold_back(answer.body, idle_seconds)
     try:
-        await answer.body.pass_on(passage.take)
+        await answer.body.pass_on(passage.take, None if isinstance(look, Scanner) else passage.keeps_pieces)
     except TokenEchoed:
         raise
     except (Truncated, Refusal) as exc:

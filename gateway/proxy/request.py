@@ -72,6 +72,10 @@ class Client(Protocol):
     def is_drained(self) -> bool:
         """Whether the connection was cut because the gateway stops."""
 
+    @property
+    def has_unsent(self) -> bool:
+        """Whether some of what was sent is still to be written."""
+
     def send(self, data: bytes) -> None:
         """Write *data*; raise ConnectionError when the caller is gone."""
 

@@ -17,7 +17,8 @@ from hypothesis import strategies as st
 from gateway.errors import Refusal
 from gateway.models import Timeouts
 from gateway.net.backlog import Backlog
-from gateway.proxy.connection import Stale, Truncated, UpstreamConnection
+from gateway.proxy.answer_body import Truncated
+from gateway.proxy.connection import Stale, UpstreamConnection
 from tests.proxy.raw_answers import TABLES, Row
 from tests.proxy.wire import call, calling, request
 from tests.world import Issuer, Received, Running, Upstream, answer

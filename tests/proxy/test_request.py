@@ -26,6 +26,7 @@ class Wire:
     before: Before | None = None
     sent: bytes = b""
     is_drained: bool = False
+    has_unsent: bool = False
     parser: StrictParser | None = None  # of all of its requests; None: each has its own
 
     def send(self, data: bytes) -> None:
