@@ -52,7 +52,7 @@ class StrictConnection(RequestHandler):
     ) -> None:
         kwargs.setdefault("keepalive_timeout", KEEPALIVE_SECONDS)
         super().__init__(manager, loop=loop, **kwargs)
-        self._strict = StrictParser(self, loop, for_application=for_application)
+        self._strict = StrictParser(self, loop, manager.backlog, for_application=for_application)
         self._parser = self._strict  # type: ignore[assignment]  # it has the methods that aiohttp calls
         self._awaits_turn = False
         self._head_since: float | None = None
@@ -142,7 +142,7 @@ class StrictConnection(RequestHandler):
                 self.transport.close()
         elif self._head_since is not None and now - self._head_since >= HEAD_SECONDS:
             self._head_since = None
-            self._messages.append(self._strict.refuse(RequestTimeout()))
+            self._messages.append(self._strict.refuse(RequestTimeout()))  # type: ignore[arg-type]  # as `_receive` has it
             waiter = self._waiter
             if waiter is not None and not waiter.done():
                 waiter.set_result(None)

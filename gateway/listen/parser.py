@@ -45,20 +45,24 @@ from gateway.listen.head import (
     room_in_line,
     split_fields,
 )
+from gateway.net.backlog import Backlog
+from gateway.net.body_stream import Body, BodyStream
+from gateway.net.whole_body import EMPTY_BODY, WholeBody
 
 if TYPE_CHECKING:
     from aiohttp.base_protocol import BaseProtocol
 
 MAX_QUEUED = 32  # as many as aiohttp itself lets wait; it pauses reading at the same number
 SMALL_BODY_BYTES = 2_048  # at most 400 chunks, 0.3 milliseconds: MAX_QUEUED of them are read in one feeding
-READ_BUFFER_BYTES = 65_536  # of a body that its reader has not taken yet; reading pauses at twice as much
+READ_BUFFER_BYTES = 65_536  # of an application's body that it has not taken yet; reading pauses at twice as much
 
 MAX_KNOWN_BYTES = (
     4_096  # of fields that are remembered: a stranger's cost no more for as long as it stays (threats R33)
 )
 
 Message = RawRequestMessage | RequestHead
-Messages = list[tuple[Message | _ErrInfo, StreamReader]]
+Payload = StreamReader | Body  # an application's, and ours
+Messages = list[tuple[Message | _ErrInfo, Payload]]
 # The methods that are taken without asking the C parser; it knows some more, and refuses all others.
 _METHODS = {name.encode("ascii"): name for name in ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")}
 _NOTHING: tuple[Any, bool, bytes] = ((), False, b"")
@@ -72,6 +76,7 @@ class StrictParser:
     """
 
     __slots__ = (
+        "_backlog",
         "_body",
         "_c_parser",
         "_ends",
@@ -94,9 +99,12 @@ class StrictParser:
         "tail",
     )
 
-    def __init__(self, protocol: BaseProtocol, loop: asyncio.AbstractEventLoop, *, for_application: bool) -> None:
+    def __init__(
+        self, protocol: BaseProtocol, loop: asyncio.AbstractEventLoop, backlog: Backlog, *, for_application: bool
+    ) -> None:
         self._protocol = protocol
         self._loop = loop
+        self._backlog = backlog
         self._for_application = for_application
         self._c_parser = HttpRequestParser(
             protocol,
@@ -117,7 +125,7 @@ class StrictParser:
         self.has_extra = False  # bytes behind the last request, which nobody reads
         self._is_last = False
         self._in_flight = 0
-        self._payload: StreamReader | None = None
+        self._payload: StreamReader | BodyStream | None = None
         self._head_end = 0
         self._left = 0
         self._body: ChunkedBody | None = None
@@ -145,7 +153,7 @@ class StrictParser:
     def feed_eof(self) -> None:
         """Do nothing: what ends early ends with its connection."""
 
-    def refuse(self, refusal: Refusal) -> tuple[_ErrInfo, StreamReader]:
+    def refuse(self, refusal: Refusal) -> tuple[_ErrInfo, Payload]:
         """End reading here, and return the last message: why."""
         self._has_ended = True
         self.is_behind = False
@@ -184,7 +192,7 @@ class StrictParser:
                         break
                     at = after
                     continue
-                messages.append((message, self._open_body()))
+                messages.append((message, self._open_body(data)))
                 self._in_flight += 1
                 self._skipped_line = False
                 at = self._head_end
@@ -303,18 +311,28 @@ class StrictParser:
 
     # --- bodies --------------------------------------------------------------------------------------------------
 
-    def _open_body(self) -> StreamReader:
-        """Return the reader of the body that follows the head that was read last."""
+    def _open_body(self, data: bytes) -> Payload:
+        """Return the reader of the body that follows the head that was read last, in *data* up to `_head_end`."""
         self._is_last = self._ends
         framing = self._framing
+        if framing.length and not self._for_application:
+            end = self._head_end + framing.length
+            if end <= len(data):
+                body = WholeBody(data[self._head_end : end])
+                self._head_end = end
+                self._has_ended = self._is_last
+                return body
         if framing.is_chunked:
             self._body = ChunkedBody()
         elif framing.length:
             self._left = framing.length
         else:
             self._has_ended = self._is_last
-            return EMPTY_PAYLOAD
-        self._payload = StreamReader(self._protocol, READ_BUFFER_BYTES, loop=self._loop)
+            return EMPTY_PAYLOAD if self._for_application else EMPTY_BODY
+        if self._for_application:
+            self._payload = StreamReader(self._protocol, READ_BUFFER_BYTES, loop=self._loop)
+        else:
+            self._payload = BodyStream(self._protocol, self._backlog)
         return self._payload
 
     def _feed_body(self, data: bytes, at: int) -> int:
@@ -338,13 +356,18 @@ class StrictParser:
             self._payload = self._body = None
             self._has_ended = self._is_last
             payload.feed_eof()
+        if isinstance(payload, BodyStream):
+            payload.wake()
         return at
 
-    def _break(self, payload: StreamReader) -> None:
+    def _break(self, payload: StreamReader | BodyStream) -> None:
         """End reading: the coding of a body is broken. Who reads it is told."""
         self._has_ended = True
         self.is_behind = False
         self._payload = self._body = None
         payload.set_exception(RequestPayloadError())
+        if isinstance(payload, BodyStream):
+            payload.wake()
+            return
         # Twice: a reader that the end of a piece has woken looks for data, not for an exception, and waits on.
         self._loop.call_soon(payload.set_exception, RequestPayloadError())

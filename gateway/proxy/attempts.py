@@ -18,9 +18,8 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from functools import partial
 
-from aiohttp.streams import EMPTY_PAYLOAD
-
 from gateway.models import ConnectionToken
+from gateway.net.whole_body import EMPTY_BODY
 from gateway.proxy import record
 from gateway.proxy.body import RequestBody
 from gateway.proxy.challenge import missing_scopes, scope_refusal
@@ -78,7 +77,7 @@ class Attempts:
             call.token_seconds = self._monotonic() - began
             await self._decide_again(request, asker)
         lane.check_token(token)
-        body = None if request.payload is EMPTY_PAYLOAD else request.body(lane.route.limits)
+        body = None if request.payload is EMPTY_BODY else request.body(lane.route.limits)
         sent: Sent | None = None
         lane.pool.enter()
         try:

@@ -12,11 +12,10 @@ Rules:
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
-
-from aiohttp.streams import StreamReader
+from collections.abc import Callable
 
 from gateway.errors import BodyTooLarge
+from gateway.net.body_stream import Body
 
 
 class RequestBody:
@@ -25,14 +24,14 @@ class RequestBody:
 
     *length* is the Content-Length, None for a chunked body. *expects*: it is sent with `Expect: 100-continue`.
     *invite* is called before the first byte is read where the
-    caller waits for `100 Continue`.
+    caller waits for `100 Continue`. *incoming* is what still comes of it.
     """
 
-    __slots__ = ("_invite", "_kept", "_max_bytes", "_reader", "_replay_bytes", "expects", "length", "received_bytes")
+    __slots__ = ("_invite", "_kept", "_max_bytes", "_replay_bytes", "expects", "incoming", "length", "received_bytes")
 
     def __init__(
         self,
-        reader: StreamReader,
+        incoming: Body,
         *,
         length: int | None,
         replay_bytes: int,
@@ -41,7 +40,7 @@ class RequestBody:
     ) -> None:
         if length is not None and length > max_bytes:
             raise BodyTooLarge
-        self._reader = reader
+        self.incoming = incoming
         self._replay_bytes = replay_bytes
         self._max_bytes = max_bytes
         self._invite = invite
@@ -68,7 +67,7 @@ class RequestBody:
     @property
     def is_whole_here(self) -> bool:
         """Whether all of the body has arrived, and may be kept."""
-        return self._invite is None and self._reader.is_eof() and self._reader.total_bytes <= self._replay_bytes
+        return self._invite is None and self.incoming.is_eof() and self.incoming.total_bytes <= self._replay_bytes
 
     def settle_length(self) -> None:
         """Give a chunked body that has arrived whole its length: it needs no chunks and no Expect upstream."""
@@ -81,27 +80,29 @@ class RequestBody:
         if self.received_bytes:
             self._kept = None
 
-    async def chunks(self) -> AsyncIterator[bytes]:
+    async def pass_on(self, take: Callable[[bytes], None]) -> None:
         """
-        Yield the body from its first byte: what was kept, then what still comes.
+        Give *take* the body from its first byte: what was kept, then what still comes; return at its end.
 
         Raises:
             BodyTooLarge: the caller sent more than the route allows.
             aiohttp.web_protocol.RequestPayloadError: the caller's framing broke.
         """
-        if self._kept:
-            for chunk in tuple(self._kept):
-                yield chunk
+        for piece in self._kept or ():  # at most *replay_bytes*, which are held here anyway
+            take(piece)
         if self._invite is not None:
             self._invite()
             self._invite = None
-        while chunk := await self._reader.readany():
-            self._keep(chunk)
-            yield chunk
+
+        def take_next(data: bytes) -> None:
+            self._keep(data)
+            take(data)
+
+        await self.incoming.pass_on(take_next)
 
     def take_buffered(self) -> bytes:
         """Return the whole body of which `is_buffered` is true."""
-        if unread := self._reader.read_nowait(-1):
+        if unread := self.incoming.read_nowait():
             self._keep(unread)
         return b"".join(self._kept or ())
 

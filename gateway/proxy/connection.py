@@ -12,44 +12,34 @@ Rules:
    sender decides (`forward.py`).
 4. A body that lasts until the end of the connection is whole only where the upstream ended it in order: under TLS with
    close_notify, else anybody on the way could cut it (RFC 9112 section 9.8).
-5. An answer in very many chunks is read in several turns of the loop, while the transport pauses (`net/backlog.py`).
-6. There is no timer per request (1.5-2 microseconds each): an exchange has a deadline, and `pool.py` looks at it.
+5. There is no timer per request (1.5-2 microseconds each): an exchange has a deadline, and `pool.py` looks at it.
 
-Leaves the head to `answer_head.py`, the chunked coding to `chunks.py`. Built on aiohttp's flow control and its
-StreamReader; the names it leans on are listed in `aiohttp_names.py`.
+Leaves the head to `answer_head.py`, the body to `answer_reader.py`. Built on aiohttp's flow control; the names it leans
+on are listed in `aiohttp_names.py`.
 """
 
 from __future__ import annotations
 
 import asyncio
 import select
-from collections.abc import Callable
 from ssl import SSLError
 from typing import NamedTuple
-
-from aiohttp.base_protocol import BaseProtocol
-from aiohttp.streams import StreamReader
 
 from gateway.errors import UpstreamProtocolError, UpstreamUnreachable
 from gateway.models import Timeouts
 from gateway.net.backlog import Backlog
+from gateway.net.body_stream import Body
+from gateway.net.whole_body import WholeBody
 from gateway.proxy.answer_head import AnswerHead, HeadInvalid, check_beginning, read_head
-from gateway.proxy.chunks import Chunks, ChunksInvalid
-from gateway.proxy.steps import Signal
-from gateway.proxy.whole_body import WholeBody
+from gateway.proxy.answer_reader import AnswerReader
+from gateway.proxy.chunks import ChunksInvalid
 
 MIN_BODY_BYTES_PER_SECOND = 256  # of a request, beyond the response time: a slower one is a caller that dribbles (G2)
-READ_BUFFER_BYTES = 65_536  # per direction: beyond twice this the peer is not read any more (threats G3)
 MAX_INFORMATIONAL = 64  # 1xx answers before the answer; servers send one or two, or one every few seconds
-NO_CONTENT_STATUSES = frozenset({204, 205, 304})  # RFC 9110 15.3.5, 15.3.6, 15.4.5
 
 
 class Stale(Exception):
     """A reused connection was gone before any byte of an answer came."""
-
-
-class Truncated(Exception):
-    """The upstream ended its answer before the end that it had announced."""
 
 
 class Answer(NamedTuple):
@@ -61,70 +51,49 @@ class Answer(NamedTuple):
 
     status: int
     raw_fields: tuple[tuple[bytes, bytes], ...]
-    body: StreamReader | WholeBody
+    body: Body
     length: int | None
 
 
-class UpstreamConnection(BaseProtocol):
+class UpstreamConnection(AnswerReader):
     """One connection, one exchange at a time. Made by `UpstreamPool`."""
 
     __slots__ = (
         "_answer",
-        "_awaits_turn",
-        "_backlog",
         "_begun_at",
-        "_body",
-        "_chunks",
         "_continue",
-        "_failure",
+        "_feeder",
         "_has_ended",
         "_head",
         "_informational",
-        "_is_head_request",
         "_is_silent",
-        "_left",
         "_may_switch",
         "_poll",
-        "_read",
-        "_spoiled",
-        "_timeouts",
         "address",
-        "answered",
         "awaits_caller",
-        "deadline",
         "fresh_until",
         "is_reused",
         "keep_alive_seconds",
     )
 
     def __init__(self, loop: asyncio.AbstractEventLoop, backlog: Backlog) -> None:
-        super().__init__(loop)
-        self._backlog = backlog
-        self._awaits_turn = False
+        super().__init__(loop, backlog)
         self.address = ""
         self.awaits_caller = False  # more of the request's body, which it does not send
-        self.deadline = float("inf")
         self.fresh_until = 0.0  # while it is idle: its upstream may have begun to end it then
         self.is_reused = False
         self.keep_alive_seconds: int | None = None  # for which the upstream says that it keeps it idle
-        self._timeouts = Timeouts()
         self._begun_at = 0.0
         self._answer: Answer | None = None
-        self._body: StreamReader | None = None  # while its end has not been read
-        self._read: Callable[[bytes], None] = self._read_unasked  # what the next bytes are
+        self._read = self._read_unasked
         self._head = b""  # of the answer, as far as it has come
-        self._is_head_request = False
         self._may_switch = False
         self._informational = 0
-        self._left = 0  # bytes of a body with Content-Length
-        self._chunks = Chunks()
         self._has_ended = False  # the upstream will send no more, and says so
         self._poll: select.poll | None = None
-        self.answered = Signal()
         self._continue: asyncio.Future[None] | None = None
-        self._failure: Exception | None = None
+        self._feeder: Body | None = None  # what is held back while the upstream does not take more
         self._is_silent = True
-        self._spoiled = False
 
     def __repr__(self) -> str:
         state = "closed" if self.transport is None else "spoiled" if self._spoiled else "open"
@@ -192,13 +161,29 @@ class UpstreamConnection(BaseProtocol):
             raise self._failure or UpstreamUnreachable()
         self.transport.write(data)
 
-    async def drain(self) -> None:
-        """Wait until the upstream has taken enough of what was written."""
+    def hold_back(self, body: Body | None) -> None:
+        """From now on hold *body*, the request's, back while the upstream does not take more of it; None: no longer."""
+        self._feeder = body
+        self.awaits_caller = body is not None
         if self._paused:
-            try:
-                await self._drain_helper()
-            except ConnectionError as exc:
-                raise UpstreamUnreachable from exc
+            self._hold()
+
+    def _hold(self) -> None:
+        if self._feeder is not None:
+            self.awaits_caller = False
+            self._feeder.pause()
+
+    def pause_writing(self) -> None:
+        """The upstream does not take more for now."""
+        super().pause_writing()
+        self._hold()
+
+    def resume_writing(self) -> None:
+        """The upstream takes more."""
+        super().resume_writing()
+        if self._feeder is not None:
+            self.awaits_caller = True
+            self._feeder.resume()
 
     @property
     def is_waiting(self) -> bool:
@@ -243,32 +228,10 @@ class UpstreamConnection(BaseProtocol):
         if self._failure is None:
             self._failure = failure
         if self._body is not None:
-            self._body.set_exception(failure)
+            self._body.stream.set_exception(failure)
         if self.transport is not None:
             self.transport.abort()
         self._wake()
-
-    def pause_reading(self) -> None:
-        """Read no more until the body's reader has caught up."""
-        self._reading_paused = True
-        self._pause_transport_reading()
-
-    def resume_reading(self, resume_parser: bool = True) -> None:
-        """Read on, if reading was paused and all that had come was taken."""
-        # aiohttp's stream asks for it after every read, paused or not. It asks from 64 KiB downwards; one read of
-        # uvloop's is 250 KiB, and two of them would be held (threats G3).
-        if self._reading_paused and (self._body is None or not self._body._size):
-            self._reading_paused = False
-            self._resume_transport_reading()
-
-    def _resume_transport_reading(self) -> None:
-        if not self._awaits_turn:
-            super()._resume_transport_reading()
-
-    @property
-    def connected(self) -> bool:
-        """Whether more of the answer may come; aiohttp's stream asks before it waits."""
-        return self.transport is not None or self._awaits_turn
 
     # --- asyncio.Protocol ------------------------------------------------------------------------------------
 
@@ -282,7 +245,8 @@ class UpstreamConnection(BaseProtocol):
             return
         if self._answer is not None:  # a head that trickles in has the response time, not more
             self.deadline = self._loop.time() + self._timeouts.idle_seconds
-            self._wake()
+            if self._body is None or not self._body.stream.is_passing:
+                self._wake()
 
     def _read_head(self, data: bytes) -> None:
         checked = len(self._head)
@@ -338,89 +302,14 @@ class UpstreamConnection(BaseProtocol):
         self.deadline = float("inf")
         return self.transport
 
-    def _begin_body(self, head: AnswerHead, data: bytes) -> StreamReader | WholeBody:
-        length = head.length
-        self._read = self._read_extra
-        if self._is_head_request or head.status in NO_CONTENT_STATUSES:
-            # RFC 9110 15.3.6: a 205 says that it is empty, or ends the connection.
-            is_open = head.is_chunked or length or (length is None and head.status == 205)
-            self._spoiled = self._spoiled or bool(data or is_open)
-            return WholeBody(b"")
-        if length is not None and len(data) >= length:
-            self._spoiled = self._spoiled or len(data) > length
-            return WholeBody(data[:length])
-        self._body = body = StreamReader(self, READ_BUFFER_BYTES, loop=self._loop)
-        if head.is_chunked:
-            self._chunks = Chunks()
-            self._read = self._read_chunked
-        elif length is not None:
-            self._left = length
-            self._read = self._read_counted
-        else:
-            self._spoiled = True
-            self._read = self._read_rest
-        if data:
-            self._read(data)
-        return body
-
-    def _read_counted(self, data: bytes) -> None:
-        assert self._body is not None
-        left = self._left - len(data)
-        if left > 0:
-            self._left = left
-            self._body.feed_data(data)
-            return
-        self._body.feed_data(data if left == 0 else data[:left])
-        self._end_body(extra=left < 0)
-
-    def _read_chunked(self, data: bytes) -> None:
-        assert self._body is not None
-        chunks = self._chunks
-        self._body.feed_data(chunks.read(data))
-        if chunks.is_over:
-            self._end_body(extra=chunks.extra)
-        elif chunks.is_behind and not self._awaits_turn:
-            self._awaits_turn = True
-            self._pause_transport_reading()
-            self._backlog.add(self._read_on)
-
-    def _read_on(self) -> None:
-        """Read the next slice of the chunks that have come: it is this connection's turn."""
-        self._awaits_turn = False
-        if self._body is not None and self._failure is None:
-            self.data_received(b"")
-        if self._awaits_turn:
-            return
-        if self.transport is None:
-            self._cut_body()
-        elif not self._reading_paused:
-            self._resume_transport_reading()
-
-    def _read_rest(self, data: bytes) -> None:
-        assert self._body is not None
-        self._body.feed_data(data)
-
-    def _read_extra(self, _: bytes) -> None:
-        """After a whole answer: it stands, the connection does not."""
-        self._spoiled = True
-
     def _read_unasked(self, _: bytes) -> None:
         """Between exchanges: an answer that nobody asked for."""
         self.fail(UpstreamProtocolError())
 
-    def _end_body(self, *, extra: bool) -> None:
-        self._spoiled = self._spoiled or extra
-        self._read = self._read_extra
-        assert self._body is not None
-        self._body.feed_eof()
-        self._body = None
-
     def _wake(self) -> None:
-        """Tell whoever waits, last of all: it may go on at once, and use this connection for the next request."""
         if self._continue is not None and not self._continue.done():
             self._continue.set_result(None)
-        if self.answered.waiter is not None:
-            self.answered.fire()
+        super()._wake()
 
     def eof_received(self) -> bool:
         """The upstream has finished: nothing more is written to it."""
@@ -442,16 +331,12 @@ class UpstreamConnection(BaseProtocol):
         if self._answer is None and self._failure is None:
             self._failure = Stale() if self.is_reused and self._is_silent else UpstreamUnreachable()
         elif self._body is not None and self._failure is None:
-            if self._has_ended and exc is None and self._read == self._read_rest:
-                self._body.feed_eof()
+            if self._has_ended and exc is None and self._body.lasts:
+                self._body.stream.feed_eof()
             elif not self._awaits_turn:  # else the end may be among what has come already
                 self._cut_body()
         super().connection_lost(exc)
         self._wake()
-
-    def _cut_body(self) -> None:
-        if self._body is not None and self._failure is None:
-            self._body.set_exception(Truncated())
 
     def rest(self) -> bool:
         """

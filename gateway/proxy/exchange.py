@@ -19,7 +19,6 @@ import re
 from collections.abc import Callable
 
 import structlog
-from aiohttp.streams import StreamReader
 
 from gateway.access.identity import Identity, choose_subject, parse_credential
 from gateway.access.policy import PolicySet
@@ -40,6 +39,7 @@ from gateway.errors import (
 )
 from gateway.listen.head import RequestHead
 from gateway.models import Caller, CredentialPlace, RouteMatch, Subject, TokenKey
+from gateway.net.body_stream import Body
 from gateway.proxy import record
 from gateway.proxy.answers import NAME, refusal_answer
 from gateway.proxy.attempts import Attempts
@@ -116,7 +116,7 @@ class Exchange:
 
     # --- the order -------------------------------------------------------------------------------------------
 
-    async def serve(self, head: RequestHead, payload: StreamReader, client: Client) -> bool:
+    async def serve(self, head: RequestHead, payload: Body, client: Client) -> bool:
         """Answer one request on *client*. Return whether the connection may take another."""
         ids = self._random_bits(192).to_bytes(24, "big").hex()  # 0.3 microseconds, and 0.6 by a format
         call = Call(

@@ -167,20 +167,22 @@ def _head(
 
 async def _pump(connection: UpstreamConnection, body: RequestBody) -> None:
     """Send *body* as it arrives. The caller's faults end the exchange; the upstream's are told by its connection."""
+
+    def send_piece(data: bytes) -> None:
+        connection.write(data if body.length is not None else b"%x\r\n%b\r\n" % (len(data), data))
+        connection.extend_response_time(body.received_bytes)
+
     try:
         if body.expects and not await connection.wait_for_continue(CONTINUE_SECONDS):
             # Answered without the body: it is not spent. What the upstream reads next on this connection it may take
             # for the body that was announced, so nothing else is sent on it (threats A15).
             connection.spoil()
             return
-        connection.awaits_caller = True
-        async for chunk in body.chunks():
-            connection.awaits_caller = False
-            connection.write(chunk if body.length is not None else b"%x\r\n%b\r\n" % (len(chunk), chunk))
-            connection.extend_response_time(body.received_bytes)
-            await connection.drain()
-            connection.awaits_caller = True
-        connection.awaits_caller = False
+        connection.hold_back(body.incoming)
+        try:
+            await body.pass_on(send_piece)
+        finally:
+            connection.hold_back(None)
         connection.restart_response_time()
         if body.length is None:
             connection.write(b"0\r\n\r\n")

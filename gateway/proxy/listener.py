@@ -27,12 +27,13 @@ from typing import Any
 
 import structlog
 from aiohttp import web
-from aiohttp.streams import EMPTY_PAYLOAD, StreamReader
 from aiohttp.web_protocol import _ErrInfo
 
 from gateway.errors import InvalidRequest, Refusal
 from gateway.listen.connection import KEEPALIVE_SECONDS, StrictConnection, StrictServer
 from gateway.listen.head import RequestHead
+from gateway.net.body_stream import Body
+from gateway.net.whole_body import EMPTY_BODY
 from gateway.proxy.answers import refusal_answer
 from gateway.proxy.request import MAX_DISCARDED_BYTES, Before
 from gateway.proxy.steps import Steps, in_task
@@ -47,7 +48,7 @@ UNSENT_LOOKS = 5  # over TLS: so often in a row nothing must be seen
 CLOSING_BYTES = 16_777_216  # for as long as that; who sends more to be refused is cut
 CUT_SECONDS = 1.0  # for a request that was cut in a drain to end its own exchange and write its outcome
 
-Serve = Callable[[RequestHead, StreamReader, "CallerConnection"], Awaitable[bool]]
+Serve = Callable[[RequestHead, Body, "CallerConnection"], Awaitable[bool]]
 _NO_TRACE = "0" * 32
 log = structlog.get_logger()
 _RESET = struct.pack("ii", 1, 0)  # socket(7): SO_LINGER on, 0 seconds: close with a reset
@@ -56,7 +57,19 @@ _RESET = struct.pack("ii", 1, 0)  # socket(7): SO_LINGER on, 0 seconds: close wi
 class CallerConnection(StrictConnection):
     """One caller's connection. Made by `TrafficServer`. *peer* is the address of the other end, without the port."""
 
-    __slots__ = ("_is_ending", "_is_over", "_is_refused", "_serve", "_steps", "before", "is_drained", "peer")
+    __slots__ = (
+        "_feeder",
+        "_is_ending",
+        "_is_over",
+        "_is_refused",
+        "_read_by",
+        "_read_seconds",
+        "_serve",
+        "_steps",
+        "before",
+        "is_drained",
+        "peer",
+    )
 
     def __init__(self, manager: StrictServer, *, loop: asyncio.AbstractEventLoop, serve: Serve) -> None:
         super().__init__(
@@ -72,6 +85,9 @@ class CallerConnection(StrictConnection):
         self._is_ending = False
         self._is_over = False  # by what `_steps` ran
         self._is_refused = False
+        self._feeder: Body | None = None  # the answer's, held back while the caller does not read
+        self._read_seconds = 0.0
+        self._read_by = float("inf")  # the loop's time until when it has to have read enough
         self._steps = Steps(on_end=self._end_steps, on_hand_over=self._wake)
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -115,6 +131,35 @@ class CallerConnection(StrictConnection):
             except TimeoutError as exc:
                 self.abort()
                 raise ConnectionResetError("the caller does not read") from exc
+
+    def hold_back(self, body: Body | None, seconds: float = 0.0) -> None:
+        """From now on hold *body* back while the caller has not read enough, for *seconds* at most; None: no longer."""
+        self._feeder, self._read_seconds, self._read_by = body, seconds, float("inf")
+        if self._paused:
+            self._hold()
+
+    def _hold(self) -> None:
+        if self._feeder is not None:
+            self._read_by = self._loop.time() + self._read_seconds
+            self._feeder.pause()
+
+    def pause_writing(self) -> None:
+        """The caller has not read enough: what is sent stays here."""
+        super().pause_writing()
+        self._hold()
+
+    def resume_writing(self) -> None:
+        """The caller has read enough."""
+        super().resume_writing()
+        if self._feeder is not None:
+            self._read_by = float("inf")
+            self._feeder.resume()
+
+    def sweep(self, now: float) -> None:
+        """Enforce the deadlines at *now*, that of reading an answer among them; no timer per pause (2 microseconds)."""
+        if now >= self._read_by:
+            self.abort()
+        super().sweep(now)
 
     def abort(self) -> None:
         """Reset the connection: the caller sees that its answer was cut."""
@@ -171,6 +216,11 @@ class CallerConnection(StrictConnection):
         if task is not None and not task.done():
             task.cancel()
             await asyncio.wait((task,), timeout=CUT_SECONDS)
+
+    @property
+    def has_unsent(self) -> bool:
+        """Whether some of what was sent is still to be written."""
+        return self.transport is not None and bool(self.transport.get_write_buffer_size())
 
     @property
     def _has_unsent(self) -> bool:
@@ -276,6 +326,7 @@ class CallerConnection(StrictConnection):
             if self.transport is None or self.transport.is_closing():
                 break
             message: Any
+            payload: Any
             message, payload = messages.popleft()
             self._strict.message_consumed()
             if self._buffer_paused and len(messages) <= self._msg_queue_resume_size:
@@ -291,7 +342,7 @@ class CallerConnection(StrictConnection):
                 self._request_in_progress = False
                 if self._handler_waiter is not None and not self._handler_waiter.done():
                     self._handler_waiter.set_result(None)
-            if payload is not EMPTY_PAYLOAD and not payload.is_eof() and not self._force_close:
+            if payload is not EMPTY_BODY and not payload.is_eof() and not self._force_close:
                 keep_alive = await self._discard(payload, then_close=not keep_alive) and keep_alive
             if not keep_alive or self._close or self._force_close or self._is_ending:
                 return False
@@ -310,7 +361,7 @@ class CallerConnection(StrictConnection):
             return False
         return not self.is_closing
 
-    async def _discard(self, payload: StreamReader, *, then_close: bool) -> bool:
+    async def _discard(self, payload: Body, *, then_close: bool) -> bool:
         """Read the rest of a body that nobody wants. Return whether it ended soon enough to go on."""
         await in_task()
         discarded, most = 0, CLOSING_BYTES if then_close else MAX_DISCARDED_BYTES

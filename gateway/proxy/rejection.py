@@ -19,8 +19,9 @@ import orjson
 
 from gateway.errors import UpstreamProtocolError
 from gateway.models import Rejected
-from gateway.proxy.connection import Answer, Truncated
-from gateway.proxy.whole_body import WholeBody
+from gateway.net.whole_body import WholeBody
+from gateway.proxy.answer_body import Truncated
+from gateway.proxy.connection import Answer
 
 MAX_BODY_BYTES = 16_384  # DESIGN section 2; an error of an API has a few hundred
 _GZIP_WBITS = 31  # zlib.decompressobj: gzip and nothing else

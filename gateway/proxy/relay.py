@@ -2,8 +2,8 @@
 Stream an upstream's answer to the caller.
 
 Rules:
-1. Nothing is collected: what has arrived leaves in one write with the head, the rest as it comes, at the pace of the
-   slower side.
+1. Nothing is collected: what has arrived leaves with the head, the rest as it comes, at the pace of the slower side:
+   while the caller's buffer has more than its transport takes (64 KiB), the upstream is not read (threats G3).
 2. Framing is the gateway's own: Content-Length where the length is known, else chunked, else (HTTP/1.0) until the end
    of the connection. HEAD, 204 and 304 have no body (RFC 9112 section 6.3).
 3. A 401 that reaches the caller challenges for the upstream, not with the provider's own words: those would send the
@@ -20,15 +20,16 @@ from __future__ import annotations
 from collections.abc import Awaitable
 
 from gateway.errors import AnswerEncoded, Refusal, TokenEchoed, UpstreamProtocolError
+from gateway.proxy.answer_body import Truncated
 from gateway.proxy.answers import NAME, STATUS_LINES
-from gateway.proxy.connection import Answer, Truncated
-from gateway.proxy.echo import Needles, Scanner, Watch
+from gateway.proxy.connection import Answer
+from gateway.proxy.echo import MAX_LOOKED_INTO_BYTES, Needles, Scanner, Watch
 from gateway.proxy.lane import Lane
+from gateway.proxy.passage import SMALL_BYTES, Passage
 from gateway.proxy.record import Call
 from gateway.proxy.request import ProxyRequest
 from gateway.proxy.websocket import UPGRADE_LINES
 
-PIECE_BYTES = 32_768  # written at once: what the caller does not read stays with the upstream, not here (threats G3)
 _OWN_LINES = (
     b"Proxy-Status: " + NAME.encode("ascii") + b"; received-status=%d%b\r\n"
     b"Server-Timing: auth;dur=%b, token%b;dur=%b, upstream;dur=%b\r\n%b%b\r\n"
@@ -58,7 +59,7 @@ def relay(
     assert call.match is not None  # what has no route was refused
     try:
         fields = lane.answer_rules.read(answer.raw_fields, public_url=public_url, target=call.match.target)
-        data = answer.body.read_nowait(PIECE_BYTES)
+        data = answer.body.read_nowait()
     except Truncated as exc:
         raise UpstreamProtocolError from exc
     is_whole = answer.body.at_eof()
@@ -80,17 +81,24 @@ def relay(
     head = b"".join(lines)
     look: Scanner | Watch | None = None
     # Most answers end here: one search of head and body costs 0.7 microseconds less than one of each.
-    if not is_whole or fields.coding is not None or needles.are_in(head + data):
+    is_small = len(data) <= SMALL_BYTES
+    if not (is_whole and is_small) or fields.coding is not None or needles.are_in(head + data):
         if needles.are_in(head):
             head = needles.replace(head)
             call.echo += ("field",)
         if needles.spellings and lane.route.echo_guard != "off" and (data or not is_whole):
             data, look = _look(call, lane, needles, data, coding=fields.coding, is_whole=is_whole)
     call.status = answer.status
-    call.bytes_sent = len(data)
     request.has_answered = True
-    request.client.send(head + _framed(data) if is_chunked else head + data)
-    return None if is_whole else _relay_rest(request, lane, answer, look, is_chunked=is_chunked)
+    if is_whole and is_small:
+        call.bytes_sent = len(data)
+        request.client.send(head + data)
+        return None
+    passage = Passage(call, request.client, look, is_chunked=is_chunked)
+    passage.begin(head, data)
+    if is_whole:
+        return request.client.drain(lane.route.timeouts.idle_seconds)
+    return _relay_rest(request, lane, answer, passage, look)
 
 
 def switch(request: ProxyRequest, lane: Lane, answer: Answer, needles: Needles, *, note: str) -> bytes:
@@ -116,12 +124,7 @@ def switch(request: ProxyRequest, lane: Lane, answer: Answer, needles: Needles, 
     request.has_answered = True
     request.client.send(head)
     request.keep_alive = False
-    return answer.body.read_nowait(-1)
-
-
-def _framed(data: bytes) -> bytes:
-    """Return *data* as a chunk; nothing is none, it would be the last."""
-    return b"%x\r\n%b\r\n" % (len(data), data) if data else b""
+    return answer.body.read_nowait()
 
 
 def _look(
@@ -137,7 +140,7 @@ def _look(
     if cuts and coding is not None:
         call.echo += ("unread",)
         raise AnswerEncoded
-    if is_whole and coding is None:  # PIECE_BYTES are less than `record` looks into
+    if is_whole and coding is None and (cuts or len(data) <= MAX_LOOKED_INTO_BYTES):
         if needles.are_in(data):
             call.echo += ("cut" if cuts else "body",)
             if cuts:
@@ -167,36 +170,25 @@ def _framing(request: ProxyRequest, answer: Answer) -> tuple[bytes, bool]:
 
 
 async def _relay_rest(
-    request: ProxyRequest, lane: Lane, answer: Answer, look: Scanner | Watch | None, *, is_chunked: bool
+    request: ProxyRequest, lane: Lane, answer: Answer, passage: Passage, look: Scanner | Watch | None
 ) -> None:
     call, client = request.call, request.client
     idle_seconds = lane.route.timeouts.idle_seconds
+    client.hold_back(answer.body, idle_seconds)
     try:
-        while data := await answer.body.read(PIECE_BYTES):
-            if look is not None:
-                passed = look.feed(data)
-                if passed is None:
-                    call.echo += ("cut",)
-                    break
-                data = passed
-            call.bytes_sent += len(data)
-            if data:
-                client.send(_framed(data) if is_chunked else data)
-            await client.drain(idle_seconds)
+        await answer.body.pass_on(passage.take, None if isinstance(look, Scanner) else passage.keeps_pieces)
+    except TokenEchoed:
+        raise
     except (Truncated, Refusal) as exc:
         request.keep_alive = False
         client.abort()
         raise AnswerCut from exc
     finally:
+        client.hold_back(None)
         if isinstance(look, Watch):
             call.echo += look.says()
-    if "cut" in call.echo:
-        raise TokenEchoed
-    held = look.end() if isinstance(look, Scanner) else b""
-    call.bytes_sent += len(held)
-    end = b"0\r\n\r\n" if is_chunked else b""
-    if held or end:
-        client.send((_framed(held) if is_chunked else held) + end)
+    await client.drain(idle_seconds)
+    passage.end()
 
 
 def _own_lines(request: ProxyRequest, status: int, note: str) -> bytes:

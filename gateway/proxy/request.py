@@ -15,11 +15,11 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
-from aiohttp.streams import EMPTY_PAYLOAD, StreamReader
-
 from gateway.errors import InvalidRequest
 from gateway.listen.head import HeaderSection, RequestHead
 from gateway.models import Caller, Limits, Subject, TokenKey
+from gateway.net.body_stream import Body
+from gateway.net.whole_body import EMPTY_BODY
 from gateway.proxy.body import RequestBody
 from gateway.proxy.record import Call
 from gateway.proxy.request_fields import RequestFields, RequestRules
@@ -74,11 +74,18 @@ class Client(Protocol):
     def is_drained(self) -> bool:
         """Whether the connection was cut because the gateway stops."""
 
+    @property
+    def has_unsent(self) -> bool:
+        """Whether some of what was sent is still to be written."""
+
     def send(self, data: bytes) -> None:
         """Write *data*; raise ConnectionError when the caller is gone."""
 
     async def drain(self, seconds: float) -> None:
         """Wait until the caller has read enough; raise ConnectionError after *seconds*."""
+
+    def hold_back(self, body: Body | None, seconds: float = 0.0) -> None:
+        """From now on hold *body* back while the caller has not read enough, for *seconds* at most; None: no longer."""
 
     def hand_over(self) -> asyncio.Transport:
         """Return the transport, for another protocol; raise InvalidRequest where the caller has spoken it too early."""
@@ -108,7 +115,7 @@ class ProxyRequest:
 
     fields: RequestFields
 
-    def __init__(self, call: Call, head: RequestHead, payload: StreamReader, client: Client) -> None:
+    def __init__(self, call: Call, head: RequestHead, payload: Body, client: Client) -> None:
         self.call = call
         self.head = head
         self.payload = payload
@@ -143,7 +150,7 @@ class ProxyRequest:
 
         Decided by what the head says alone. How much of the body is here already is a matter of packets.
         """
-        if self.payload is EMPTY_PAYLOAD:
+        if self.payload is EMPTY_BODY:
             return True
         framing = self.head.section.framing
         # A caller that expects 100 Continue may or may not send the body now (RFC 9110 section 10.1.1).
@@ -165,7 +172,7 @@ class ProxyRequest:
             BodyTooLarge: it says so.
         """
         fields = self.fields
-        if self.payload is EMPTY_PAYLOAD or not fields.has_body:
+        if self.payload is EMPTY_BODY or not fields.has_body:
             return None
         if self.payload.exception() is not None:
             raise InvalidRequest

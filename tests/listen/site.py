@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import uvloop
-from aiohttp.streams import StreamReader
 
 from gateway.listen.acceptor import Acceptor
 from gateway.listen.head import RequestHead
 from gateway.models import TrafficLimits
+from gateway.net.body_stream import Body
 from gateway.proxy.listener import CallerConnection
 from gateway.proxy.traffic import TrafficServer
 from tests.net.certificates import Authority
@@ -47,7 +47,7 @@ class Site:
         )
         self.acceptor: Acceptor
 
-    async def _serve(self, _: RequestHead, __: StreamReader, client: CallerConnection) -> bool:
+    async def _serve(self, _: RequestHead, __: Body, client: CallerConnection) -> bool:
         self.served.append(client)
         client.send(DONE)
         return True

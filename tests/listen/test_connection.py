@@ -8,7 +8,6 @@ from collections.abc import AsyncIterator, Awaitable
 from pathlib import Path
 
 import pytest
-from aiohttp.streams import StreamReader
 from structlog.testing import capture_logs
 
 from gateway.errors import Refusal
@@ -16,6 +15,7 @@ from gateway.listen.acceptor import Acceptor
 from gateway.listen.connection import HEAD_SECONDS, KEEPALIVE_SECONDS, LINGER_BYTES, LINGER_SECONDS, MAX_TURNED_AWAY
 from gateway.listen.head import RequestHead
 from gateway.models import TrafficLimits
+from gateway.net.body_stream import Body
 from gateway.proxy.listener import CallerConnection
 from gateway.proxy.traffic import TrafficServer
 from tests.net.certificates import Authority
@@ -34,7 +34,7 @@ class Listener:
         self.port = 0
         self._acceptor: Acceptor | None = None
 
-    async def _serve(self, _: RequestHead, __: StreamReader, client: CallerConnection) -> bool:
+    async def _serve(self, _: RequestHead, __: Body, client: CallerConnection) -> bool:
         client.send(DONE)
         return True
 

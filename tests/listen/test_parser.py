@@ -8,14 +8,16 @@ from itertools import pairwise
 import pytest
 from aiohttp.base_protocol import BaseProtocol
 from aiohttp.http_parser import RawRequestMessage
-from aiohttp.streams import EMPTY_PAYLOAD, StreamReader
 from aiohttp.web_protocol import RequestPayloadError, _ErrInfo
 from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.errors import Refusal, RequestTimeout
 from gateway.listen.head import RequestHead
-from gateway.listen.parser import MAX_KNOWN_BYTES, MAX_QUEUED, READ_BUFFER_BYTES, Message, StrictParser
+from gateway.listen.parser import MAX_KNOWN_BYTES, MAX_QUEUED, Message, Payload, StrictParser
+from gateway.net.backlog import Backlog
+from gateway.net.body_stream import HIGH_BYTES
+from gateway.net.whole_body import EMPTY_BODY
 from tests.listen.test_head import HEAD, WOUNDS, wounded
 
 GET = b"GET /%d HTTP/1.1\r\nHost: x\r\n\r\n"
@@ -86,9 +88,9 @@ class Reader:
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self.protocol = BaseProtocol(loop)
         self.protocol.transport = asyncio.Transport()
-        self.parser = StrictParser(self.protocol, loop, for_application=False)
+        self.parser = StrictParser(self.protocol, loop, Backlog(loop), for_application=False)
         self.protocol._parser = self.parser  # type: ignore[assignment]  # as a connection does
-        self.read: list[tuple[Message | _ErrInfo, StreamReader]] = []
+        self.read: list[tuple[Message | _ErrInfo, Payload]] = []
 
     def feed(self, data: bytes) -> None:
         messages, upgraded, tail = self.parser.feed_data(data)
@@ -104,12 +106,12 @@ class Reader:
         return [_told(message, payload) for message, payload in self.read]
 
 
-def _told(message: Message | _ErrInfo, payload: StreamReader) -> str:
+def _told(message: Message | _ErrInfo, payload: Payload) -> str:
     if isinstance(message, _ErrInfo):
         assert isinstance(message.exc, Refusal)
         return message.exc.code
     assert isinstance(message, RequestHead)
-    if payload is EMPTY_PAYLOAD:
+    if payload is EMPTY_BODY:
         return message.target
     if payload.exception() is not None:
         return f"{message.target} broken"
@@ -269,7 +271,7 @@ def told_of(data: bytes) -> list[str]:
 async def test_url_is_there_for_who_needs_it() -> None:
     """Where somebody looks at it, each message has the URL that aiohttp makes, also where fields repeat."""
     loop = asyncio.get_running_loop()
-    parser = StrictParser(BaseProtocol(loop), loop, for_application=True)
+    parser = StrictParser(BaseProtocol(loop), loop, Backlog(loop), for_application=True)
 
     messages, _, _ = parser.feed_data(GET % 1 + b"GET //a?b=c HTTP/1.1\r\nHost: x\r\n\r\n")
 
@@ -293,7 +295,7 @@ async def test_queue_is_bounded() -> None:
 async def test_reading_pauses_where_a_body_is_not_read() -> None:
     """A body that is not read stops the connection until its reader asks."""
     reader = Reader(asyncio.get_running_loop())
-    big = b"b" * (2 * READ_BUFFER_BYTES + 1)
+    big = b"b" * (HIGH_BYTES + 1)
     reader.feed(b"POST /p HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n%x\r\n%b\r\n" % (len(big), big))
     payload = reader.read[0][1]
     is_paused = reader.protocol._reading_paused

@@ -7,16 +7,17 @@ from collections.abc import Callable
 
 import pytest
 from aiohttp.base_protocol import BaseProtocol
-from aiohttp.streams import StreamReader
 
 from gateway.errors import BodyTooLarge
+from gateway.net.backlog import Backlog
+from gateway.net.body_stream import BodyStream
 from gateway.proxy.body import RequestBody
 
 
-def stream(*chunks: bytes) -> StreamReader:
+def stream(*chunks: bytes) -> BodyStream:
     """Return a body that has arrived whole in *chunks*."""
     loop = asyncio.get_running_loop()
-    reader = StreamReader(BaseProtocol(loop), 65_536, loop=loop)
+    reader = BodyStream(BaseProtocol(loop), Backlog(loop))
     for chunk in chunks:
         reader.feed_data(chunk)
     reader.feed_eof()
@@ -30,7 +31,9 @@ def body(
 
 
 async def read(request_body: RequestBody) -> bytes:
-    return b"".join([chunk async for chunk in request_body.chunks()])
+    pieces: list[bytes] = []
+    await request_body.pass_on(pieces.append)
+    return b"".join(pieces)
 
 
 async def test_body_within_the_limit_is_read_twice() -> None:

@@ -14,7 +14,8 @@ import uvloop
 
 from gateway.models import Timeouts
 from gateway.net.backlog import Backlog
-from gateway.proxy.connection import Truncated, UpstreamConnection
+from gateway.proxy.answer_body import Truncated
+from gateway.proxy.connection import UpstreamConnection
 from tests.net.certificates import Authority
 from tests.proxy.wire import answer_of
 

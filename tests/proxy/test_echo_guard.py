@@ -13,7 +13,7 @@ from urllib.parse import quote
 import pytest
 
 from gateway.proxy.echo import MAX_LOOKED_INTO_BYTES
-from gateway.proxy.relay import PIECE_BYTES
+from gateway.proxy.passage import SMALL_BYTES
 from tests.proxy.wire import call, calling, eventually, gateway_with, request, respond_with
 from tests.world import Issuer, Provider, Received, Respond, Running, Upstream, answer
 
@@ -89,7 +89,7 @@ Body = Callable[[bytes], bytes]
 RECORDED: dict[str, tuple[Body, str, list[str]]] = {
     # case: (the body with this in it, further fields, what the outcome says)
     "a short one": (lambda it: b'{"token": "' + it + b'"}', "", ["body"]),
-    "a longer one": (lambda it: b" " * (PIECE_BYTES - 5) + it, "", ["body"]),
+    "a longer one": (lambda it: b" " * (SMALL_BYTES - 5) + it, "", ["body"]),
     "at the end of what is looked into": (lambda it: b" " * (MAX_LOOKED_INTO_BYTES - len(it)) + it, "", ["body"]),
     "one byte later": (lambda it: b" " * (MAX_LOOKED_INTO_BYTES - len(it) + 1) + it, "", ["unread"]),
     "in gzip": (gzip.compress, "Content-Encoding: GZIP\r\n", ["body"]),

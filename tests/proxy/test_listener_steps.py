@@ -11,12 +11,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from aiohttp.streams import StreamReader
 
 from gateway.listen import connection as listen_connection
 from gateway.listen.acceptor import Acceptor
 from gateway.listen.connection import HEAD_SECONDS
 from gateway.listen.head import RequestHead
+from gateway.net.body_stream import Body
 from gateway.proxy import listener
 from gateway.proxy.listener import CallerConnection
 from gateway.proxy.steps import Signal, in_task
@@ -47,7 +47,7 @@ class Floor:
         self.begun: list[str] = []
         self.ended: list[tuple[str, str]] = []
 
-    async def _serve(self, head: RequestHead, _: StreamReader, client: CallerConnection) -> bool:
+    async def _serve(self, head: RequestHead, _: Body, client: CallerConnection) -> bool:
         target = head.target
         self.begun.append(target)
         self.clients.append(client)

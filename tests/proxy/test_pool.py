@@ -11,7 +11,8 @@ import pytest
 
 from gateway.errors import UpstreamProtocolError
 from gateway.models import Origin, Route, Timeouts
-from gateway.proxy.connection import READ_BUFFER_BYTES, UpstreamConnection
+from gateway.net.body_stream import HIGH_BYTES
+from gateway.proxy.connection import UpstreamConnection
 from gateway.proxy.opener import Addresses, direct_opener
 from gateway.proxy.pool import MAX_IDLE_CONNECTIONS, UpstreamPool
 from tests.proxy.wire import answer_of, call, calling, eventually, gateway_with, request
@@ -99,7 +100,7 @@ class Peer:
         connection.begin(method="GET", timeouts=Timeouts())
         accepted.sendall(answer(200, b"{}", fields))
         got = await answer_of(connection)
-        assert b"{}" == got.body.read_nowait(-1)
+        assert b"{}" == got.body.read_nowait()
         return connection
 
     def close(self) -> None:
@@ -216,7 +217,7 @@ async def test_connection_whose_answer_was_not_read_to_its_end_is_not_used(peer:
     accepted, _ = peer.listener.accept()
     peer.sockets.append(accepted)
     connection.begin(method="GET", timeouts=Timeouts())
-    size = 2 * READ_BUFFER_BYTES + 1
+    size = HIGH_BYTES + 1
     accepted.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % size)
     got = await answer_of(connection)
     await asyncio.get_running_loop().run_in_executor(None, accepted.sendall, b"x" * size)

@@ -17,7 +17,8 @@ from hypothesis import strategies as st
 from gateway.errors import Refusal
 from gateway.models import Timeouts
 from gateway.net.backlog import Backlog
-from gateway.proxy.connection import Stale, Truncated, UpstreamConnection
+from gateway.proxy.answer_body import Truncated
+from gateway.proxy.connection import Stale, UpstreamConnection
 from tests.proxy.raw_answers import TABLES, Row
 from tests.proxy.wire import answer_of, call, calling, request
 from tests.world import Issuer, Received, Running, Upstream, answer
@@ -141,7 +142,7 @@ async def outcome(row: Row, packets: list[bytes]) -> Outcome:
             if not waiting.done():
                 return ("waits",)
             found = waiting.result()
-            body = found.body.read_nowait(-1)
+            body = found.body.read_nowait()
             return (found.status, found.raw_fields, body, found.body.is_eof(), connection.rest())
         except (Refusal, Truncated, Stale) as exc:
             return (type(exc).__name__,)
@@ -202,7 +203,7 @@ def lenient(row: Row, data: bytes, loop: asyncio.AbstractEventLoop) -> tuple[int
         messages, _, _ = parser.feed_data(data)
     except HttpProcessingError:
         return None
-    return next(((head.code, body.read_nowait(-1)) for head, body in messages if head.code >= 200), None)
+    return next(((head.code, body.read_nowait()) for head, body in messages if head.code >= 200), None)
 
 
 @settings(deadline=None, max_examples=200, suppress_health_check=[HealthCheck.too_slow])

@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 
 from gateway.models import Rejected
+from gateway.net.whole_body import WholeBody
 from gateway.proxy.connection import Answer
 from gateway.proxy.rejection import MAX_BODY_BYTES, rejects_token
-from gateway.proxy.whole_body import WholeBody
 from tests.proxy.wire import call, calling, eventually, request, respond_with
 from tests.world import Issuer, Provider, Received, Running, Upstream, answer, running, settings
 

@@ -8,7 +8,7 @@ import struct
 
 import pytest
 
-from gateway.proxy.relay import PIECE_BYTES
+from gateway.proxy.passage import SMALL_BYTES
 from tests.proxy.wire import call, calling, eventually, request, respond_with
 from tests.world import Issuer, Received, Running, Upstream, answer
 
@@ -55,7 +55,7 @@ async def test_whole_answer_arrives_whole(gateway: Running, upstream: Upstream, 
 
 
 @pytest.mark.parametrize("framing", ["a length", "chunked", "the end of the connection"])
-@pytest.mark.parametrize("size", [PIECE_BYTES - 1, PIECE_BYTES, PIECE_BYTES + 1, 100_000])
+@pytest.mark.parametrize("size", [SMALL_BYTES - 1, SMALL_BYTES, SMALL_BYTES + 1, 100_000])
 async def test_answer_that_came_at_once_arrives_whole(
     gateway: Running, upstream: Upstream, issuer: Issuer, framing: str, size: int
 ) -> None:

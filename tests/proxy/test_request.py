@@ -10,6 +10,8 @@ from aiohttp.base_protocol import BaseProtocol
 
 from gateway.listen.head import RequestHead
 from gateway.listen.parser import StrictParser
+from gateway.net.backlog import Backlog
+from gateway.net.body_stream import Body
 from gateway.proxy.record import Call
 from gateway.proxy.request import Before, ProxyRequest
 from gateway.proxy.request_fields import RequestRules
@@ -24,12 +26,16 @@ class Wire:
     before: Before | None = None
     sent: bytes = b""
     is_drained: bool = False
+    has_unsent: bool = False
     parser: StrictParser | None = None  # of all of its requests; None: each has its own
 
     def send(self, data: bytes) -> None:
         self.sent += data
 
     async def drain(self, seconds: float) -> None:
+        return
+
+    def hold_back(self, body: Body | None, seconds: float = 0.0) -> None:
         return
 
     def hand_over(self) -> asyncio.Transport:
@@ -42,10 +48,11 @@ class Wire:
 async def parse(data: bytes, wire: Wire | None = None) -> ProxyRequest:
     loop = asyncio.get_running_loop()
     wire = wire or Wire()
-    parser = wire.parser or StrictParser(BaseProtocol(loop), loop, for_application=False)
+    parser = wire.parser or StrictParser(BaseProtocol(loop), loop, Backlog(loop), for_application=False)
     messages, _, _ = parser.feed_data(data)
     head, payload = next(iter(messages))
     assert isinstance(head, RequestHead)
+    assert isinstance(payload, Body)
     call = Call(head.method, head.target, call_id="1", trace_id="2", peer="", started_at=0.0, started=0.0)
     return ProxyRequest(call, head, payload, wire)
 
@@ -97,7 +104,7 @@ async def test_same_fields_are_read_once() -> None:
     wire, rules, others = Wire(), RequestRules(None, via="gateway"), RequestRules(None, via="gateway")
     data = b"GET / HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer %b\r\n\r\n"
     loop = asyncio.get_running_loop()
-    wire.parser = StrictParser(BaseProtocol(loop), loop, for_application=False)
+    wire.parser = StrictParser(BaseProtocol(loop), loop, Backlog(loop), for_application=False)
 
     first = (await parse(data % b"a", wire)).read_fields(rules)
     again = (await parse(data % b"a", wire)).read_fields(rules)

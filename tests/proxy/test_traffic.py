@@ -8,10 +8,10 @@ import ssl
 from pathlib import Path
 
 import pytest
-from aiohttp.streams import StreamReader
 
 from gateway.listen.acceptor import Acceptor
 from gateway.listen.head import RequestHead
+from gateway.net.body_stream import Body
 from gateway.proxy.listener import CallerConnection
 from gateway.proxy.traffic import TrafficServer
 from tests.net.certificates import Authority
@@ -27,7 +27,7 @@ async def test_each_connection_is_served_and_ended() -> None:
     served: list[str] = []
     malformed: list[str] = []
 
-    async def serve(head: RequestHead, _: StreamReader, client: CallerConnection) -> bool:
+    async def serve(head: RequestHead, _: Body, client: CallerConnection) -> bool:
         served.append(head.target)
         client.send(DONE)
         return True
@@ -64,7 +64,7 @@ async def test_drain_waits_for_what_a_caller_has_not_read(
     """
     served = asyncio.Event()
 
-    async def serve(_: RequestHead, __: StreamReader, client: CallerConnection) -> bool:
+    async def serve(_: RequestHead, __: Body, client: CallerConnection) -> bool:
         client.send(b"x" * ANSWER_BYTES)
         served.set()
         return keep_alive
