@@ -30,7 +30,11 @@ from bench.hot_path import write_issuer
 REQUESTS = 500
 TOLERANCE = 0.03
 STORED = ROOT / "bench" / "guard.json"
-CASES: Mapping[str, tuple[str, ...]] = {"equal heads": (), "one field changes": ("--changes",)}
+CASES: Mapping[str, tuple[str, ...]] = {
+    "equal heads": (),
+    "one field changes": ("--changes",),
+    "many callers": ("--callers", "100", "--routes", "50"),
+}
 COUNTED = re.compile(r"I\s+refs:\s+([\d,]+)")
 RUN_SECONDS = 900
 
@@ -65,7 +69,7 @@ def per_request() -> dict[str, int]:
     with tempfile.TemporaryDirectory(prefix="gateway-guard-") as name:
         directory = Path(name)
         keep_bytecode(directory / "bytecode")
-        write_issuer(directory)  # one for all runs: how long it takes to find a prime is chance
+        write_issuer(directory, callers=100)  # one for all runs: how long it takes to find a prime is chance
         for case in CASES:  # without the simulator: what is wrong is said at once, and all is compiled
             subprocess.run(
                 words(directory, REQUESTS, case), cwd=ROOT, check=True, stdout=subprocess.DEVNULL, timeout=RUN_SECONDS

@@ -14,18 +14,19 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import json
+import resource
 import socket
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
-from itertools import count
+from collections.abc import Callable, Iterator, Sequence
+from itertools import chain, cycle
 from pathlib import Path
 from random import Random
 from typing import Any
 
 import uvloop
-import yaml
 
 from bench.contestants import AUDIENCE, ISSUER, USER, make_issuer
 from bench.upstream import Connection, Upstream
@@ -54,11 +55,12 @@ from gateway.telemetry import Metrics
 
 WARM_UP = 200  # requests before the first that counts: caches, memos, the interpreter's own specialising
 TOKEN = "bench-" + "0123456789abcdef" * 2
+ORDERED = 65_536  # requests of many callers before their order is repeated
 STARTED_AT = 1_800_000_000.0  # POSIX seconds, the same in each run
 TICK_SECONDS = 1e-6  # by which each look at a clock moves it: 20,000 looks stay within every cache's time
 
 HEAD = (
-    "GET /api/people?page=1 HTTP/1.1\r\nHost: gateway.bench.example\r\nUser-Agent: bench/1\r\nAccept: */*\r\n"
+    "GET {prefix}/people?page=1 HTTP/1.1\r\nHost: gateway.bench.example\r\nUser-Agent: bench/1\r\nAccept: */*\r\n"
     "Authorization: Bearer {credential}\r\nX-Request-Id: "
 )
 
@@ -141,11 +143,12 @@ class OneToken:
 
 
 class Agent:
-    """Sends requests on one connection, each after the answer to the one before, until *total* were answered."""
+    """Sends requests on one connection, each after the answer to the one before: *warm_up* and *total* of them."""
 
-    def __init__(self, requests: Iterator[bytes], *, total: int, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(self, requests: Iterator[bytes], *, warm_up: int, total: int, loop: asyncio.AbstractEventLoop) -> None:
         self._requests = requests
-        self._left = total
+        self._warm_up = warm_up
+        self._left = warm_up + total
         self._loop = loop
         self.answered = 0
         self.failed = 0
@@ -167,7 +170,7 @@ class Agent:
         self.answered += 1
         self.failed += not data.startswith(b"HTTP/1.1 200 ")
         self._left -= 1
-        if self.answered == WARM_UP:
+        if self.answered == self._warm_up:
             self.warm_at = time.process_time()
         if self._left:
             self._loop.call_soon(self._send)
@@ -192,31 +195,50 @@ def opener(answer: bytes, loop: asyncio.AbstractEventLoop) -> Callable[[], Any]:
     return open_connection
 
 
-def requests(credential: str, *, changes: bool) -> Iterator[bytes]:
-    """Yield requests without end: byte for byte the same, or (*changes*) with one field that is always another."""
-    head = HEAD.format(credential=credential).encode()
-    for number in count():
-        yield head + b"%032x\r\n\r\n" % (number if changes else 0)
+def requests(credentials: Sequence[str], *, routes: int, changes: bool) -> Iterator[bytes]:
+    """
+    Yield requests without end: byte for byte the same, or (*changes*) with one field that is always another.
+
+    Of several callers each calls the one of *routes* that is its own, in an order that no cache can guess; all of them
+    once before any calls again.
+    """
+    heads = [
+        HEAD.format(prefix=prefix_of(caller % routes, routes), credential=credential).encode()
+        for caller, credential in enumerate(credentials)
+    ]
+    order = [number % len(heads) for number in range(max(len(heads), ORDERED))]
+    once, rest = order[: len(heads)], order[len(heads) :]
+    Random(0).shuffle(once)
+    Random(1).shuffle(rest)
+    callers = chain(once, cycle(rest or once))
+    for number, caller in enumerate(callers):
+        yield heads[caller] + b"%032x\r\n\r\n" % (number if changes else 0)
 
 
-def configuration(directory: Path, jwks_port: int) -> Configuration:
-    """Return what the gateway of bench/gateway_under_test.py has: one route, one issuer, one policy."""
+def prefix_of(route: int, routes: int) -> str:
+    """Return the prefix of a route: of one alone, what it was when the first figures were stored."""
+    return "/api" if routes == 1 else f"/api-{route}"
+
+
+def configuration(directory: Path, jwks_port: int, *, routes: int, users: list[str]) -> Configuration:
+    """Return what the gateway of bench/gateway_under_test.py has: *routes*, one issuer, one policy for *users*."""
     issuer = {
         "issuer": ISSUER,
         "jwks_uri": f"http://127.0.0.1:{jwks_port}/bench/jwks",
         "audience": AUDIENCE,
         "required_scope": None,
     }
-    route = {"name": "bench", "prefix": "/api", "upstream": "http://127.0.0.1:9", "connection": "bench"}
+    route = {"upstream": "http://127.0.0.1:9", "connection": "bench", "allow": ["GET /**"]}
+    names = ["bench"] if routes == 1 else [f"bench-{number}" for number in range(routes)]
     document = {
         "version": 1,
         "project": "bench",
         "callers": {"issuers": [issuer]},
         "egress": {"allow_private": ["127.0.0.0/8"], "allow_http": True},
-        "policies": [{"id": "readers", "effect": "allow", "connections": ["bench"], "users": [USER]}],
-        "routes": [{**route, "allow": ["GET /**"]}],
+        "policies": [{"id": "readers", "effect": "allow", "connections": ["bench"], "users": users}],
+        "routes": [{**route, "name": name, "prefix": prefix_of(number, routes)} for number, name in enumerate(names)],
     }
-    return parse(yaml.safe_dump(document).encode(), name="routes.yaml", directory=directory, environ={})
+    return parse(json.dumps(document).encode(), name="routes.yaml", directory=directory, environ={})
 
 
 def lane_of(route: Route, answer: bytes, loop: asyncio.AbstractEventLoop, *, policies: PolicySet) -> Lane:
@@ -225,16 +247,24 @@ def lane_of(route: Route, answer: bytes, loop: asyncio.AbstractEventLoop, *, pol
     return Lane(route, pool, has_conditions=policies.has_conditions(route.name, route.connection))
 
 
-def write_issuer(directory: Path) -> Path:
-    """Write the keys of a new issuer and a caller's credential to *directory*, and return it."""
+def write_issuer(directory: Path, *, callers: int) -> Path:
+    """Write the keys of a new issuer and the credentials of *callers* to *directory*, and return it."""
     issuer = make_issuer(directory, now=int(STARTED_AT))
-    (directory / "credential").write_text(issuer.credential)
+    credentials = [issuer.credential, *(issuer.sign(user) for user in users_of(callers)[1:])]
+    (directory / "credentials").write_text("\n".join(credentials))
     return directory
 
 
-async def drive(directory: Path, *, jwks: bytes, credential: str, total: int, changes: bool) -> float:
+def users_of(callers: int) -> list[str]:
+    """Return the users behind so many credentials."""
+    return [USER, *(f"user-{number}" for number in range(1, callers))]
+
+
+async def drive(
+    directory: Path, *, jwks: bytes, credentials: Sequence[str], routes: int, total: int, changes: bool
+) -> float:
     """
-    Have the hot path serve WARM_UP and *total* requests; return the CPU of one of these, in seconds.
+    Have the hot path serve those that warm it up and *total* requests; return the CPU of one of these, in seconds.
 
     Raises:
         SystemExit: one of them went wrong.
@@ -243,7 +273,9 @@ async def drive(directory: Path, *, jwks: bytes, credential: str, total: int, ch
     clock, monotonic = Clock(STARTED_AT), Clock(0.0)
     canned = Upstream(token=TOKEN, jwks=jwks)
     keys_server = await loop.create_server(lambda: Connection(canned), "127.0.0.1", 0)
-    config = configuration(directory, keys_server.sockets[0].getsockname()[1])
+    warm_up = max(WARM_UP, 2 * len(credentials))
+    users = users_of(len(credentials))
+    config = configuration(directory, keys_server.sockets[0].getsockname()[1], routes=routes, users=users)
     policies = PolicySet([settings.policy(entry) for entry in config.policies or ()])
     store = await Store.open(sqlite_url(directory / "gateway.db"))
     feed = ChangeFeed(store, clock=clock, monotonic=monotonic)
@@ -271,7 +303,8 @@ async def drive(directory: Path, *, jwks: bytes, credential: str, total: int, ch
         server = TrafficServer(
             exchange.serve, on_refused=exchange.count_unread, loop=loop, limits=config.listeners.traffic.limits
         )
-        agent = Agent(requests(credential, changes=changes), total=WARM_UP + total, loop=loop)
+        sent = requests(credentials, routes=routes, changes=changes)
+        agent = Agent(sent, warm_up=warm_up, total=total, loop=loop)
         agent.connect(server)
         await agent.done
         cpu_seconds = time.process_time() - agent.warm_at
@@ -284,7 +317,7 @@ async def drive(directory: Path, *, jwks: bytes, credential: str, total: int, ch
     egress_log.close()
     await store.close()
     recorded = egress_log.path.read_bytes().count(b'"event":"outcome"')
-    if agent.failed or not agent.answered == recorded == WARM_UP + total:
+    if agent.failed or not agent.answered == recorded == warm_up + total:
         sys.exit(f"bench: {agent.answered} answers, {agent.failed} of them not 200, {recorded} outcome lines")
     return cpu_seconds / total
 
@@ -293,12 +326,23 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--requests", type=int, required=True)
     parser.add_argument("--changes", action="store_true", help="one field of each request is another")
-    parser.add_argument("--issuer", type=Path, help="directory with jwks.json and credential; absent: a new one")
+    parser.add_argument("--callers", type=int, default=1, help="each with a credential and a route of its own")
+    parser.add_argument("--routes", type=int, default=1, help="shared by the callers where they are fewer")
+    parser.add_argument("--issuer", type=Path, help="directory with jwks.json and credentials; absent: a new one")
     said = parser.parse_args()
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))  # a connection for each route
     settle_garbage()
     with tempfile.TemporaryDirectory(prefix="gateway-bench-") as name:
-        own = said.issuer or write_issuer(Path(name))
-        jwks, credential = (own / "jwks.json").read_bytes(), (own / "credential").read_text()
-        driven = drive(Path(name), jwks=jwks, credential=credential, total=said.requests, changes=said.changes)
+        own = said.issuer or write_issuer(Path(name), callers=said.callers)
+        jwks, credentials = (own / "jwks.json").read_bytes(), (own / "credentials").read_text().split("\n")
+        driven = drive(
+            Path(name),
+            jwks=jwks,
+            credentials=credentials[: said.callers],
+            routes=said.routes,
+            total=said.requests,
+            changes=said.changes,
+        )
         seconds = uvloop.run(driven)
     print(f"{1e6 * seconds:.1f} microseconds of CPU a request")

@@ -38,10 +38,11 @@ from gateway.errors import (
     RequestTimeout,
 )
 from gateway.listen.head import RequestHead
-from gateway.models import Caller, CredentialPlace, RouteMatch, Subject, TokenKey
+from gateway.models import Caller, CredentialPlace, RouteMatch, Subject
 from gateway.net.body_stream import Body
 from gateway.proxy import record
 from gateway.proxy.answers import NAME, refusal_answer
+from gateway.proxy.askers import Askers
 from gateway.proxy.attempts import Attempts
 from gateway.proxy.discovery import WELL_KNOWN, ProtectedResource
 from gateway.proxy.forwarded import TrustedProxies
@@ -113,6 +114,7 @@ class Exchange:
         self._trusted_proxies = trusted_proxies or TrustedProxies()
         self._no_route = RequestRules(None, via=via, trusts_proxies=bool(self._trusted_proxies))
         self._strangers = Strangers(egress_log)
+        self._askers = Askers()
 
     # --- the order -------------------------------------------------------------------------------------------
 
@@ -212,7 +214,9 @@ class Exchange:
         call.match = match
         call.match = match = self._judged(request, lane, match, fields)
         if asker is None:
-            asker = _asker(request, lane, caller, credential)
+            asker = self._askers.of(lane, caller, credential, fields)
+            if request.before is not None:
+                request.before.asker = asker
         request.asker = asker
         call.subject, call.who = asker.subject, asker.who
         self._authorize(call, lane, caller, asker.subject, match)
@@ -361,17 +365,6 @@ class Exchange:
         for lane in self._lanes.values():
             lane.pool.sweep()
         self._strangers.write(self._clock())
-
-
-def _asker(request: ProxyRequest, lane: Lane, caller: Caller, credential: str) -> Asker:
-    """Return for whom *request* is sent, and keep it for the next request with the same fields."""
-    fields, route = request.fields, lane.route
-    subject = choose_subject(caller, route, user=fields.user, tenant=fields.tenant, account=fields.account)
-    key = TokenKey(route.connection, subject.user, subject.tenant, route.scopes, subject.account)
-    asker = Asker(lane, caller, credential, subject, key, record.who(caller, subject, route))
-    if request.before is not None:
-        request.before.asker = asker
-    return asker
 
 
 def _who(caller: Caller) -> tuple[str | None, ...]:
