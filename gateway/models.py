@@ -215,13 +215,14 @@ class Route:
     audit: Literal["default", "required"] = "default"
 
 
-class RouteMatch(NamedTuple):
+@dataclass(slots=True)
+class RouteMatch:
     """
     The route of a request, its method, and the target to call.
 
     *path* is the canonical raw path below the prefix, beginning with "/" (what patterns and policies see);
     *target* is the request target sent upstream: base path, path, "?" and query, byte for byte.
-    A tuple, not a dataclass: one is made per request (0.2 microseconds).
+    Not frozen: one is made per request, and that would cost 0.5 microseconds.
     """
 
     route: Route

@@ -17,7 +17,7 @@ from typing import Protocol
 
 from gateway.net.backlog import Backlog
 from gateway.net.body_stream import BodyStream, Source
-from gateway.proxy.answer_head import AnswerHead
+from gateway.proxy.answer_head import Answer
 from gateway.proxy.chunks import Chunks
 from gateway.proxy.steps import Signal
 
@@ -60,7 +60,7 @@ class AnswerBody:
 
     __slots__ = ("_chunks", "_left", "has_extra", "is_behind", "is_over", "lasts", "stream")
 
-    def __init__(self, head: AnswerHead, stream: BodyStream) -> None:
+    def __init__(self, head: Answer, stream: BodyStream) -> None:
         self.stream = stream
         self._chunks = Chunks() if head.is_chunked else None
         self._left = head.length or 0

@@ -18,7 +18,8 @@ from __future__ import annotations
 
 import re
 from functools import lru_cache
-from typing import NamedTuple
+
+from gateway.net.body_stream import Body
 
 MAX_HEAD_BYTES = 65_536  # status line and fields; servers' own limits are between 8 and 64 KiB
 MAX_LINE_BYTES = 8_190  # as of a request (threats R32)
@@ -55,22 +56,36 @@ class HeadInvalid(Exception):
     """This is no head of an answer, or one that could be read in two ways."""
 
 
-class AnswerHead(NamedTuple):
+class Answer:
     """
-    What a head says. *length* is Content-Length; without it and *is_chunked* the body ends with the connection.
+    What a head says, and the *body* behind it, which the connection adds.
 
-    *keeps_alive*: the upstream takes another request on this connection; for *keep_alive_seconds*, if it says so.
+    *length* is Content-Length; without it and *is_chunked* the body ends with the connection. *keeps_alive*: the
+    upstream takes another request on this connection; for *keep_alive_seconds*, if it says so.
     """
 
-    status: int
-    raw_fields: tuple[tuple[bytes, bytes], ...]
-    length: int | None
-    is_chunked: bool
-    keeps_alive: bool
-    keep_alive_seconds: int | None
+    __slots__ = ("body", "is_chunked", "keep_alive_seconds", "keeps_alive", "length", "raw_fields", "status")
+
+    body: Body
+
+    def __init__(
+        self,
+        status: int,
+        raw_fields: tuple[tuple[bytes, bytes], ...],
+        length: int | None,
+        is_chunked: bool = False,
+        keeps_alive: bool = True,
+        keep_alive_seconds: int | None = None,
+    ) -> None:
+        self.status = status
+        self.raw_fields = raw_fields
+        self.length = length
+        self.is_chunked = is_chunked
+        self.keeps_alive = keeps_alive
+        self.keep_alive_seconds = keep_alive_seconds
 
 
-def read_head(data: bytes, end: int) -> AnswerHead:
+def read_head(data: bytes, end: int) -> Answer:
     """
     Return the head that *data* begins with and that ends, with its empty line, before *end*.
 
@@ -111,7 +126,7 @@ def read_head(data: bytes, end: int) -> AnswerHead:
     if is_chunked and length is not None:
         raise HeadInvalid
     keeps_alive = not is_http_1_0 if not options else _keeps_alive(options, is_http_1_0=is_http_1_0)
-    return AnswerHead(int(matched[2]), tuple(fields), length, is_chunked, keeps_alive, keep_alive_seconds)
+    return Answer(int(matched[2]), tuple(fields), length, is_chunked, keeps_alive, keep_alive_seconds)
 
 
 def _read_line(line: bytes) -> _Read:

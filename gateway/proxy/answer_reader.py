@@ -23,7 +23,7 @@ from gateway.net.backlog import Backlog
 from gateway.net.body_stream import Body
 from gateway.net.whole_body import WholeBody
 from gateway.proxy.answer_body import AnswerBody, AnswerStream, Truncated
-from gateway.proxy.answer_head import AnswerHead
+from gateway.proxy.answer_head import Answer
 from gateway.proxy.direct import DIRECT_BYTES, DirectReader
 from gateway.proxy.steps import Signal
 
@@ -76,7 +76,7 @@ class AnswerReader(BaseProtocol):
         if not self._awaits_turn:
             super()._resume_transport_reading()
 
-    def _begin_body(self, head: AnswerHead, data: bytes) -> Body:
+    def _begin_body(self, head: Answer, data: bytes) -> Body:
         """Return the body that follows *head*, of which *data* is here."""
         length = head.length
         self._read = self._read_extra

@@ -208,8 +208,7 @@ class Attempts:
         rules = lane.upstream_rules.rejected
         if sent.answer.status == 401 or not rules:
             return sent.answer.status == 401
-        is_rejected, sent.answer = await rejects_token(sent.answer, rules)
-        return is_rejected
+        return await rejects_token(sent.answer, rules)
 
     async def _after_rejection(
         self,

@@ -23,14 +23,13 @@ from __future__ import annotations
 import asyncio
 import select
 from ssl import SSLError
-from typing import NamedTuple
 
 from gateway.errors import UpstreamProtocolError, UpstreamUnreachable
 from gateway.models import Timeouts
 from gateway.net.backlog import Backlog
 from gateway.net.body_stream import Body
 from gateway.net.whole_body import WholeBody
-from gateway.proxy.answer_head import AnswerHead, HeadInvalid, check_beginning, read_head
+from gateway.proxy.answer_head import Answer, HeadInvalid, check_beginning, read_head
 from gateway.proxy.answer_reader import AnswerReader
 from gateway.proxy.chunks import ChunksInvalid
 
@@ -40,19 +39,6 @@ MAX_INFORMATIONAL = 64  # 1xx answers before the answer; servers send one or two
 
 class Stale(Exception):
     """A reused connection was gone before any byte of an answer came."""
-
-
-class Answer(NamedTuple):
-    """
-    The head of an upstream's answer and its body, not yet read.
-
-    *length* is its Content-Length; None: it has none, or none that counts.
-    """
-
-    status: int
-    raw_fields: tuple[tuple[bytes, bytes], ...]
-    body: Body
-    length: int | None
 
 
 class UpstreamConnection(AnswerReader):
@@ -266,7 +252,7 @@ class UpstreamConnection(AnswerReader):
             self._take_informational(head)
             checked = 0
 
-    def _take_informational(self, head: AnswerHead) -> None:
+    def _take_informational(self, head: Answer) -> None:
         self._informational += 1
         # RFC 9110 15.2: it ends with its head. 101 switches to what nobody asked for (threats A9).
         if head.status == 101 or head.is_chunked or head.length or self._informational > MAX_INFORMATIONAL:
@@ -274,7 +260,7 @@ class UpstreamConnection(AnswerReader):
         if head.status == 100 and self._continue is not None and not self._continue.done():
             self._continue.set_result(None)
 
-    def _take_head(self, head: AnswerHead, data: bytes) -> None:
+    def _take_head(self, head: Answer, data: bytes) -> None:
         """Take the final *head*, and *data*, which came behind it."""
         if head.status == 101:
             self._take_switch(head, data)
@@ -284,15 +270,17 @@ class UpstreamConnection(AnswerReader):
         body = self._begin_body(head, data)
         self._spoiled = self._spoiled or not head.keeps_alive
         self.keep_alive_seconds = head.keep_alive_seconds
-        self._answer = Answer(head.status, head.raw_fields, body, head.length)
+        head.body = body
+        self._answer = head
 
-    def _take_switch(self, head: AnswerHead, data: bytes) -> None:
+    def _take_switch(self, head: Answer, data: bytes) -> None:
         """Take an answer behind which another protocol begins, with *data* as far as it has come."""
         if head.is_chunked or head.length:
             raise HeadInvalid  # RFC 9110 15.2: a 101 has no content
         self._spoiled = True
         self._read = self._read_extra
-        self._answer = Answer(head.status, head.raw_fields, WholeBody(data), head.length)
+        head.body = WholeBody(data)
+        self._answer = head
         self._pause_transport_reading()  # what comes next is for whoever takes the transport over
 
     def hand_over(self) -> asyncio.Transport:

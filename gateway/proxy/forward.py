@@ -21,8 +21,9 @@ from aiohttp.web_protocol import RequestPayloadError
 
 from gateway.errors import InvalidRequest, Refusal, UpstreamUnreachable
 from gateway.models import ConnectionToken
+from gateway.proxy.answer_head import Answer
 from gateway.proxy.body import RequestBody
-from gateway.proxy.connection import Answer, Stale, UpstreamConnection
+from gateway.proxy.connection import Stale, UpstreamConnection
 from gateway.proxy.echo import Needles
 from gateway.proxy.lane import Lane
 from gateway.proxy.request import ProxyRequest

@@ -21,31 +21,32 @@ from gateway.errors import UpstreamProtocolError
 from gateway.models import Rejected
 from gateway.net.whole_body import WholeBody
 from gateway.proxy.answer_body import Truncated
-from gateway.proxy.connection import Answer
+from gateway.proxy.answer_head import Answer
 
 MAX_BODY_BYTES = 16_384  # DESIGN section 2; an error of an API has a few hundred
 _GZIP_WBITS = 31  # zlib.decompressobj: gzip and nothing else
 
 
-async def rejects_token(answer: Answer, rules: tuple[Rejected, ...]) -> tuple[bool, Answer]:
+async def rejects_token(answer: Answer, rules: tuple[Rejected, ...]) -> bool:
     """
-    Return whether *answer* rejects the token, and the answer to pass on: its body may have been read.
+    Return whether *answer* rejects the token; its body may have been read, and has another reader then.
 
     Raises:
         Refusal: the body ended too early, or broke the protocol.
     """
     fitting = [rule for rule in rules if rule.status == answer.status]
     if not fitting:
-        return False, answer
+        return False
     if any(not rule.pointer for rule in fitting):
-        return True, answer
+        return True
     coding = _readable_coding(answer)
     if coding is None:
-        return False, answer
+        return False
     data = await _read(answer)
     document = _document(data, coding)
     is_rejected = any(_value(document, rule.pointer) in rule.values for rule in fitting)
-    return is_rejected, answer._replace(body=WholeBody(data))
+    answer.body = WholeBody(data)
+    return is_rejected
 
 
 def _readable_coding(answer: Answer) -> bytes | None:

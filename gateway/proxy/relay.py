@@ -21,8 +21,8 @@ from collections.abc import Awaitable
 
 from gateway.errors import AnswerEncoded, Refusal, TokenEchoed, UpstreamProtocolError
 from gateway.proxy.answer_body import Truncated
+from gateway.proxy.answer_head import Answer
 from gateway.proxy.answers import NAME, STATUS_LINES
-from gateway.proxy.connection import Answer
 from gateway.proxy.echo import MAX_LOOKED_INTO_BYTES, Needles, Scanner, Watch
 from gateway.proxy.lane import Lane
 from gateway.proxy.passage import SMALL_BYTES, Passage

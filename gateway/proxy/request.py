@@ -13,7 +13,7 @@ Version, Host and framing are as `listen/head.py` wants them: nothing else gets 
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from gateway.errors import InvalidRequest
 from gateway.listen.head import HeaderSection, RequestHead
@@ -31,15 +31,18 @@ if TYPE_CHECKING:
 MAX_DISCARDED_BYTES = 65_536  # of a body that nobody wants, read and thrown away to keep its connection
 
 
-class Asker(NamedTuple):
+class Asker:
     """For whom a request is sent on *lane*: the caller, and whose token it gets; *who* says both to the record."""
 
-    lane: Lane
-    caller: Caller
-    credential: str
-    subject: Subject
-    key: TokenKey
-    who: str
+    __slots__ = ("caller", "credential", "key", "lane", "subject", "who")
+
+    def __init__(self, lane: Lane, caller: Caller, credential: str, subject: Subject, key: TokenKey, who: str) -> None:
+        self.lane = lane
+        self.caller = caller
+        self.credential = credential
+        self.subject = subject
+        self.key = key
+        self.who = who
 
 
 class Before:

@@ -16,6 +16,7 @@ The catalogue knows the paths (`gateway/providers`); what it does not know, a ro
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import replace
 
 from gateway.access.patterns import DenySet
 from gateway.errors import FieldNotPassed, MintingNotAllowed, MultiplexNotAllowed
@@ -52,7 +53,7 @@ class TargetRules:
                     raise FieldNotPassed
                 override = named
             if sent != text:
-                match = match._replace(target=f"{path}{mark if sent else ''}{sent}")
+                match = replace(match, target=f"{path}{mark if sent else ''}{sent}")
         if self._minting is not None and self._minting.matches(path):
             raise MintingNotAllowed
         if self._multiplex is not None and self._multiplex.matches(path):

@@ -13,7 +13,8 @@ from urllib.parse import urlsplit
 
 import orjson
 
-from gateway.proxy.connection import Answer, UpstreamConnection
+from gateway.proxy.answer_head import Answer
+from gateway.proxy.connection import UpstreamConnection
 from tests.world import Issuer, Provider, Running, Upstream, create_connection, running, settings
 
 WAIT_SECONDS = 5.0  # a test that waits longer has failed
