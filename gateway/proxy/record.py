@@ -63,31 +63,20 @@ class Call:
     """
     One request on its way through the stages: what is known of it so far. Belongs to one task.
 
-    *started_at* is POSIX seconds, *started* monotonic seconds. What most calls leave as it is stands on the class.
+    *started_at* is POSIX seconds, *started* monotonic seconds.
     *peer* is the caller's address: the connection's other end, or whom a trusted proxy names. *echo* is where the
     injected token was in the answer: in a field, in the body, in one that was cut; or that some body is unread. *who*
     says who calls for whom, once that is known (the function of that name). *traceparent* is the field line with the
     W3C trace context, for the upstream and for the answer.
     """
 
-    address: str | None = None
-    attempts = 0
-    auth_seconds = 0.0
-    bytes_received = 0
-    bytes_sent = 0
-    caller: Caller | None = None
-    echo: tuple[Echo, ...] = ()
-    effective_method: str | None = None
-    match: RouteMatch | None = None
-    refreshed = False
-    rule: str | None = None
-    status = 0
-    subject: Subject | None = None
-    token_seconds = 0.0
-    upstream_seconds = 0.0
-    who: str | None = None
-    _durations: tuple[bytes, bytes, bytes] | None = None
-    _who_and_what: bytes | None = None
+    # Slots that are all set: an attribute of the class, read through its object, is looked for in four places.
+    __slots__ = (
+        *("_durations", "_who_and_what", "address", "attempts", "auth_seconds", "bytes_received", "bytes_sent"),
+        *("caller", "echo", "effective_method", "id", "match", "method", "peer", "refreshed", "rule", "started"),
+        *("started_at", "status", "subject", "target", "token_seconds", "trace_id", "traceparent"),
+        *("upstream_seconds", "who"),
+    )
 
     def __init__(
         self, method: str, target: str, *, call_id: str, trace_id: str, peer: str, started_at: float, started: float
@@ -99,6 +88,19 @@ class Call:
         self.peer = peer
         self.started_at = started_at
         self.started = started
+        self.address: str | None = None
+        self.attempts = self.bytes_received = self.bytes_sent = self.status = 0
+        self.auth_seconds = self.token_seconds = self.upstream_seconds = 0.0
+        self.caller: Caller | None = None
+        self.echo: tuple[Echo, ...] = ()
+        self.effective_method: str | None = None
+        self.match: RouteMatch | None = None
+        self.refreshed = False
+        self.rule: str | None = None
+        self.subject: Subject | None = None
+        self.who: str | None = None
+        self._durations: tuple[bytes, bytes, bytes] | None = None
+        self._who_and_what: bytes | None = None
 
     def follow(self, trace_id: str) -> None:
         """Take part in the trace *trace_id*, of 32 hexadecimal digits."""
