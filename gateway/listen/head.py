@@ -210,16 +210,14 @@ def split_fields(fields: bytes) -> RawFields:
     if len(fields) == 4:
         return ()
     found = []
-    # FIELDS lets no CR or LF stand but between lines, and no colon in a name. 3.0 microseconds
-    # for 700 bytes, and 4.3 by a regular expression.
+    has_tab = b"\t" in fields
+    # FIELDS lets no CR or LF stand but between lines, and no colon in a name. 3.0 microseconds for 700 bytes, 4.3 by
+    # a regular expression.
     for line in fields[2:-4].split(b"\r\n"):
         name, _, value = line.partition(b":")
+        if has_tab and b"\t" in value.lstrip(b" \t") and name.lower() == b"transfer-encoding":
+            raise InvalidRequest
         found.append((name, value.strip(b" \t")))  # RFC 9112 5: blanks around a value are not part of it
-    if b"\t" in fields:
-        for line in fields[2:-4].split(b"\r\n"):
-            name, _, value = line.partition(b":")
-            if b"\t" in value.lstrip(b" \t") and name.lower() == b"transfer-encoding":
-                raise InvalidRequest
     return tuple(found)
 
 

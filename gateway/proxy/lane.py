@@ -131,8 +131,6 @@ class Lane:
         return f"{inject.name}: {value}\r\n".encode("ascii")
 
     def target(self, target: str, token: str) -> str:
-        """Return the request target to send: *target*, and *token* in its query where the route injects it there."""
+        """Return *target* with *token* in its query, for a route that injects it there."""
         inject = self.route.inject
-        if not self.injects_field:
-            return with_param(target, inject.name, inject.format.replace("{token}", token))
-        return target
+        return with_param(target, inject.name, inject.format.replace("{token}", token))

@@ -203,7 +203,7 @@ class CallerConnection(StrictConnection):
                     await asyncio.wait((serving,))
                 had_unsent = await self._unsent_has_left()
         except TimeoutError:
-            if serving is not None or self._has_unsent:
+            if serving is not None or self._is_answer_here:
                 await self._cut(task)
                 return False
         self.force_close()
@@ -219,15 +219,15 @@ class CallerConnection(StrictConnection):
 
     @property
     def has_unsent(self) -> bool:
-        """Whether some of what was sent is still to be written."""
+        """Whether some of what was given to `send` is still to be written, and what holds it must not change."""
         return self.transport is not None and bool(self.transport.get_write_buffer_size())
 
     @property
-    def _has_unsent(self) -> bool:
+    def _is_answer_here(self) -> bool:
         """Whether some of an answer is still in this process."""
         if self.transport is None:
             return False
-        if self.transport.get_write_buffer_size():
+        if self.has_unsent:
             return True
         if not self._is_over_tls:
             return False
@@ -247,7 +247,7 @@ class CallerConnection(StrictConnection):
         had_unsent = False
         looks = left = UNSENT_LOOKS if self._is_over_tls else 1
         while left:
-            if self._has_unsent:
+            if self._is_answer_here:
                 had_unsent, left = True, looks
             else:
                 left -= 1

@@ -13,7 +13,7 @@ from gateway.models import Timeouts
 from gateway.net.backlog import Backlog
 from gateway.proxy.answer_body import Truncated
 from gateway.proxy.connection import UpstreamConnection
-from gateway.proxy.direct import DIRECT_BYTES, LARGE_BYTES, MAX_LENT_BYTES, SMALL_BYTES, DirectReader, Memory
+from gateway.proxy.direct import DIRECT_BYTES
 from tests.proxy.wire import answer_of
 
 BODY = os.urandom(4 * DIRECT_BYTES + 7)
@@ -122,28 +122,3 @@ async def test_reader_who_leaves_a_large_body_ends_it() -> None:
             await passing
 
         assert not connection.rest()
-
-
-def test_lent_memory_is_bounded() -> None:
-    """
-    Buffers are smaller while many of them are still to be written, and as large as before once they are.
-    """
-    memory = Memory()
-    held: list[memoryview] = []
-    while memory.lent_bytes < MAX_LENT_BYTES:
-        held.append(memory.get())
-        memory.lend()
-    crowded = len(memory.get())
-    held.clear()
-
-    assert (SMALL_BYTES, 0, LARGE_BYTES) == (crowded, memory.lent_bytes, len(memory.get()))
-
-
-async def test_never_more_is_read_than_is_left() -> None:
-    """
-    The buffer ends where the body does.
-    """
-    loop = asyncio.get_running_loop()
-    reader = DirectReader(UpstreamConnection(loop, Backlog(loop)), 10)
-
-    assert 10 == len(reader.get_buffer(-1))
