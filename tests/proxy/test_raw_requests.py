@@ -13,6 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from gateway.listen.connection import LINGER_BYTES
 from tests.proxy import lint
 from tests.proxy.raw_bodies import BODY_FAMILIES, INNER
 from tests.proxy.raw_connections import CONNECTION_FAMILIES
@@ -166,7 +167,12 @@ def test_packets_change_nothing(tmp_path: Path) -> None:
     """
     However the bytes of a row are cut into packets: the same answers, the same requests upstream, the same end.
     """
-    every = {f"{family}: {case}": row for family, rows in FAMILIES.items() for case, row in rows.items()}
+    every = {
+        f"{family}: {case}": row
+        for family, rows in FAMILIES.items()
+        for case, row in rows.items()
+        if len(row.data) <= LINGER_BYTES  # who sends more behind a refusal may be reset before the answer is read
+    }
     with asyncio.Runner() as runner:
         owned = AsyncExitStack()
         gateway, upstream, issuer = runner.run(start(tmp_path, owned))
