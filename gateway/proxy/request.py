@@ -15,6 +15,7 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, Protocol
 
+from gateway.access.policy import Applicable
 from gateway.errors import InvalidRequest
 from gateway.listen.head import HeaderSection, RequestHead
 from gateway.models import Caller, Limits, Subject, TokenKey
@@ -32,9 +33,12 @@ MAX_DISCARDED_BYTES = 65_536  # of a body that nobody wants, read and thrown awa
 
 
 class Asker:
-    """For whom a request is sent on *lane*: the caller, and whose token it gets; *who* says both to the record."""
+    """
+    For whom a request is sent on *lane*: the caller, and whose token it gets; *who* says both to the record. *policies*
+    are those that apply to it, once they were asked for.
+    """
 
-    __slots__ = ("caller", "credential", "key", "lane", "subject", "who")
+    __slots__ = ("caller", "credential", "key", "lane", "policies", "subject", "who")
 
     def __init__(self, lane: Lane, caller: Caller, credential: str, subject: Subject, key: TokenKey, who: str) -> None:
         self.lane = lane
@@ -43,6 +47,7 @@ class Asker:
         self.subject = subject
         self.key = key
         self.who = who
+        self.policies: Applicable | None = None
 
 
 class Before:

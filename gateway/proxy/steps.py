@@ -90,8 +90,15 @@ class Steps:
 
     def resume(self) -> None:
         """Go on behind a signal."""
+        global _current
         assert self.under_way is not None
-        waits_for = self._go(self.under_way.send, None)
+        before, _current = _current, self
+        try:
+            waits_for = self.under_way.send(None)
+        except BaseException as end:
+            waits_for = self._end(end)
+        finally:
+            _current = before
         if waits_for is not _SIGNAL:
             self._rest = waits_for
             self.awaits_task = True
@@ -99,32 +106,31 @@ class Steps:
 
     def cancel(self) -> None:
         """Raise CancelledError where the coroutine waits, if one is under way here."""
+        global _current
         self.awaits_task = False
         if self.under_way is None:
             return
-        waits_for = self._go(self.under_way.throw, asyncio.CancelledError())
+        before, _current = _current, self
+        try:
+            waits_for = self.under_way.throw(asyncio.CancelledError())
+        except BaseException as end:
+            waits_for = self._end(end)
+        finally:
+            _current = before
         if waits_for is not _SIGNAL:
             self._rest = waits_for
             self._cleaning_up = asyncio.get_running_loop().create_task(self.rest(), name="cancelled-steps")
 
-    def _go(self, step: Callable[[Any], object], value: object) -> object:
-        """Take *step* with *value*; return what the coroutine waits for then, `_SIGNAL` too where it has ended."""
-        global _current
-        before, _current = _current, self
-        try:
-            return step(value)
-        except StopIteration as end:
-            outcome: bool | Exception = end.value
-        except asyncio.CancelledError:
-            self.under_way = None
-            return _SIGNAL
-        except Exception as exc:
-            outcome = exc
-        finally:
-            _current = before
+    def _end(self, end: BaseException) -> object:
+        """Tell the owner by what the coroutine has *end*ed, and return `_SIGNAL`: it waits for nothing any more."""
         self.under_way = None
-        if outcome is not True:
-            self._on_end(outcome)
+        if isinstance(end, StopIteration):
+            if end.value is not True:
+                self._on_end(end.value)
+        elif isinstance(end, Exception):
+            self._on_end(end)
+        elif not isinstance(end, asyncio.CancelledError):
+            raise end
         return _SIGNAL
 
     async def rest(self) -> bool:
