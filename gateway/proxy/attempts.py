@@ -24,7 +24,7 @@ from gateway.proxy import record
 from gateway.proxy.body import RequestBody
 from gateway.proxy.challenge import missing_scopes, scope_refusal
 from gateway.proxy.forward import Sent, send
-from gateway.proxy.lane import Lane
+from gateway.proxy.lane import Injected, Lane
 from gateway.proxy.record import Call, EgressLog
 from gateway.proxy.rejection import rejects_token
 from gateway.proxy.relay import relay, switch
@@ -76,23 +76,23 @@ class Attempts:
             call.refreshed = token.refreshed
             call.token_seconds = self._monotonic() - began
             await self._decide_again(request, asker)
-        lane.check_token(token)
+        injected = lane.injected(token)
         body = None if request.payload is EMPTY_BODY else request.body(lane.route.limits)
         sent: Sent | None = None
         lane.pool.enter()
         try:
             if lane.records_durably:
-                token = await self._record(request, record.intent(call), token)
+                injected = await self._record(request, record.intent(call), injected)
             else:
                 self._log.append(record.intent(call))
             began = self._monotonic()
-            sent = await send(request, lane, body, token, self)
+            sent = await send(request, lane, body, injected, self)
             call.upstream_seconds = self._monotonic() - began
             is_rejected, note = False, ""
             if sent.answer.status in _DOUBTFUL or lane.upstream_rules.rejected:
                 is_rejected, note = await self._settle(request, asker, sent, body)
             if self._tokens.has_trials and not is_rejected and sent.answer.status != 401:
-                self._tokens.accepted(sent.token, lane.route.name)
+                self._tokens.accepted(sent.injected.token, lane.route.name)
             if body is not None:
                 body.let_go()
             if sent.answer.status == 101:
@@ -129,7 +129,7 @@ class Attempts:
         if missing is None and not is_rejected:
             return False, ""
         await in_task()
-        fresh, note = await self._after_rejection(call, lane, body, sent.token, asker, missing)
+        fresh, note = await self._after_rejection(call, lane, body, sent.injected.token, asker, missing)
         if fresh is None:
             return is_rejected, note
         await sent.end(lane)
@@ -145,35 +145,34 @@ class Attempts:
             raise scope_refusal(lane.route, missing)
         return await self._is_rejected(sent, lane), note
 
-    async def connected(self, request: ProxyRequest, token: ConnectionToken) -> ConnectionToken:
-        """Decide again, connecting was a wait; return the token to send instead of *token*."""
-        return await self._after_wait(request, token)
+    async def connected(self, request: ProxyRequest, injected: Injected) -> Injected:
+        """Decide again, connecting was a wait; return what to inject instead of *injected*."""
+        return await self._after_wait(request, injected)
 
-    async def repeating(self, request: ProxyRequest, token: ConnectionToken) -> None:
+    async def repeating(self, request: ProxyRequest, injected: Injected) -> None:
         """Write the line of a request that is sent again on a new connection, the old one being stale."""
         line = record.attempt(request.call, "stale_connection", status=None, now=self._clock())
-        await self._record(request, line, token)
+        await self._record(request, line, injected)
 
-    async def _record(self, request: ProxyRequest, line: bytes, token: ConnectionToken) -> ConnectionToken:
-        """Write *line*; where the route wants it on the disk, wait for that. Return the token to send by then."""
+    async def _record(self, request: ProxyRequest, line: bytes, injected: Injected) -> Injected:
+        """Write *line*; where the route wants it on the disk, wait for that. Return what to inject by then."""
         assert request.asker is not None  # nothing is sent for nobody
         if not request.asker.lane.records_durably:
             self._log.append(line)
-            return token
+            return injected
         await in_task()
         await self._log.append_durably(line)
         # 3 to 5 microseconds beside the disk's, on such routes only: not worth a rule about how long a wait may be.
-        return await self._after_wait(request, token)
+        return await self._after_wait(request, injected)
 
-    async def _after_wait(self, request: ProxyRequest, token: ConnectionToken) -> ConnectionToken:
-        """Decide again, and return the token that has taken the place of *token* by now, if another has."""
+    async def _after_wait(self, request: ProxyRequest, injected: Injected) -> Injected:
+        """Decide again, and return *injected*, or what has taken its token's place by now."""
         asker = request.asker
         assert asker is not None
-        current = await self._tokens.current(token, asker.key, caller=asker.caller, credential=asker.credential)
+        key, caller, credential = asker.key, asker.caller, asker.credential
+        current = await self._tokens.current(injected.token, key, caller=caller, credential=credential)
         await self._decide_again(request, asker)
-        if current is not token:
-            asker.lane.check_token(current)
-        return current
+        return asker.lane.injected(current)
 
     async def _without_expect(self, request: ProxyRequest, lane: Lane, sent: Sent, body: RequestBody) -> None:
         """Send once more to an upstream that does not take the Expect, which was ours (RFC 9110 section 15.5.18)."""
@@ -182,11 +181,11 @@ class Attempts:
             return
         body.expects = False
         await in_task()
-        token = await self._after_wait(request, sent.token)
+        injected = await self._after_wait(request, sent.injected)
         line = record.attempt(request.call, "expectation_failed", status=417, now=self._clock())
-        token = await self._record(request, line, token)
+        injected = await self._record(request, line, injected)
         began = self._monotonic()
-        sent.become(await send(request, lane, body, token, self))
+        sent.become(await send(request, lane, body, injected, self))
         request.call.upstream_seconds += self._monotonic() - began
 
     async def _switch(self, request: ProxyRequest, lane: Lane, sent: Sent, asker: Asker, note: str) -> None:
@@ -218,9 +217,9 @@ class Attempts:
         token: ConnectionToken,
         asker: Asker,
         missing: tuple[str, ...] | None,
-    ) -> tuple[ConnectionToken | None, str]:
+    ) -> tuple[Injected | None, str]:
         """
-        Return the token to send once more, if there is one and the request can be repeated; and what to tell.
+        Return what to inject once more, if there is another token and the request can be repeated; and what to tell.
 
         *missing* are the scopes that the answer wants; None: it rejects the token.
 
@@ -238,8 +237,7 @@ class Attempts:
         what = "the token was rejected" if missing is None else "the token lacked a scope"
         if body is not None and not body.can_replay:
             return None, f"{what} and was replaced, the body could not be sent again"
-        lane.check_token(fresh)
-        return fresh, f"{what} and was replaced, the request was sent again"
+        return lane.injected(fresh), f"{what} and was replaced, the request was sent again"
 
     async def _other(
         self, lane: Lane, token: ConnectionToken, asker: Asker, missing: tuple[str, ...] | None
@@ -260,7 +258,7 @@ def _missing(call: Call, sent: Sent) -> tuple[str, ...] | None:
     """Return the scopes that the answer wants, if it does; a word of it that holds the token is none."""
     if sent.answer.status not in (401, 403):
         return None
-    wanted = missing_scopes(sent.answer.raw_fields, sent.token.scopes)
+    wanted = missing_scopes(sent.answer.raw_fields, sent.injected.token.scopes)
     if not wanted:
         return wanted
     missing = tuple(scope for scope in wanted if not sent.needles.are_in(scope.encode("ascii")))

@@ -20,12 +20,11 @@ from typing import Protocol
 from aiohttp.web_protocol import RequestPayloadError
 
 from gateway.errors import InvalidRequest, Refusal, UpstreamUnreachable
-from gateway.models import ConnectionToken
 from gateway.proxy.answer_head import Answer
 from gateway.proxy.body import RequestBody
 from gateway.proxy.connection import Stale, UpstreamConnection
 from gateway.proxy.echo import Needles
-from gateway.proxy.lane import Lane
+from gateway.proxy.lane import Injected, Lane
 from gateway.proxy.request import ProxyRequest
 from gateway.proxy.steps import in_task
 from gateway.proxy.websocket import UPGRADE_LINES
@@ -37,20 +36,21 @@ SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})  # RFC 9110 9.2.1; TRACE is
 @dataclass(slots=True)
 class Sent:
     """
-    A request on an upstream connection: its answer's head, the task that still sends its body, the token, and the
-    *needles* by which that is found in the answer, and those that were sent before it.
+    A request on an upstream connection: its answer's head, the task that still sends its body, what was *injected*, and
+    the *needles* by which that is found in the answer, and the tokens that were sent before it.
     """
 
     connection: UpstreamConnection
     answer: Answer
     pump: asyncio.Task[None] | None
-    token: ConnectionToken
+    injected: Injected
     needles: Needles
     is_ended: bool = False
 
     def become(self, other: Sent) -> None:
         """Be *other*, this one having ended. What one API rejects may work elsewhere: it is looked for, too."""
-        self.connection, self.answer, self.pump, self.token = other.connection, other.answer, other.pump, other.token
+        self.connection, self.answer, self.pump = other.connection, other.answer, other.pump
+        self.injected = other.injected
         self.needles |= other.needles
         self.is_ended = False
 
@@ -72,10 +72,10 @@ class Sent:
 class Gate(Protocol):
     """What stands before a new connection. Both raise Refusal, and then nothing leaves."""
 
-    async def connected(self, request: ProxyRequest, token: ConnectionToken) -> ConnectionToken:
-        """The connection is there, and connecting took its time: return the token to send by now."""
+    async def connected(self, request: ProxyRequest, injected: Injected) -> Injected:
+        """The connection is there, and connecting took its time: return what to inject by now."""
 
-    async def repeating(self, request: ProxyRequest, token: ConnectionToken) -> None:
+    async def repeating(self, request: ProxyRequest, injected: Injected) -> None:
         """The request leaves a second time, because of a stale connection."""
 
 
@@ -83,11 +83,11 @@ async def send(
     request: ProxyRequest,
     lane: Lane,
     body: RequestBody | None,
-    token: ConnectionToken,
+    injected: Injected,
     gate: Gate,
 ) -> Sent:
     """
-    Send *request* with *token* to *lane*'s upstream and return it with the head of its answer.
+    Send *request* with *injected* to *lane*'s upstream and return it with the head of its answer.
 
     Raises:
         Refusal: *gate* let it not pass; the upstream could not be reached, broke the protocol or took too long; the
@@ -111,9 +111,8 @@ async def send(
         pump: asyncio.Task[None] | None = None
         try:
             if is_new:
-                token = await gate.connected(request, token)
-            injected = lane.injected(token.access_token)
-            head = _head(request, lane, body, token, injected.line)
+                injected = await gate.connected(request, injected)
+            head = _head(request, lane, body, injected)
             connection.begin(method=call.method, timeouts=lane.route.timeouts, may_switch=request.handshake is not None)
             if body is None:
                 connection.write(head)
@@ -124,12 +123,12 @@ async def send(
                 pump = asyncio.create_task(_pump(connection, body), name="request-body")
             if connection.is_waiting:
                 await connection.answered
-            return Sent(connection, connection.answer(), pump, token, injected.needles)
+            return Sent(connection, connection.answer(), pump, injected, injected.needles)
         except Stale as exc:
             await _abandon(lane, connection, pump)
             if call.method not in SAFE_METHODS or call.effective_method is not None or body is not None:
                 raise UpstreamUnreachable from exc
-            await gate.repeating(request, token)
+            await gate.repeating(request, injected)
             call.attempts += 1
             is_repeated = True
         except BaseException:
@@ -137,9 +136,7 @@ async def send(
             raise
 
 
-def _head(
-    request: ProxyRequest, lane: Lane, body: RequestBody | None, token: ConnectionToken, credential: bytes
-) -> bytes:
+def _head(request: ProxyRequest, lane: Lane, body: RequestBody | None, injected: Injected) -> bytes:
     call, match = request.call, request.call.match
     assert match is not None  # a request without a route was refused
     framing = b""
@@ -151,12 +148,12 @@ def _head(
         framing = b"Content-Length: 0\r\n"
     if request.handshake is not None:
         framing += UPGRADE_LINES
-    target = match.target if lane.injects_field else lane.target(match.target, token.access_token)
+    target = match.target if lane.injects_field else lane.target(match.target, injected.token.access_token)
     return b"".join(
         (
             f"{call.method} {target}{lane.host_line}".encode("ascii"),
             *request.fields.lines,
-            credential,
+            injected.line,
             framing,
             # RFC 9110 7.6.3: the version is that of the request as it was received.
             lane.via_lines[request.is_http_1_0],

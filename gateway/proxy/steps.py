@@ -22,6 +22,7 @@ from types import coroutine
 from typing import Any
 
 _SIGNAL = object()  # what a coroutine yields to `Steps` at a signal
+_ONE_SIGNAL = (_SIGNAL,)
 _TASK = object()  # and where it needs a task
 
 _current: Steps | None = None  # whose coroutine runs at the moment
@@ -37,15 +38,13 @@ class Signal:
 
     def __await__(self) -> Generator[Any, None, None]:
         """Wait until it is fired."""
-        try:
-            if _current is not None:
-                self.waiter = _current
-                yield _SIGNAL
-            else:
-                self.waiter = asyncio.get_running_loop().create_future()
-                yield from self.waiter
-        finally:
-            self.waiter = None
+        if _current is not None:
+            self.waiter = _current
+            _current.waits_at = self
+            once: Generator[Any, None, None] = iter(_ONE_SIGNAL)  # type: ignore[assignment]  # it will do, and is cheaper
+            return once
+        self.waiter = asyncio.get_running_loop().create_future()
+        return self.waiter.__await__()
 
     def fire(self) -> None:
         """Have who waits go on: at once, if it runs in steps."""
@@ -73,13 +72,14 @@ class Steps:
     *under_way* is the coroutine that no task has taken, while there is one.
     """
 
-    __slots__ = ("_cleaning_up", "_on_end", "_on_hand_over", "_rest", "awaits_task", "under_way")
+    __slots__ = ("_cleaning_up", "_on_end", "_on_hand_over", "_rest", "awaits_task", "under_way", "waits_at")
 
     def __init__(self, *, on_end: Callable[[bool | Exception], None], on_hand_over: Callable[[], None]) -> None:
         self._on_end = on_end
         self._on_hand_over = on_hand_over
         self.under_way: Coroutine[Any, None, bool] | None = None
         self.awaits_task = False
+        self.waits_at: Signal | None = None  # or has waited last
         self._rest: Any = None  # what it waits for then
         self._cleaning_up: asyncio.Task[bool] | None = None
 
@@ -110,6 +110,8 @@ class Steps:
         self.awaits_task = False
         if self.under_way is None:
             return
+        if self.waits_at is not None and self.waits_at.waiter is self:
+            self.waits_at.waiter = None  # fired by what the coroutine does at its end, it must not resume it
         before, _current = _current, self
         try:
             waits_for = self.under_way.throw(asyncio.CancelledError())

@@ -39,10 +39,10 @@ async def test_token_goes_only_to_origins_of_its_connection(case: str) -> None:
     origins, allowed = ORIGINS[case]
     token = ConnectionToken("g", "t", origins=origins)
     if allowed:
-        lane().check_token(token)
+        assert token is lane().injected(token).token
     else:
         with pytest.raises(OriginNotAllowed):
-            lane().check_token(token)
+            lane().injected(token)
 
 
 async def test_token_is_injected_as_the_route_says() -> None:
@@ -50,11 +50,12 @@ async def test_token_is_injected_as_the_route_says() -> None:
     The token stands in the route's own field and format, is a part of HTTP Basic, or a parameter of the query.
     """
     query = lane(Injection(kind="query", name="key", format="{token}"))
+    token = ConnectionToken("g", "t")
 
-    assert b"Authorization: Bearer t\r\n" == lane().injected("t").line
-    assert b"X-Key: t\r\n" == lane(Injection(name="X-Key", format="{token}")).injected("t").line
-    assert b"Authorization: Basic dTp0\r\n" == lane(Injection(kind="basic", format="u:{token}")).injected("t").line
-    assert (b"", "/x?a&key=t%2F") == (query.injected("t/").line, query.target("/x?a", "t/"))
+    assert b"Authorization: Bearer t\r\n" == lane().injected(token).line
+    assert b"X-Key: t\r\n" == lane(Injection(name="X-Key", format="{token}")).injected(token).line
+    assert b"Authorization: Basic dTp0\r\n" == lane(Injection(kind="basic", format="u:{token}")).injected(token).line
+    assert (b"", "/x?a&key=t%2F") == (query.injected(ConnectionToken("g", "t/")).line, query.target("/x?a", "t/"))
     assert (True, False) == (lane().injects_field, query.injects_field)
 
 
@@ -96,10 +97,24 @@ async def test_token_is_written_only_where_it_can_stand(case: str) -> None:
     taken = []
     for place in EVERYWHERE:
         try:
-            lane(place).check_token(ConnectionToken("g", token))
+            injected = lane(place).injected(ConnectionToken("g", token))
         except TokenUnusable as refusal:
             assert not token or token not in str(refusal)
         else:
             taken.append(place)
-            assert lane(place).injected(token).line.count(b"\r\n") == (0 if place.kind == "query" else 1)
+            assert injected.line.count(b"\r\n") == (0 if place.kind == "query" else 1)
     assert list(places) == taken
+
+
+async def test_token_is_judged_by_what_was_said_with_it_last() -> None:
+    """
+    The same token again, with other origins: what was let through once is not let through by its characters.
+    """
+    there = lane()
+    before = there.injected(ConnectionToken("g", "t", origins=None))
+
+    with pytest.raises(OriginNotAllowed):
+        there.injected(ConnectionToken("g", "t", origins=("https://elsewhere.example.com",)))
+    again = ConnectionToken("g", "t", origins=None)
+    assert again is there.injected(again).token
+    assert before.line == there.injected(again).line
