@@ -7,12 +7,13 @@ import asyncio
 import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.runtime.migration import MigrationContext
+from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, MetaData, inspect, select, text
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.schema import CreateIndex, CreateTable
 
 from gateway.store.engine import Store
-from gateway.store.migrate import SchemaTooNew, upgrade_to_head
+from gateway.store.migrate import HEAD, MIGRATIONS, SchemaTooNew, upgrade_to_head
 from gateway.store.schema import connections, metadata, tokens
 
 
@@ -28,6 +29,13 @@ def _schema(connection: Connection) -> list[str]:
     tables = [str(CreateTable(table)) for table in found.sorted_tables]
     indexes = sorted(str(CreateIndex(index)) for table in found.sorted_tables for index in table.indexes)
     return [*tables, *indexes, *connection.execute(text("SELECT version_num FROM alembic_version")).scalars()]
+
+
+def test_head_is_the_newest_migration() -> None:
+    """
+    The revision at which a database is left alone is the one that Alembic would bring it to.
+    """
+    assert [HEAD] == ScriptDirectory(str(MIGRATIONS)).get_heads()
 
 
 async def test_migrations_make_the_schema(store: Store) -> None:
