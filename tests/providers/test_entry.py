@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+from importlib import resources
+
 import pytest
+import yaml
 
 from gateway.models import Rejected, UpstreamRules
+from gateway.providers import entry
+from gateway.providers.catalogue import catalogue
 from gateway.providers.entry import MAX_BYTES, EntryInvalid, read
 from gateway.providers.quirks import Quirks
 from gateway.providers.variables import Variable
@@ -210,3 +215,17 @@ def test_arbitrary_bytes_are_an_error_of_ours(case: str, name: str, content: byt
     """
     with pytest.raises(EntryInvalid):
         read(name, content)
+
+
+@pytest.mark.parametrize("provider_id", ["shop", *sorted(catalogue())])
+def test_both_parsers_read_alike(provider_id: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """
+    Where PyYAML has no libyaml, a file says the same.
+    """
+    content = GOOD.encode()
+    if provider_id != "shop":
+        content = (resources.files("gateway.providers") / f"{provider_id}.yaml").read_bytes()
+    found = read(provider_id, content)
+    monkeypatch.setattr(entry, "LOADER", yaml.SafeLoader)
+
+    assert found == read(provider_id, content)
