@@ -17,6 +17,7 @@ from __future__ import annotations
 import asyncio
 import re
 from collections.abc import Awaitable, Callable, Mapping
+from functools import cache, partial
 from typing import Any
 
 import orjson
@@ -81,12 +82,13 @@ def create_app(
         issuers=issuers,
         connecting=connecting,
     )
-    described = openapi.document(ENDPOINTS)
+    # Made when it is first asked for, beside the loop: a start need not wait the 50 ms that it takes.
+    described = cache(partial(openapi.document, ENDPOINTS))
 
     async def answer(request: web.Request) -> web.StreamResponse:
         path = SLASHES.sub("/", request.rel_url.raw_path)
         if path == openapi.PATH and request.method == "GET":
-            return json_answer(200, described)
+            return json_answer(200, await asyncio.to_thread(described))
         return json_answer(200, await _handle(api, request, path))
 
     app = web.Application(middlewares=[_flat_errors], client_max_size=MAX_BODY_BYTES)

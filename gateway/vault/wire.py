@@ -187,7 +187,12 @@ class Message(BaseModel):
     """What all requests have in common: strict types, unknown keys ignored, nothing echoed."""
 
     model_config = ConfigDict(
-        strict=True, extra="ignore", frozen=True, hide_input_in_errors=True, field_title_generator=lambda name, _: name
+        strict=True,
+        extra="ignore",
+        frozen=True,
+        hide_input_in_errors=True,
+        field_title_generator=lambda name, _: name,
+        defer_build=True,  # at the first message of a kind, 0.5 to 5 ms; all of them took 34 ms of each start
     )
 
     @classmethod
