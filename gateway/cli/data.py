@@ -16,14 +16,14 @@ import os
 from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
-from sqlalchemy.exc import SQLAlchemyError
 
-from gateway.store.engine import DatabaseUrlInvalid, Store, sqlite_url
-from gateway.store.migrate import SchemaTooNew
-from gateway.telemetry import configure_logs
+# The store and the logs are imported by the functions below that need them: 0.3 s, which `gateway serve` does not pay
+# before it has read its configuration, and with the collector switched off.
+if TYPE_CHECKING:
+    from gateway.store.engine import Store
 
 DEFAULT_DATA = Path(".gateway")
 DATABASE_FILE = "gateway.db"
@@ -50,6 +50,8 @@ def data_option(command: Command) -> Command:
 
 def database_url(data: Path, environ: Mapping[str, str]) -> str:
     """Return the database URL that *environ* names, else that of the SQLite file in *data*."""
+    from gateway.store.engine import sqlite_url
+
     return environ.get("GATEWAY_DATABASE_URL") or sqlite_url(data / DATABASE_FILE)
 
 
@@ -78,6 +80,11 @@ async def open_store(data: Path) -> AsyncIterator[Store]:
     Raises:
         click.ClickException: it cannot be opened; ends the command with exit code 1.
     """
+    from sqlalchemy.exc import SQLAlchemyError
+
+    from gateway.store.engine import DatabaseUrlInvalid, Store
+    from gateway.store.migrate import SchemaTooNew
+
     try:
         store = await Store.open(database_url(data, os.environ))
     except (DatabaseUrlInvalid, SchemaTooNew) as exc:
@@ -93,5 +100,7 @@ async def open_store(data: Path) -> AsyncIterator[Store]:
 
 def run(coroutine: Coroutine[Any, Any, T]) -> T:
     """Run *coroutine* to its end in a new event loop and return its value; log lines go to stderr."""
+    from gateway.telemetry import configure_logs
+
     configure_logs()
     return asyncio.run(coroutine)
