@@ -122,7 +122,7 @@ async def test_takes_the_descriptors_that_it_may_have(tmp_path: Path) -> None:
 
 async def test_starts_without_what_it_does_not_use(tmp_path: Path) -> None:
     """
-    A start that finds its schema imports no Alembic, nothing for other databases, and nothing that colours tracebacks.
+    A start that finds its schema imports no Alembic, and nothing for other databases.
     """
     for _ in range(2):
         process = await start(tmp_path, environ={"PYTHONPROFILEIMPORTTIME": "1"})
@@ -137,25 +137,9 @@ async def test_starts_without_what_it_does_not_use(tmp_path: Path) -> None:
         process.terminate()
         await process.communicate()
 
-    unused = {"alembic", "mako", "rich.console", "pygments", "sqlalchemy.dialects.postgresql"}
+    unused = {"alembic", "mako", "sqlalchemy.dialects.postgresql"}
     assert {"gateway.server", "structlog", "sqlalchemy.dialects.sqlite"} <= imported
     assert not unused & imported
-
-
-def test_structlog_without_rich_leaves_rich_to_others() -> None:
-    """
-    Whoever wants rich afterwards finds it.
-    """
-    program = (
-        "import sys\n"
-        "from gateway.cli.serve import import_structlog\n"
-        "import_structlog()\n"
-        "print('structlog' in sys.modules, 'rich' in sys.modules)\n"
-        "import rich.console, structlog\n"
-    )
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
-
-    assert "True False\n" == done.stdout
 
 
 async def test_second_gateway_on_one_port_does_not_start(tmp_path: Path) -> None:
