@@ -187,11 +187,13 @@ def test_no_task_inherits_whose_call_it_is() -> None:
     texts = {path: text_of(ROOT / path) for path in sources()}
     # The second that the record's times were last written in is nobody's; which coroutine runs says not for whom.
     written = {
-        path.as_posix(): found for path, text in texts.items() if (found := re.findall(r"^ +global (.+)", text, re.M))
+        path.as_posix(): found
+        for path, text in texts.items()
+        if (found := {*re.findall(r"^ +global (.+)", text, re.M)})
     }
 
     assert [] == [path for path, text in texts.items() if forbidden.search(text)]
-    assert {"gateway/proxy/record.py": ["_second, _second_text"], "gateway/proxy/steps.py": ["_current"]} == written
+    assert {"gateway/proxy/record.py": {"_second, _second_text"}, "gateway/proxy/steps.py": {"_current"}} == written
 
 
 @pytest.mark.parametrize("required", [False, True], ids=["on a developer's machine", "in CI"])
