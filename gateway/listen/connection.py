@@ -29,6 +29,7 @@ from aiohttp.web_protocol import RequestHandler
 
 from gateway.errors import Refusal, RequestTimeout, TooManyConnections
 from gateway.listen.parser import StrictParser
+from gateway.listen.sections import SharedSections
 from gateway.models import TrafficLimits
 from gateway.net.backlog import Backlog
 
@@ -52,7 +53,7 @@ class StrictConnection(RequestHandler):
     ) -> None:
         kwargs.setdefault("keepalive_timeout", KEEPALIVE_SECONDS)
         super().__init__(manager, loop=loop, **kwargs)
-        self._strict = StrictParser(self, loop, manager.backlog, for_application=for_application)
+        self._strict = StrictParser(self, loop, manager.backlog, manager.sections, for_application=for_application)
         self._parser = self._strict  # type: ignore[assignment]  # it has the methods that aiohttp calls
         self._awaits_turn = False
         self._head_since: float | None = None
@@ -192,6 +193,7 @@ class StrictServer(web.Server):
         self._is_shared = is_shared
         self.name = name
         self.backlog = Backlog(asyncio.get_running_loop())
+        self.sections = SharedSections()
         self._on_refused = on_refused
         self._limits = limits
         self._open: dict[StrictConnection, str] = {}

@@ -23,7 +23,7 @@ from __future__ import annotations
 
 import re
 from functools import lru_cache
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from gateway.errors import (
     AmbiguousTarget,
@@ -85,11 +85,12 @@ class HeaderSection:
     The header fields of a request, and what they say together.
 
     *raw_fields* are names and values as they came, without the blanks around a value. *host* is in small letters, ""
-    where HTTP/1.0 has none. *is_kept*: the connection remembers it for its next request. *is_last*: the caller takes no
-    other answer on this connection, or the gateway gives none.
+    where HTTP/1.0 has none. *is_last*: the caller takes no other answer on this connection, or the gateway gives none.
+    *reading* is what the door made of it that served it, put there once its caller was known; whoever brings the very
+    same fields gets this object.
     """
 
-    __slots__ = ("expects_continue", "framing", "host", "is_kept", "is_last", "raw_fields")
+    __slots__ = ("expects_continue", "framing", "host", "is_last", "raw_fields", "reading")
 
     def __init__(
         self, raw_fields: RawFields, *, host: str, framing: Framing, is_last: bool, expects_continue: bool
@@ -99,7 +100,7 @@ class HeaderSection:
         self.framing = framing
         self.is_last = is_last
         self.expects_continue = expects_continue
-        self.is_kept = False
+        self.reading: Any = None
 
     def first(self, name: str) -> str | None:
         """Return the value of the first field *name*, in any letter case; None where there is none."""
@@ -117,7 +118,7 @@ class HeaderSection:
 
 
 class RequestHead:
-    """A request without its body. *section* is one object for heads of a connection with the very same fields."""
+    """A request without its body. *section* may be that of other heads with the very same fields."""
 
     __slots__ = ("is_http_1_0", "method", "section", "target")
 

@@ -196,7 +196,7 @@ class Exchange:
             raise
         if fields.traceparent is not None:
             call.follow(_trace_id(fields.traceparent) or call.trace_id)
-        asker = request.before.asker if request.before is not None else None
+        asker = request.reading.asker
         if asker is not None and self._identity.cached(asker.credential) is asker.caller:
             caller, credential = asker.caller, asker.credential
         else:
@@ -219,8 +219,7 @@ class Exchange:
         call.match = match
         if asker is None:
             asker = self._askers.of(lane, caller, credential, fields)
-            if request.before is not None:
-                request.before.asker = asker
+            request.settle_asker(asker)
         request.asker = asker
         call.subject, call.who = asker.subject, asker.who
         if asker.policies is None:

@@ -35,7 +35,7 @@ from gateway.listen.head import RequestHead
 from gateway.net.body_stream import Body
 from gateway.net.whole_body import EMPTY_BODY
 from gateway.proxy.answers import refusal_answer
-from gateway.proxy.request import MAX_DISCARDED_BYTES, Before
+from gateway.proxy.request import MAX_DISCARDED_BYTES
 from gateway.proxy.steps import Steps, in_task
 from gateway.telemetry import place_of
 
@@ -66,7 +66,6 @@ class CallerConnection(StrictConnection):
         "_read_seconds",
         "_serve",
         "_steps",
-        "before",
         "is_drained",
         "peer",
     )
@@ -80,7 +79,6 @@ class CallerConnection(StrictConnection):
         )
         self._serve = serve
         self.peer = ""
-        self.before: Before | None = None
         self.is_drained = False
         self._is_ending = False
         self._is_over = False  # by what `_steps` ran

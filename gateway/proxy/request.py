@@ -3,8 +3,8 @@ One caller's request as the stages share it, and the caller's connection as they
 
 Rules:
 1. What was read of the request is here once; the stages add what they learned, and nobody reads it twice.
-2. A request that brings the very fields of the one before it on its connection, byte for byte, is read as that one was:
-   most clients send nothing else. Where some other field differs, it is still the same asker.
+2. A request that brings the very fields of an earlier one, byte for byte, is read as that one was, on whatever
+   connection: most clients send nothing else. What was refused is never remembered, nor what a stranger sent.
 3. `keep_alive` only ever turns from true to false.
 
 Version, Host and framing are as `listen/head.py` wants them: nothing else gets here.
@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from gateway.access.policy import Applicable
 from gateway.errors import InvalidRequest
-from gateway.listen.head import HeaderSection, RequestHead
+from gateway.listen.head import RequestHead
 from gateway.models import Caller, Limits, Subject, TokenKey
 from gateway.net.body_stream import Body
 from gateway.net.whole_body import EMPTY_BODY
@@ -50,25 +50,23 @@ class Asker:
         self.policies: Applicable | None = None
 
 
-class Before:
+class Reading:
     """
-    The fields of a connection's last request, as they came and as they were read; and who the *asker* was that they
-    told, to be believed for as long as its credential is.
+    How the fields of a request were read: by which *rules*, what from a *peer* says is left to `forwarded.py`; and who
+    the *asker* was that they told, to be believed for as long as its credential is.
     """
 
-    __slots__ = ("asker", "fields", "rules", "section")
+    __slots__ = ("asker", "fields", "peer", "rules")
 
-    def __init__(self, section: HeaderSection, rules: RequestRules, fields: RequestFields) -> None:
-        self.section = section
+    def __init__(self, rules: RequestRules, fields: RequestFields, peer: str) -> None:
         self.rules = rules
         self.fields = fields
+        self.peer = peer
         self.asker: Asker | None = None
 
 
 class Client(Protocol):
     """The caller's connection."""
-
-    before: Before | None
 
     @property
     def peer(self) -> str:
@@ -107,7 +105,6 @@ class ProxyRequest:
 
     __slots__ = (
         "asker",
-        "before",
         "call",
         "client",
         "fields",
@@ -119,9 +116,11 @@ class ProxyRequest:
         "is_invited",
         "keep_alive",
         "payload",
+        "reading",
     )
 
     fields: RequestFields
+    reading: Reading
 
     def __init__(self, call: Call, head: RequestHead, payload: Body, client: Client) -> None:
         self.call = call
@@ -136,20 +135,22 @@ class ProxyRequest:
         section = head.section
         self.host = section.host
         self.keep_alive = not section.is_last
-        self.before = client.before
 
     def read_fields(self, rules: RequestRules) -> RequestFields:
         """Read the header fields by *rules*, and return them. Raises as `RequestRules.read`."""
-        before, section = self.before, self.head.section
-        if before is not None and before.rules is rules and before.section is section:
-            self.fields = before.fields
-            return before.fields
-        self.fields = fields = rules.read(section.raw_fields)
-        self.before = Before(section, rules, fields)
-        self.client.before = self.before if section.is_kept else None
-        if before is not None and before.rules is rules and before.fields.name_the_same(fields):
-            self.before.asker = before.asker
+        section, peer = self.head.section, self.client.peer
+        reading: Reading | None = section.reading
+        # What a proxy says of its caller is believed or not by who the proxy is: it is read anew for each.
+        if reading is None or reading.rules is not rules or (reading.fields.forwarded and reading.peer != peer):
+            reading = Reading(rules, rules.read(section.raw_fields), peer)
+        self.reading = reading
+        self.fields = fields = reading.fields
         return fields
+
+    def settle_asker(self, asker: Asker) -> None:
+        """Keep *asker*, who is known by now, with what was read: for whoever brings the very same fields next."""
+        self.reading.asker = asker
+        self.head.section.reading = self.reading
 
     @property
     def outlives_refusal(self) -> bool:

@@ -181,17 +181,6 @@ class RequestFields:
         """Whether a body follows the header section."""
         return self.chunked or bool(self.content_length)
 
-    def name_the_same(self, other: RequestFields) -> bool:
-        """Whether *other* holds the same credentials, and names the same subject."""
-        return (
-            self.authorization == other.authorization
-            and self.credential == other.credential
-            and self.gateway_authorization == other.gateway_authorization
-            and self.user == other.user
-            and self.tenant == other.tenant
-            and self.account == other.account
-        )
-
     def override(self, name: bytes, value: bytes) -> None:
         """Take the method that the field *name* names beside the request's own; it can be one, and is said once."""
         method = value.decode("latin-1")

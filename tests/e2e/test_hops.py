@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.proxy.wire import call, request
+from tests.proxy.wire import call, calling, request
 from tests.world import Issuer, Running, Upstream, create_connection, running, settings
 
 CLAIMS = (
@@ -80,6 +80,53 @@ async def test_two_claims_about_the_caller_are_refused_to_known_callers(
         (got.status, got.code) for got in (known, stranger)
     ]
     assert [] == upstream.received
+
+
+async def test_equal_heads_of_several_peers_are_each_peers_own(
+    tmp_path: Path, upstream: Upstream, issuer: Issuer
+) -> None:
+    """
+    Heads that are the same to the letter share what was read of them, but never whose word they are.
+
+    Two trusted proxies and a stranger's host bring two heads in turn, in several rounds: each time the record names the
+    caller, and the API learns the chain, as if no other peer had sent them.
+    """
+    peers = {
+        "127.0.0.1": ("198.51.100.7", ["198.51.100.7, 127.0.0.1"]),
+        "127.0.0.2": ("127.0.0.2", []),
+        "127.0.0.3": ("198.51.100.7", ["198.51.100.7, 127.0.0.3"]),
+    }
+    claim = ("X-Forwarded-For: 198.51.100.7",)
+    disagreeing = ("X-Forwarded-For: 198.51.100.7", "Forwarded: for=203.0.113.9")
+    told, refused = [], []
+    async with AsyncExitStack() as opened:
+        trusted = ["127.0.0.1", "127.0.0.3"]
+        gateway = await opened.enter_async_context(
+            gateway_behind(tmp_path / "data", upstream.url, issuer, trusted=trusted)
+        )
+        await gateway.connect("bob", access_token="T2")
+        heads = [request("GET", "/api/x", credential=issuer.token(user), fields=claim) for user in ("ada", "bob")]
+        bad = request("GET", "/api/x", credential=issuer.token("ada"), fields=disagreeing)
+        callers = {peer: await opened.enter_async_context(calling(gateway, address=peer)) for peer in peers}
+        for _ in range(4):
+            for peer, caller in callers.items():
+                for head, token in zip(heads, ("T1", "T2"), strict=True):
+                    await caller.send(head)
+                    assert 200 == (await caller.answer()).status
+                    received = upstream.received.pop()
+                    assert [f"Bearer {token}"] == received.values("Authorization")
+                    told.append((peer, received.values("X-Forwarded-For")))
+        for _ in range(4):
+            for peer in peers:
+                async with calling(gateway, address=peer) as caller:
+                    for head in (bad, heads[0]) if peer not in trusted else (bad,):
+                        await caller.send(head)
+                        refused.append((peer, (await caller.answer()).status))
+        recorded = [outcome["peer"] for outcome in gateway.lines("outcome") if outcome["status"] == 200]
+
+    assert [(peer, peers[peer][1]) for _ in range(4) for peer in peers for _ in heads] == told
+    assert [peers[peer][0] for peer, _ in told] == recorded[: len(told)]
+    assert {("127.0.0.1", 400), ("127.0.0.2", 200), ("127.0.0.3", 400)} == set(refused)
 
 
 async def test_gateways_can_be_chained_and_a_loop_is_refused(

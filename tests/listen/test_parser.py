@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 
 from gateway.errors import Refusal, RequestTimeout
 from gateway.listen.head import RequestHead
-from gateway.listen.parser import MAX_KNOWN_BYTES, MAX_QUEUED, Message, Payload, StrictParser
+from gateway.listen.parser import MAX_QUEUED, Message, Payload, StrictParser
+from gateway.listen.sections import MAX_KNOWN_BYTES, SharedSections
 from gateway.net.backlog import Backlog
 from gateway.net.body_stream import HIGH_BYTES
 from gateway.net.whole_body import EMPTY_BODY
@@ -85,10 +86,11 @@ STREAMS = {
 class Reader:
     """A connection without a socket: what a parser makes of the bytes that it is fed."""
 
-    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(self, loop: asyncio.AbstractEventLoop, sections: SharedSections | None = None) -> None:
         self.protocol = BaseProtocol(loop)
         self.protocol.transport = asyncio.Transport()
-        self.parser = StrictParser(self.protocol, loop, Backlog(loop), for_application=False)
+        sections = SharedSections() if sections is None else sections
+        self.parser = StrictParser(self.protocol, loop, Backlog(loop), sections, for_application=False)
         self.protocol._parser = self.parser  # type: ignore[assignment]  # as a connection does
         self.read: list[tuple[Message | _ErrInfo, Payload]] = []
 
@@ -227,7 +229,61 @@ async def test_large_head_is_not_remembered() -> None:
 
     assert small is again
     assert larger[0] is not larger[1]
-    assert [True, False, False] == [section.is_kept for section in (small, *larger)]
+
+
+def heads(reader: Reader) -> list[RequestHead]:
+    """Return what was read, where all of it became requests."""
+    found = [message for message, _ in reader.read if isinstance(message, RequestHead)]
+    assert len(found) == len(reader.read)
+    return found
+
+
+OTHER = b"GET /o HTTP/1.1\r\nHost: other\r\n\r\n"
+PUT = b"PUT /p HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\n\r\n"
+
+
+async def test_fields_that_another_connection_brought_are_read_once() -> None:
+    """
+    What two connections have brought, a third shares, whatever its method and target; with a body, its own.
+
+    For that the door has to say that it knows the caller: what a stranger sends is read anew.
+    """
+    loop, sections = asyncio.get_running_loop(), SharedSections()
+    for is_known in (False, False, True, True):
+        reader = Reader(loop, sections)
+        reader.feed(PUT + b"first")
+        heads(reader)[0].section.reading = "something" if is_known else None
+        reader.feed(OTHER)
+        assert len(sections) == 0 or is_known
+    third, fourth = Reader(loop, sections), Reader(loop, sections)
+    third.feed(PUT.replace(b"PUT /p", b"POST /q"))
+    third.feed(b"third" + PUT + b"again")
+    fourth.feed(OTHER)
+    fourth.feed(PUT + b"other")
+
+    assert ["/q third", "/p again"] == third.told()
+    assert ["/o", "/p other"] == fourth.told()
+    assert 1 == len(sections)
+    assert 1 == len({heads(third)[0].section, heads(third)[1].section, heads(fourth)[1].section})
+    assert "something" == heads(third)[0].section.reading
+
+
+@pytest.mark.parametrize("head", [b"PROPFIND /x HTTP/1.1", b"GET /x HTTP/1.0", b"GET http://x/x HTTP/1.1"])
+async def test_unusual_heads_share_nothing(head: bytes) -> None:
+    """The same fields mean something else in HTTP/1.0 or beside a target in absolute form: those are judged anew."""
+    loop, sections = asyncio.get_running_loop(), SharedSections()
+    for _ in range(2):
+        reader = Reader(loop, sections)
+        reader.feed(GET % 1)
+        heads(reader)[0].section.reading = "something"
+        reader.feed(OTHER)
+    shared, own = Reader(loop, sections), Reader(loop, SharedSections())
+    for each in (shared, own):
+        each.feed((GET % 1).replace(b"GET /1 HTTP/1.1", head) + GET % 2)
+
+    assert 1 == len(sections)
+    assert own.told() == shared.told()
+    assert all(message.section.reading is None for message, _ in shared.read[:1] if isinstance(message, RequestHead))
 
 
 @pytest.mark.parametrize("method", [b"GET", b"PROPFIND"])
@@ -271,7 +327,7 @@ def told_of(data: bytes) -> list[str]:
 async def test_url_is_there_for_who_needs_it() -> None:
     """Where somebody looks at it, each message has the URL that aiohttp makes, also where fields repeat."""
     loop = asyncio.get_running_loop()
-    parser = StrictParser(BaseProtocol(loop), loop, Backlog(loop), for_application=True)
+    parser = StrictParser(BaseProtocol(loop), loop, Backlog(loop), SharedSections(), for_application=True)
 
     messages, _, _ = parser.feed_data(GET % 1 + b"GET //a?b=c HTTP/1.1\r\nHost: x\r\n\r\n")
 

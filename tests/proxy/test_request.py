@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import dataclass
+from typing import cast
 
 import pytest
 from aiohttp.base_protocol import BaseProtocol
 
 from gateway.listen.head import RequestHead
 from gateway.listen.parser import StrictParser
+from gateway.listen.sections import SharedSections
+from gateway.models import Caller, Subject, TokenKey
 from gateway.net.backlog import Backlog
 from gateway.net.body_stream import Body
+from gateway.proxy.lane import Lane
 from gateway.proxy.record import Call
-from gateway.proxy.request import Before, ProxyRequest
-from gateway.proxy.request_fields import RequestRules
+from gateway.proxy.request import Asker, ProxyRequest
+from gateway.proxy.request_fields import RequestFields, RequestRules
 
 
 @dataclass
@@ -23,7 +27,6 @@ class Wire:
 
     is_closing: bool = False
     peer: str = "192.0.2.1"
-    before: Before | None = None
     sent: bytes = b""
     is_drained: bool = False
     has_unsent: bool = False
@@ -48,7 +51,9 @@ class Wire:
 async def parse(data: bytes, wire: Wire | None = None) -> ProxyRequest:
     loop = asyncio.get_running_loop()
     wire = wire or Wire()
-    parser = wire.parser or StrictParser(BaseProtocol(loop), loop, Backlog(loop), for_application=False)
+    parser = wire.parser or StrictParser(
+        BaseProtocol(loop), loop, Backlog(loop), SharedSections(), for_application=False
+    )
     messages, _, _ = parser.feed_data(data)
     head, payload = next(iter(messages))
     assert isinstance(head, RequestHead)
@@ -97,20 +102,65 @@ async def test_invitation_is_one_line() -> None:
     assert b"HTTP/1.1 100 Continue\r\n\r\n" == wire.sent
 
 
+async def settled(data: bytes, wire: Wire, rules: RequestRules) -> RequestFields:
+    """Return the fields in *data*, whose caller turns out to be known."""
+    request = await parse(data, wire)
+    fields = request.read_fields(rules)
+    caller, subject = Caller(kind="jwt", user="ada"), Subject("ada", None)
+    key = TokenKey("people", "ada", None, (), None)
+    request.settle_asker(Asker(cast(Lane, None), caller, "credential", subject, key, ""))
+    return fields
+
+
+def one_connection(peer: str = "192.0.2.1", sections: SharedSections | None = None) -> Wire:
+    """Return a connection of *peer* whose requests one parser reads."""
+    loop = asyncio.get_running_loop()
+    sections = SharedSections() if sections is None else sections
+    parser = StrictParser(BaseProtocol(loop), loop, Backlog(loop), sections, for_application=False)
+    return Wire(peer=peer, parser=parser)
+
+
 async def test_same_fields_are_read_once() -> None:
     """
     A request with the fields of the one before, to the letter, is read as that one was; with others it is read anew.
     """
-    wire, rules, others = Wire(), RequestRules(None, via="gateway"), RequestRules(None, via="gateway")
+    wire, rules, others = one_connection(), RequestRules(None, via="gateway"), RequestRules(None, via="gateway")
     data = b"GET / HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer %b\r\n\r\n"
-    loop = asyncio.get_running_loop()
-    wire.parser = StrictParser(BaseProtocol(loop), loop, Backlog(loop), for_application=False)
 
-    first = (await parse(data % b"a", wire)).read_fields(rules)
-    again = (await parse(data % b"a", wire)).read_fields(rules)
-    other_rules = (await parse(data % b"a", wire)).read_fields(others)
-    other = (await parse(data % b"b", wire)).read_fields(rules)
+    first = await settled(data % b"a", wire, rules)
+    again = await settled(data % b"a", wire, rules)
+    other_rules = await settled(data % b"a", wire, others)
+    other = await settled(data % b"b", wire, rules)
 
     assert first is again
     assert other_rules is not first
     assert ("Bearer a", "Bearer b") == (other_rules.authorization, other.authorization)
+
+
+async def test_fields_of_an_unknown_caller_are_not_remembered() -> None:
+    """
+    As long as nobody knows who sent them, the same fields are read anew.
+    """
+    wire, rules = one_connection(), RequestRules(None, via="gateway")
+    data = b"GET / HTTP/1.1\r\nHost: x\r\n\r\n"
+
+    assert (await parse(data, wire)).read_fields(rules) is not (await parse(data, wire)).read_fields(rules)
+
+
+@pytest.mark.parametrize(("line", "is_shared"), [("A: b", True), ("X-Forwarded-For: 198.51.100.7", False)])
+async def test_what_a_proxy_says_is_read_anew_for_another_peer(line: str, is_shared: bool) -> None:
+    """
+    Equal fields from two peers are read once, unless they hold the word of one of them about its caller.
+    """
+    rules, sections = RequestRules(None, via="gateway", trusts_proxies=True), SharedSections()
+    data = f"GET / HTTP/1.1\r\nHost: x\r\n{line}\r\n\r\n".encode()
+    for _ in range(2):
+        first = one_connection("10.0.0.1", sections)
+        before = await settled(data, first, rules)
+        await parse(b"GET / HTTP/1.1\r\nHost: other\r\n\r\n", first)
+    second, third = one_connection("10.0.0.2", sections), one_connection("10.0.0.1", sections)
+
+    same_peer = (await parse(data, third)).read_fields(rules)
+    other_peer = (await parse(data, second)).read_fields(rules)
+
+    assert (True, is_shared) == (same_peer is before, other_peer is before)

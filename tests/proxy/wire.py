@@ -117,10 +117,16 @@ async def calling(
     *,
     wait_seconds: float = WAIT_SECONDS,
     tls: ssl.SSLContext | None = None,
+    address: str | None = None,
 ) -> AsyncIterator[RawCaller]:
-    """Open a connection to *gateway*'s traffic listener, or to the one at *url*; wait for answers *wait_seconds*."""
+    """
+    Open a connection to *gateway*'s traffic listener, or to the one at *url*; wait for answers *wait_seconds*.
+
+    *address* is whose it is, of 127.0.0.0/8.
+    """
     parts = urlsplit(url or gateway.url)
-    reader, writer = await asyncio.open_connection(parts.hostname, parts.port, limit=1 << 20, ssl=tls)
+    own = (address, 0) if address is not None else None
+    reader, writer = await asyncio.open_connection(parts.hostname, parts.port, limit=1 << 20, ssl=tls, local_addr=own)
     try:
         yield RawCaller(reader, writer, wait_seconds=wait_seconds)
     finally:
