@@ -86,11 +86,11 @@ class HeaderSection:
 
     *raw_fields* are names and values as they came, without the blanks around a value. *host* is in small letters, ""
     where HTTP/1.0 has none. *is_last*: the caller takes no other answer on this connection, or the gateway gives none.
-    *reading* is what the door made of it that served it, put there once its caller was known; whoever brings the very
-    same fields gets this object.
+    *is_kept*: it is small enough to be remembered. *reading* is what the door that served it made of it, put there once
+    its caller was known: whoever brings the very same fields gets this object.
     """
 
-    __slots__ = ("expects_continue", "framing", "host", "is_last", "raw_fields", "reading")
+    __slots__ = ("expects_continue", "framing", "host", "is_kept", "is_last", "raw_fields", "reading")
 
     def __init__(
         self, raw_fields: RawFields, *, host: str, framing: Framing, is_last: bool, expects_continue: bool
@@ -100,6 +100,7 @@ class HeaderSection:
         self.framing = framing
         self.is_last = is_last
         self.expects_continue = expects_continue
+        self.is_kept = False
         self.reading: Any = None
 
     def first(self, name: str) -> str | None:

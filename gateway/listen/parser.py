@@ -275,6 +275,7 @@ class StrictParser:
                     raise FieldsTooLarge
                 section = read_section(raw_fields)
             if end - stop <= MAX_KNOWN_BYTES:
+                section.is_kept = True
                 last = self._known
                 if last is not None and last.reading is not None and not self._known_is_shared:
                     self._sections.offer(self._known_fields, last)

@@ -196,7 +196,8 @@ class Exchange:
             raise
         if fields.traceparent is not None:
             call.follow(_trace_id(fields.traceparent) or call.trace_id)
-        asker = request.reading.asker
+        reading = request.reading
+        asker = reading.asker
         if asker is not None and self._identity.cached(asker.credential) is asker.caller:
             caller, credential = asker.caller, asker.credential
         else:
@@ -218,8 +219,9 @@ class Exchange:
             self._judge_override(request, override)
         call.match = match
         if asker is None:
-            asker = self._askers.of(lane, caller, credential, fields)
-            request.settle_asker(asker)
+            asker = reading.asker = self._askers.of(lane, caller, credential, fields)
+        if not reading.is_kept:
+            request.keep_reading()
         request.asker = asker
         call.subject, call.who = asker.subject, asker.who
         if asker.policies is None:

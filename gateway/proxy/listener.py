@@ -35,7 +35,7 @@ from gateway.listen.head import RequestHead
 from gateway.net.body_stream import Body
 from gateway.net.whole_body import EMPTY_BODY
 from gateway.proxy.answers import refusal_answer
-from gateway.proxy.request import MAX_DISCARDED_BYTES
+from gateway.proxy.request import MAX_DISCARDED_BYTES, Reading
 from gateway.proxy.steps import Steps, in_task
 from gateway.telemetry import place_of
 
@@ -67,6 +67,7 @@ class CallerConnection(StrictConnection):
         "_serve",
         "_steps",
         "is_drained",
+        "last_reading",
         "peer",
     )
 
@@ -79,6 +80,7 @@ class CallerConnection(StrictConnection):
         )
         self._serve = serve
         self.peer = ""
+        self.last_reading: Reading | None = None
         self.is_drained = False
         self._is_ending = False
         self._is_over = False  # by what `_steps` ran

@@ -4,7 +4,8 @@ One caller's request as the stages share it, and the caller's connection as they
 Rules:
 1. What was read of the request is here once; the stages add what they learned, and nobody reads it twice.
 2. A request that brings the very fields of an earlier one, byte for byte, is read as that one was, on whatever
-   connection: most clients send nothing else. What was refused is never remembered, nor what a stranger sent.
+   connection: most clients send nothing else. Where some other field differs from the last request of the connection,
+   it is still the same asker. What was refused is never remembered, nor what a stranger sent.
 3. `keep_alive` only ever turns from true to false.
 
 Version, Host and framing are as `listen/head.py` wants them: nothing else gets here.
@@ -52,21 +53,24 @@ class Asker:
 
 class Reading:
     """
-    How the fields of a request were read: by which *rules*, what from a *peer* says is left to `forwarded.py`; and who
-    the *asker* was that they told, to be believed for as long as its credential is.
+    How the fields of a request from *peer* were read by *rules*, and who the *asker* was that they told, to be believed
+    for as long as its credential is. *is_kept*: the caller was known, and the next request with these fields gets it.
     """
 
-    __slots__ = ("asker", "fields", "peer", "rules")
+    __slots__ = ("asker", "fields", "is_kept", "peer", "rules")
 
     def __init__(self, rules: RequestRules, fields: RequestFields, peer: str) -> None:
         self.rules = rules
         self.fields = fields
         self.peer = peer
         self.asker: Asker | None = None
+        self.is_kept = False
 
 
 class Client(Protocol):
-    """The caller's connection."""
+    """The caller's connection. *last_reading* is that of its last known caller."""
+
+    last_reading: Reading | None
 
     @property
     def peer(self) -> str:
@@ -138,19 +142,23 @@ class ProxyRequest:
 
     def read_fields(self, rules: RequestRules) -> RequestFields:
         """Read the header fields by *rules*, and return them. Raises as `RequestRules.read`."""
-        section, peer = self.head.section, self.client.peer
+        section, last, peer = self.head.section, self.client.last_reading, self.client.peer
         reading: Reading | None = section.reading
         # What a proxy says of its caller is believed or not by who the proxy is: it is read anew for each.
         if reading is None or reading.rules is not rules or (reading.fields.forwarded and reading.peer != peer):
             reading = Reading(rules, rules.read(section.raw_fields), peer)
+            if last is not None and last.rules is rules and last.fields.name_the_same(reading.fields):
+                reading.asker = last.asker
         self.reading = reading
         self.fields = fields = reading.fields
         return fields
 
-    def settle_asker(self, asker: Asker) -> None:
-        """Keep *asker*, who is known by now, with what was read: for whoever brings the very same fields next."""
-        self.reading.asker = asker
-        self.head.section.reading = self.reading
+    def keep_reading(self) -> None:
+        """Keep what was read, its asker being known by now, for whoever brings the very same fields next."""
+        section, reading = self.head.section, self.reading
+        reading.is_kept = True
+        section.reading = reading
+        self.client.last_reading = reading if section.is_kept else None
 
     @property
     def outlives_refusal(self) -> bool:

@@ -229,6 +229,7 @@ async def test_large_head_is_not_remembered() -> None:
 
     assert small is again
     assert larger[0] is not larger[1]
+    assert [True, False, False] == [section.is_kept for section in (small, *larger)]
 
 
 def heads(reader: Reader) -> list[RequestHead]:

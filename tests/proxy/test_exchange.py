@@ -345,7 +345,7 @@ async def test_revoked_agent_key_is_refused_within_a_second(
     gateway: Running, upstream: Upstream, issuer: Issuer
 ) -> None:
     """
-    A key that another process revokes is refused soon after, on a connection that has used it.
+    A key that another process revokes is refused soon after, on a connection that has used it, and on one that has not.
     """
     async with key_ring(gateway.data) as ring:
         created = await ring.create_agent(
@@ -355,6 +355,8 @@ async def test_revoked_agent_key_is_refused_within_a_second(
         async with calling(gateway) as caller:
             await caller.send(data)
             before = (await caller.answer()).status
+            for _ in range(2):  # so that connections share what was read of its head
+                await repeat_on_another_connection(gateway, data)
             await ring.revoke(created.id)
             statuses = []
             for _ in range(20):
@@ -363,8 +365,20 @@ async def test_revoked_agent_key_is_refused_within_a_second(
                 statuses.append((await caller.answer()).status)
                 if statuses[-1] == 401:
                     break
+        elsewhere = await repeat_on_another_connection(gateway, data)
 
     assert (200, 401) == (before, statuses[-1])
+    assert [401, 401] == elsewhere
+
+
+async def repeat_on_another_connection(gateway: Running, data: bytes) -> list[int]:
+    """Send *data* twice on a new connection, a head of nobody's between, and return how that was answered."""
+    statuses = []
+    async with calling(gateway) as caller:
+        for sent in (data, request("GET", "/api/x"), data):
+            await caller.send(sent)
+            statuses.append((await caller.answer()).status)
+    return statuses[::2]
 
 
 async def test_protected_resource_is_public(gateway: Running, issuer: Issuer) -> None:

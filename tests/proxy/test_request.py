@@ -17,7 +17,7 @@ from gateway.net.backlog import Backlog
 from gateway.net.body_stream import Body
 from gateway.proxy.lane import Lane
 from gateway.proxy.record import Call
-from gateway.proxy.request import Asker, ProxyRequest
+from gateway.proxy.request import Asker, ProxyRequest, Reading
 from gateway.proxy.request_fields import RequestFields, RequestRules
 
 
@@ -27,6 +27,7 @@ class Wire:
 
     is_closing: bool = False
     peer: str = "192.0.2.1"
+    last_reading: Reading | None = None
     sent: bytes = b""
     is_drained: bool = False
     has_unsent: bool = False
@@ -108,7 +109,8 @@ async def settled(data: bytes, wire: Wire, rules: RequestRules) -> RequestFields
     fields = request.read_fields(rules)
     caller, subject = Caller(kind="jwt", user="ada"), Subject("ada", None)
     key = TokenKey("people", "ada", None, (), None)
-    request.settle_asker(Asker(cast(Lane, None), caller, "credential", subject, key, ""))
+    request.reading.asker = Asker(cast(Lane, None), caller, "credential", subject, key, "")
+    request.keep_reading()
     return fields
 
 
@@ -135,6 +137,19 @@ async def test_same_fields_are_read_once() -> None:
     assert first is again
     assert other_rules is not first
     assert ("Bearer a", "Bearer b") == (other_rules.authorization, other.authorization)
+
+
+async def test_fields_of_a_large_head_are_not_remembered() -> None:
+    """
+    A connection keeps nothing of a head that is larger than what it may remember.
+    """
+    wire, rules = one_connection(), RequestRules(None, via="gateway")
+
+    await settled(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n", wire, rules)
+    assert wire.last_reading is not None
+    await settled(b"GET / HTTP/1.1\r\nHost: x\r\nA: " + b"a" * 5_000 + b"\r\n\r\n", wire, rules)
+
+    assert wire.last_reading is None
 
 
 async def test_fields_of_an_unknown_caller_are_not_remembered() -> None:
