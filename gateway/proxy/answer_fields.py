@@ -16,10 +16,12 @@ Names are classified once, as in `request_fields.py`, which has the other direct
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 
 from gateway.models import Route
+from gateway.proxy.answer_head import Field
 from gateway.proxy.reference import References
-from gateway.proxy.request_fields import HOP_BY_HOP, MEMO_NAMES, RawFields, without
+from gateway.proxy.request_fields import HOP_BY_HOP, MEMO_NAMES, without
 
 _LINK_TARGET = re.compile(rb"(?:\A|,)[ \t]*<([^<>]*)>")  # RFC 8288 section 3: each link begins with its target
 
@@ -99,21 +101,9 @@ _OWN_LINES = (
 
 _NOTHING: frozenset[bytes] = frozenset()
 
-
-class AnswerFields:
-    """
-    The header fields of one upstream answer. *lines* are what is sent on, each ending in CRLF; *challenges* are the
-    values of WWW-Authenticate, which are not among the lines. *coding* is Content-Encoding in small letters; None: the
-    body is as it is.
-    """
-
-    __slots__ = ("challenges", "coding", "lines", "nominated")
-
-    def __init__(self) -> None:
-        self.lines: list[bytes] = []
-        self.challenges: list[bytes] = []
-        self.coding: bytes | None = None
-        self.nominated = _NOTHING
+# What is sent on: lines, each ending in CRLF; the values of WWW-Authenticate, which are not among them; and
+# Content-Encoding in small letters (None: the body is as it is). A plain tuple: an object costs 2,500 instructions.
+Sorted = tuple[list[bytes], tuple[bytes, ...], bytes | None]
 
 
 class AnswerRules:
@@ -129,36 +119,39 @@ class AnswerRules:
         # RFC 9111 5.2.2.6: a server before the gateway must not repack what comes as a stream.
         self._own_lines_no_transform = _OWN_LINES % (vary, b", no-transform")
 
-    def read(self, raw_fields: RawFields, *, public_url: str, target: str = "/") -> AnswerFields:
+    def read(self, fields: Iterable[Field], *, public_url: str, target: str = "/") -> Sorted:
         """
-        Sort *raw_fields* of the answer to a request for *target*, the upstream's; add what every answer gets.
+        Sort *fields* of the answer to a request for *target*, the upstream's; add what every answer gets.
 
         *public_url* is where callers reach the gateway, without a trailing slash.
         """
-        fields = AnswerFields()
-        lines = fields.lines
+        lines: list[bytes] = []
+        challenges: tuple[bytes, ...] = ()
+        coding: bytes | None = None
+        nominated = _NOTHING
         memo = self._memo
         own_lines = self._own_lines
-        for name, value in raw_fields:
-            do = memo.get(name)
-            if do is None:
+        for name, value, line in fields:
+            try:
+                do = memo[name]
+            except KeyError:
                 do = self._classify(name)
             if do == _FORWARD:
-                lines.append(b"%b: %b\r\n" % (name, value))
+                lines.append(line)
             elif do == _DROP:
                 continue
             elif do == _CONNECTION:
                 if value.lower() not in _NO_NAMES:
-                    fields.nominated |= frozenset(option.strip().lower() for option in value.split(b","))
+                    nominated |= frozenset(option.strip().lower() for option in value.split(b","))
             elif do == _CACHE_CONTROL:
                 if b"no-transform" in value.lower():
                     own_lines = self._own_lines_no_transform
             elif do == _CODING:
-                lines.append(b"%b: %b\r\n" % (name, value))
-                coding = value.lower() if fields.coding is None else b"%b, %b" % (fields.coding, value.lower())
-                fields.coding = None if coding == b"identity" else coding
+                lines.append(line)
+                coding = value.lower() if coding is None else b"%b, %b" % (coding, value.lower())
+                coding = None if coding == b"identity" else coding
             elif do == _CHALLENGE:
-                fields.challenges.append(value)
+                challenges += (value,)
             else:
                 base = public_url.encode("latin-1")
                 if do == _LINK:
@@ -167,10 +160,10 @@ class AnswerRules:
                     led = self._references.lead(value, public_url=base, target=target)
                 if led is not None:
                     lines.append(b"%b: %b\r\n" % (name, led))
-        if fields.nominated:
-            fields.lines = lines = without(lines, fields.nominated)
+        if nominated:
+            lines = without(lines, nominated)
         lines.append(own_lines)
-        return fields
+        return lines, challenges, coding
 
     def _classify(self, name: bytes) -> int:
         lower = name.lower()

@@ -14,20 +14,22 @@ Rules:
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
 
 from aiohttp.base_protocol import BaseProtocol
 
 from gateway.models import Timeouts
 from gateway.net.backlog import Backlog
-from gateway.net.body_stream import Body
-from gateway.net.whole_body import WholeBody
 from gateway.proxy.answer_body import AnswerBody, AnswerStream, Truncated
 from gateway.proxy.answer_head import Answer
 from gateway.proxy.direct import DIRECT_BYTES, DirectReader
 from gateway.proxy.steps import Signal
 
+NEVER = float("inf")
 NO_CONTENT_STATUSES = frozenset({204, 205, 304})  # RFC 9110 15.3.5, 15.3.6, 15.4.5
+
+# What the next bytes are: nothing that anybody asked for, an answer's head, its body, more than the whole answer. Plain
+# ints: a method of the object, put into an attribute, costs 250 instructions each time.
+UNASKED, HEAD, BODY, EXTRA = range(4)
 
 
 class AnswerReader(BaseProtocol):
@@ -37,9 +39,9 @@ class AnswerReader(BaseProtocol):
         "_awaits_turn",
         "_backlog",
         "_body",
+        "_due",
         "_failure",
         "_is_head_request",
-        "_read",
         "_spoiled",
         "_timeouts",
         "answered",
@@ -52,12 +54,12 @@ class AnswerReader(BaseProtocol):
         self.answered = Signal()
         self._awaits_turn = False
         self._body: AnswerBody | None = None  # while its end has not been read
+        self._due = UNASKED
         self._failure: Exception | None = None
         self._is_head_request = False
-        self._read: Callable[[bytes], None] = self._read_extra  # what the next bytes are
         self._spoiled = False
         self._timeouts = Timeouts()
-        self.deadline = float("inf")
+        self.deadline = NEVER
 
     def pause_reading(self) -> None:
         """Read no more until the body's reader has caught up."""
@@ -76,25 +78,26 @@ class AnswerReader(BaseProtocol):
         if not self._awaits_turn:
             super()._resume_transport_reading()
 
-    def _begin_body(self, head: Answer, data: bytes) -> Body:
-        """Return the body that follows *head*, of which *data* is here."""
+    def _begin_body(self, head: Answer, data: bytes) -> None:
+        """Give *head* the body that follows it, of which *data* is here."""
         length = head.length
-        self._read = self._read_extra
+        self._due = EXTRA
         if self._is_head_request or head.status in NO_CONTENT_STATUSES:
             # RFC 9110 15.3.6: a 205 says that it is empty, or ends the connection.
             is_open = head.is_chunked or length or (length is None and head.status == 205)
             self._spoiled = self._spoiled or bool(data or is_open)
-            return WholeBody(b"")
+            head.whole = b""
+            return
         if length is not None and len(data) >= length:
             self._spoiled = self._spoiled or len(data) > length
-            return WholeBody(data[:length])
-        stream = AnswerStream(self, self._backlog, self.answered)
+            head.whole = data[:length]
+            return
+        head.body = stream = AnswerStream(self, self._backlog, self.answered)
         self._body = AnswerBody(head, stream)
         self._spoiled = self._spoiled or self._body.lasts
-        self._read = self._read_body
+        self._due = BODY
         if data:
             self._read_body(data)
-        return stream
 
     def _read_body(self, data: bytes) -> None:
         body = self._body
@@ -109,7 +112,7 @@ class AnswerReader(BaseProtocol):
 
     def _end_body(self, *, has_extra: bool) -> None:
         self._spoiled = self._spoiled or has_extra
-        self._read = self._read_extra
+        self._due = EXTRA
         self._body = None
 
     def _read_on(self) -> None:
@@ -121,22 +124,13 @@ class AnswerReader(BaseProtocol):
             return
         if self.transport is None:
             self._cut_body()
-            self._wake()
+            self.answered.fire()
         elif not self._reading_paused:
             self._resume_transport_reading()
 
     def _cut_body(self) -> None:
         if self._body is not None and self._failure is None:
             self._body.stream.set_exception(Truncated())
-
-    def _read_extra(self, _: bytes) -> None:
-        """After a whole answer: it stands, the connection does not."""
-        self._spoiled = True
-
-    def _wake(self) -> None:
-        """Tell whoever waits, last of all: it may go on at once, and use this connection for the next request."""
-        if self.answered.waiter is not None:
-            self.answered.fire()
 
     # --- without a copy ------------------------------------------------------------------------------------------
 
@@ -160,7 +154,7 @@ class AnswerReader(BaseProtocol):
             if self.transport is not None:
                 _change_protocol(self.transport, self)
         if body.is_over or not body.stream.is_passing:
-            self._wake()
+            self.answered.fire()
         return is_needed
 
 

@@ -32,7 +32,7 @@ class UpstreamPool:
         self._open_connection = open_connection
         self._loop = loop
         self._idle: list[UpstreamConnection] = []
-        self._busy: set[UpstreamConnection] = set()
+        self._open: set[UpstreamConnection] = set()  # idle, and under way
         self._in_use = 0
 
     def __repr__(self) -> str:
@@ -59,11 +59,10 @@ class UpstreamPool:
         idle = self._idle
         while idle:
             connection = idle.pop()
-            if connection.fresh_until > self._loop.time() and connection.is_quiet:
+            if connection.fresh_until > self._loop.time() and connection.is_quiet():
                 connection.is_reused = True
-                self._busy.add(connection)
                 return connection
-            connection.fail(UpstreamUnreachable())
+            self._end(connection)
         return None
 
     async def connect(self) -> UpstreamConnection:
@@ -75,12 +74,11 @@ class UpstreamPool:
             NameNotResolved, UpstreamUnreachable, UpstreamTimeout: none accepts, or not in time.
         """
         connection = await self._open_connection()
-        self._busy.add(connection)
+        self._open.add(connection)
         return connection
 
     def release(self, connection: UpstreamConnection) -> None:
         """Take back a connection after an exchange: kept if it is clean, ended otherwise."""
-        self._busy.discard(connection)
         if connection.rest() and len(self._idle) < MAX_IDLE_CONNECTIONS:
             seconds = IDLE_SECONDS
             if connection.keep_alive_seconds is not None:
@@ -88,22 +86,25 @@ class UpstreamPool:
             connection.fresh_until = self._loop.time() + seconds
             self._idle.append(connection)
         else:
-            connection.fail(UpstreamUnreachable())
+            self._end(connection)
 
     def sweep(self) -> None:
         """Fail the exchanges whose deadline has passed, and end connections that were idle for too long."""
         now = self._loop.time()
-        for connection in tuple(self._busy):
+        for connection in tuple(self._open):  # one that is idle has no deadline
             if connection.is_overdue(now):
                 connection.fail(RequestTimeout() if connection.awaits_caller else UpstreamTimeout())
         fresh = [each for each in self._idle if each.fresh_until > now and each.can_be_used]
         for connection in set(self._idle) - set(fresh):
-            connection.fail(UpstreamUnreachable())
+            self._end(connection)
         self._idle = fresh
 
     async def close(self) -> None:
         """End every connection."""
-        for connection in (*self._idle, *self._busy):
-            connection.fail(UpstreamUnreachable())
+        for connection in tuple(self._open):
+            self._end(connection)
         self._idle.clear()
-        self._busy.clear()
+
+    def _end(self, connection: UpstreamConnection) -> None:
+        self._open.discard(connection)
+        connection.fail(UpstreamUnreachable())

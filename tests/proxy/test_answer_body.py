@@ -9,7 +9,7 @@ import pytest
 from gateway.net.backlog import Backlog
 from gateway.net.body_stream import BodyStream
 from gateway.proxy.answer_body import AnswerBody
-from gateway.proxy.answer_head import Answer
+from gateway.proxy.answer_head import read_head
 from gateway.proxy.chunks import ChunksInvalid
 
 
@@ -25,7 +25,10 @@ class Source:
 
 def body_of(*, length: int | None = None, is_chunked: bool = False) -> AnswerBody:
     stream = BodyStream(Source(), Backlog(asyncio.get_running_loop()))
-    return AnswerBody(Answer(200, (), length, is_chunked), stream)
+    framing = (
+        b"Transfer-Encoding: chunked" if is_chunked else b"X: y" if length is None else b"Content-Length: %d" % length
+    )
+    return AnswerBody(read_head(b"HTTP/1.1 200 OK\r\n" + framing), stream)
 
 
 CHUNKED = b"3\r\none\r\n3\r\ntwo\r\n0\r\n\r\n"

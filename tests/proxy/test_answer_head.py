@@ -40,7 +40,7 @@ def test_head_says_status_and_framing(case: str) -> None:
     """
     data, said = READ[case]
     data += b"\r\n"
-    head = read_head(data + b"\r\n\r\nbody", len(data))
+    head = read_head(data.removesuffix(b"\r\n\r\n"))
 
     assert said == (head.status, head.length, head.is_chunked, head.keeps_alive)
 
@@ -120,7 +120,7 @@ def test_head_that_could_be_read_in_two_ways_is_refused(case: str) -> None:
     data = REFUSED[case] + b"\r\n"
 
     with pytest.raises(HeadInvalid):
-        read_head(data, len(data))
+        read_head(data.removesuffix(b"\r\n\r\n"))
 
 
 def test_fields_are_as_they_came() -> None:
@@ -129,7 +129,34 @@ def test_fields_are_as_they_came() -> None:
     """
     data = OK + b'ETag:  "a b" \t\r\nx-y: \xff\r\nETag:\r\n\r\n'
 
-    assert ((b"ETag", b'"a b"'), (b"x-y", b"\xff"), (b"ETag", b"")) == read_head(data, len(data)).raw_fields
+    head = read_head(data.removesuffix(b"\r\n\r\n"))
+
+    assert ((b"ETag", b'"a b"'), (b"x-y", b"\xff"), (b"ETag", b"")) == head.raw_fields
+    assert [b'ETag: "a b"\r\n', b"x-y: \xff\r\n", b"ETag: \r\n"] == [line for _, _, line in head.fields]
+
+
+def test_lines_that_are_remembered_say_the_same_again() -> None:
+    """
+    What was read of a line is what is read of it in a later head, its framing too.
+    """
+    data = OK + b"Server:  x \r\nContent-Length: 012\r\nConnection: Close\r\nKeep-Alive: timeout=7"
+    first, again = read_head(data), read_head(data)
+
+    assert list(first.fields) == list(again.fields)
+    assert (12, False, 7) == (again.length, again.keeps_alive, again.keep_alive_seconds)
+    with pytest.raises(HeadInvalid):
+        read_head(data + b"\r\nContent-Length: 012")
+
+
+async def test_whole_body_is_read_once() -> None:
+    """
+    A body that came with its head is there as bytes until somebody asks for what reads it.
+    """
+    head = read_head(b"HTTP/1.1 200 OK")
+    head.whole = b"abc"
+
+    assert (b"abc", b"", True) == (await head.body.readany(), head.body.read_nowait(), head.body.at_eof())
+    assert head.whole is None
 
 
 BEGINNINGS: dict[str, tuple[bytes, bool]] = {
@@ -174,4 +201,4 @@ def test_head_says_for_how_long_its_connection_is_kept(case: str) -> None:
     data, seconds = KEEP_ALIVE[case]
     data = OK + data + b"\r\n"
 
-    assert seconds == read_head(data, len(data)).keep_alive_seconds
+    assert seconds == read_head(data.removesuffix(b"\r\n\r\n")).keep_alive_seconds

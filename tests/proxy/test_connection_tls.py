@@ -79,12 +79,12 @@ async def is_quiet_before_and_after(port: int, tls: ssl.SSLContext, go_on: threa
     async with asyncio.timeout(5):
         await answer_of(connection)
     connection.rest()
-    before = connection.can_be_used and connection.is_quiet
+    before = connection.can_be_used and connection.is_quiet()
     go_on.set()
     deadline = loop.time() + 5
-    while connection.is_quiet and loop.time() < deadline:  # the loop does not run meanwhile: nothing is read
+    while connection.is_quiet() and loop.time() < deadline:  # the loop does not run meanwhile: nothing is read
         pass
-    after = connection.is_quiet
+    after = connection.is_quiet()
     connection.fail(Truncated())
     return before, after
 

@@ -11,7 +11,7 @@ import pytest
 
 from gateway.models import Rejected
 from gateway.net.whole_body import WholeBody
-from gateway.proxy.answer_head import Answer
+from gateway.proxy.answer_head import Answer, read_head
 from gateway.proxy.rejection import MAX_BODY_BYTES, rejects_token
 from tests.proxy.wire import call, calling, eventually, request, respond_with
 from tests.world import Issuer, Provider, Received, Running, Upstream, answer, running, settings
@@ -59,7 +59,8 @@ SAID: dict[str, tuple[int, bytes, tuple[tuple[bytes, bytes], ...], bool]] = {
 
 
 def answer_with(status: int, fields: tuple[tuple[bytes, bytes], ...], body: bytes) -> Answer:
-    answer = Answer(status, fields, len(body))
+    lines = (b"HTTP/1.1 %d " % status, *map(b": ".join, fields), b"Content-Length: %d" % len(body))
+    answer = read_head(b"\r\n".join(lines))
     answer.body = WholeBody(body)
     return answer
 
