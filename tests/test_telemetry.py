@@ -45,6 +45,28 @@ def test_methods_are_a_bounded_label() -> None:
     assert 'gateway_request_seconds_count{route="api"} 101.0' in text
 
 
+def test_seconds_are_of_a_route_whatever_was_asked_and_answered() -> None:
+    """
+    Requests are counted by method and status, their seconds by route, in buckets that hold their bound.
+    """
+    metrics = Metrics()
+    for method, status, seconds in (("GET", 200, 0.0005), ("GET", 404, 0.25), ("POST", 200, 100.0), ("ODD", 200, 0.0)):
+        metrics.request("api", method, status, seconds)
+    metrics.request("other", "GET", 200, 1.0)
+    lines = metrics.render().decode().splitlines()
+
+    for line in (
+        'gateway_requests_total{method="GET",route="api",status="404"} 1.0',
+        'gateway_requests_total{method="other",route="api",status="200"} 1.0',
+        'gateway_request_seconds_bucket{le="0.0005",route="api"} 2.0',
+        'gateway_request_seconds_bucket{le="60.0",route="api"} 3.0',
+        'gateway_request_seconds_bucket{le="+Inf",route="api"} 4.0',
+        'gateway_request_seconds_sum{route="api"} 100.2505',
+        'gateway_request_seconds_count{route="other"} 1.0',
+    ):
+        assert line in lines
+
+
 async def test_loop_lag_is_the_worst_of_late(monkeypatch: pytest.MonkeyPatch) -> None:
     """
     A callback that keeps the loop for itself is seen, for as long as the looks behind it are fewer than are kept.

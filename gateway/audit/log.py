@@ -51,8 +51,9 @@ class LogFile(Collector):
     ) -> None:
         self.path = path
         self._descriptor = descriptor
-        self._size = os.fstat(descriptor).st_size
+        self._loop: asyncio.AbstractEventLoop | None = None  # from the first line on that may wait
         self._soon: list[bytes] = []  # lines that go with the next one, or at the end of this turn of the loop
+        self._is_flush_due = False  # in this turn of the loop
         self._lost = 0  # of those
         self._refused = 0  # lines since the last one that was written
         self._commit = GroupCommit(descriptor, sync=sync, limit_seconds=limit_seconds)
@@ -94,9 +95,10 @@ class LogFile(Collector):
         Raises:
             RecordUnavailable: the file did not take the whole line, and nothing of it stays; or the disk has failed.
         """
-        if self._soon:
-            self._write(b"\n".join((*self._soon, line, b"")))
-            self._soon.clear()
+        soon = self._soon
+        if soon:
+            self._write(b"\n".join((*soon, line, b"")))
+            soon.clear()
         else:
             self._write(line + b"\n")
 
@@ -107,15 +109,20 @@ class LogFile(Collector):
         For what has happened already and delays nobody: it saves most of the writes (2 microseconds each). One that
         cannot be written is counted.
         """
-        if not self._soon:
-            asyncio.get_running_loop().call_soon(self._flush)
+        if not self._is_flush_due:  # once a turn: asking for it costs as much as half a write
+            if self._loop is None:
+                self._loop = asyncio.get_running_loop()
+            self._loop.call_soon(self._flush)
+            self._is_flush_due = True
         self._soon.append(line)
 
     def _flush(self) -> None:
+        self._is_flush_due = False
+        if not self._soon:  # as a rule an intent has taken them along
+            return
         soon, self._soon = self._soon, []
         try:
-            if soon:
-                self._write(b"\n".join((*soon, b"")))
+            self._write(b"\n".join((*soon, b"")))
         except RecordUnavailable:
             # The intents are in the kernel; an intent without an outcome is found when the record is verified.
             self._lost += len(soon)
@@ -131,11 +138,10 @@ class LogFile(Collector):
         if written != len(data):
             self._count_refused("short write", None)
             try:
-                os.ftruncate(self._descriptor, self._size)
+                os.ftruncate(self._descriptor, os.fstat(self._descriptor).st_size - written)
             except OSError as exc:
                 raise RecordUnavailable(retry_after=5) from exc
             raise RecordUnavailable(retry_after=5)
-        self._size += written
         if self._refused:
             log.info("record_available", refused=self._refused)
             self._refused = 0

@@ -118,6 +118,24 @@ async def test_what_could_not_be_written_in_time_is_counted(tmp_path: Path) -> N
     assert 2 == lost(log)
 
 
+async def test_each_turn_has_its_end(tmp_path: Path) -> None:
+    """
+    What waits behind a line that took others along, and what comes in later turns, is written at the end of its turn.
+    """
+    log = LogFile.open(tmp_path / "egress.jsonl")
+    log.append_soon(b"1")
+    log.append(b"2")
+    log.append_soon(b"3")
+    await asyncio.sleep(0)
+    first = log.path.read_bytes()
+    log.append_soon(b"4")
+    await asyncio.sleep(0)
+    second = log.path.read_bytes()
+    log.close()
+
+    assert (b"1\n2\n3\n", b"1\n2\n3\n4\n") == (first, second)
+
+
 def lost(log: LogFile) -> float:
     return next(
         sample.value
