@@ -290,7 +290,7 @@ async def drive(
             lanes=lanes,
             identity=Identity(issuers, keyring, clock=clock, monotonic=monotonic, accepts_management=False),
             policies=policies,
-            tokens=ConnectionTokens(OneToken(), clock=clock, monotonic=monotonic, is_live=lambda: feed.is_live),
+            tokens=ConnectionTokens(OneToken(), clock=clock, monotonic=monotonic, feed=feed),
             egress_log=egress_log,
             metrics=metrics,
             resource=ProtectedResource([ISSUER], []),

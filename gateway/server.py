@@ -173,8 +173,8 @@ class Gateway:
             service = opened.vault
             metrics.register(opened.metrics)
         # Descope's tokens do not change in this database: only the vault's depend on what it tells.
-        is_live = (lambda: feed.is_live) if opened is not None else (lambda: True)
-        tokens = ConnectionTokens(service, clock=time.time, monotonic=time.monotonic, is_live=is_live)
+        heard = feed if opened is not None else None
+        tokens = ConnectionTokens(service, clock=time.time, monotonic=time.monotonic, feed=heard)
         own.push_async_callback(tokens.close)
         feed.subscribe("tokens", tokens.forget_owner)
         feed.subscribe("connections", tokens.forget_connection)

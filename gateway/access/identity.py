@@ -101,15 +101,14 @@ class Identity:
 
     def cached(self, credential: str) -> Caller | None:
         """Return the caller whom *credential* was verified to be a short while ago, or None: then `identify`."""
-        # 0.2 microseconds, and 0.4 more to hash the 900 characters of a JWT just read; 0.3 for a key, whose feed is
-        # asked; a TTLCache costs 1.0. Get it again: timeit on this method with a token of tests/access/idp.py.
+        # 0.2 microseconds, and 0.4 more to hash the 900 characters of a JWT just read; a TTLCache costs 1.0. Get it
+        # again: timeit on this method with a token of tests/access/idp.py.
         entry = self._callers.get(credential)
         if entry is None:
             return None
         caller, believed_until = entry
-        if self._monotonic() >= believed_until:
-            return None
-        if caller.kind != "jwt" and not self._feed.is_live:
+        now = self._monotonic()
+        if now >= believed_until or (caller.kind != "jwt" and now >= self._feed.live_until):
             return None
         return caller
 

@@ -91,7 +91,7 @@ class Attempts:
             is_rejected, note = False, ""
             if sent.answer.status in _DOUBTFUL or lane.upstream_rules.rejected:
                 is_rejected, note = await self._settle(request, asker, sent, body)
-            if self._tokens.has_trials and not is_rejected and sent.answer.status != 401:
+            if self._tokens.on_trial and not is_rejected and sent.answer.status != 401:
                 self._tokens.accepted(sent.injected.token, lane.route.name)
             if body is not None:
                 body.let_go()

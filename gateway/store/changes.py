@@ -7,8 +7,8 @@ Rules:
    that has seen one has seen every smaller one (PostgreSQL hands them out before it commits).
 2. `ChangeFeed` reads what is new every POLL_SECONDS and calls the subscribers, in this process and in every other,
    so a revoked key or a deleted token is out of every cache within a second.
-3. While the feed cannot read, `is_live` turns false within STALE_SECONDS and caches that depend on it must not be used:
-   doubt refuses.
+3. A read holds for STALE_SECONDS: from `live_until` on, in monotonic seconds, caches that depend on the feed must not
+   be used: doubt refuses.
 4. A reader that was away for so long that lines were pruned, or whose database was put back to an older state, finds
    its last line gone: it does not know what it missed, and everything that is cached is forgotten (`on_gap`).
 """
@@ -44,7 +44,11 @@ async def announce(connection: AsyncConnection, topic: str, *subjects: str, at: 
 
 
 class ChangeFeed:
-    """Calls subscribers with the id of each row that any process changed. Owns one task between start and stop."""
+    """
+    Calls subscribers with the id of each row that any process changed. Owns one task between start and stop.
+
+    *live_until* is the monotonic time at which the last successful read is too old for caches to be believed.
+    """
 
     def __init__(self, store: Store, *, clock: Callable[[], float], monotonic: Callable[[], float]) -> None:
         self._store = store
@@ -53,13 +57,10 @@ class ChangeFeed:
         self._subscribers: dict[str, list[Callable[[str], None]]] = {}
         self._on_gap: list[Callable[[], None]] = []
         self._last: _Line | None = None  # the newest one seen
-        self._read_at = float("-inf")
+        self.live_until = float(
+            "-inf"
+        )  # an attribute, and no question: each call compares it with the time that it has
         self._task: asyncio.Task[None] | None = None
-
-    @property
-    def is_live(self) -> bool:
-        """Whether the last successful read is recent enough for caches to be believed."""
-        return self._monotonic() - self._read_at < STALE_SECONDS
 
     def subscribe(self, topic: str, on_change: Callable[[str], None]) -> None:
         """Call *on_change* with the row's id for each change of *topic* from now on."""
@@ -73,7 +74,7 @@ class ChangeFeed:
         """Begin after the newest change there is, and read on in the background."""
         async with self._store.read() as connection:
             self._last = await _newest(connection)
-        self._read_at = self._monotonic()
+        self.live_until = self._monotonic() + STALE_SECONDS
         self._task = asyncio.create_task(self._run(), name="change-feed")
 
     async def stop(self) -> None:
@@ -102,7 +103,7 @@ class ChangeFeed:
                 forget()
         else:
             self._tell(lines if self._last is None else lines[1:])
-        self._read_at = began
+        self.live_until = began + STALE_SECONDS
 
     async def prune(self) -> None:
         """Delete the lines that every process has seen long ago; the newest stays, so that none finds it gone."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import pytest
 
@@ -127,28 +127,35 @@ async def test_change_during_a_fetch_is_not_lost(tokens: ConnectionTokens, ledge
     assert None is tokens.cached(KEY, "c")
 
 
+@dataclass
+class Heard:
+    """A feed that a test holds."""
+
+    live_until: float
+
+
 async def test_cache_is_not_believed_while_changes_are_not_heard(ledger: Ledger, clock: Clock) -> None:
     """
     While nobody can tell of changes, the service is asked for each call; afterwards the cache serves again.
     """
-    is_live = True
-    tokens = ConnectionTokens(ledger, clock=clock, monotonic=clock, is_live=lambda: is_live)
+    feed = Heard(float("inf"))
+    tokens = ConnectionTokens(ledger, clock=clock, monotonic=clock, feed=feed)
     await fetch(tokens)
-    is_live = False
+    feed.live_until = clock.now
     ledger.stored[KEY] = replace(T1, access_token="T2")
     seen = [(await fetch(tokens)).access_token for _ in range(2)]
-    is_live = True
+    feed.live_until = float("inf")
     asked = ledger.fetches
 
     assert ["T2", "T2"] == seen
     assert ("T2", asked) == ((await fetch(tokens)).access_token, ledger.fetches)
 
-    is_live = False
+    feed.live_until = clock.now
     del ledger.stored[KEY]
     with pytest.raises(ConnectionRequired):
         await fetch(tokens)
     ledger.stored[KEY] = T1
-    is_live = True
+    feed.live_until = float("inf")
 
     assert "T1" == (await fetch(tokens)).access_token
 
@@ -157,7 +164,7 @@ async def test_valid_token_serves_while_its_service_is_away(ledger: Ledger, cloc
     """
     A service that does not answer, and so tells of no change either, costs nobody a token that is still valid.
     """
-    tokens = ConnectionTokens(ledger, clock=clock, monotonic=clock, is_live=lambda: False)
+    tokens = ConnectionTokens(ledger, clock=clock, monotonic=clock, feed=Heard(float("-inf")))
     ledger.stored[KEY] = replace(T1, refresh_at=clock.now + 10)
     await fetch(tokens)
     ledger.is_away = True

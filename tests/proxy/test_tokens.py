@@ -111,7 +111,7 @@ async def test_accepted_token_ends_the_trial(tokens: ConnectionTokens, ledger: L
     second = await rejected(tokens, await fetch(tokens))
     assert second is not None
     tokens.accepted(second, "a")
-    assert not tokens.has_trials
+    assert not tokens.on_trial
 
     third = await rejected(tokens, second)
 
