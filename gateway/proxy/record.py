@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import re
 from datetime import UTC, datetime
+from math import floor
 from typing import Any, Literal, Protocol
 
 import orjson
@@ -100,12 +101,12 @@ class Call:
         self.subject: Subject | None = None
         self.who: str | None = None
         self._durations: tuple[bytes, bytes, bytes] | None = None
-        self._who_and_what: bytes | None = None
+        self._who_and_what: str | None = None
 
     def follow(self, trace_id: str) -> None:
         """Take part in the trace *trace_id*, of 32 hexadecimal digits."""
         self.trace_id = trace_id
-        self.traceparent = f"traceparent: 00-{trace_id}-{self.id}-01\r\n".encode("ascii")
+        self.traceparent = f"traceparent: 00-{trace_id}-{self.id}-01\r\n".encode()
 
     def durations(self) -> tuple[bytes, bytes, bytes]:
         """Return the milliseconds to authorise, to get the token, and to the upstream's head; made once, at its end."""
@@ -117,7 +118,7 @@ class Call:
             )
         return self._durations
 
-    def who_and_what(self) -> bytes:
+    def who_and_what(self) -> str:
         """Return the members that every line of this call has, as JSON without its braces; made once."""
         if self._who_and_what is None:
             self._who_and_what = _who_and_what(self)
@@ -126,7 +127,7 @@ class Call:
 
 def intent(call: Call) -> bytes:
     """Return the line that says what is about to leave."""
-    return b'{"event":"intent","time":"%b",%b}' % (timestamp(call.started_at), call.who_and_what())
+    return f'{{"event":"intent","time":"{timestamp(call.started_at)}",{call.who_and_what()}}}'.encode()
 
 
 def attempt(call: Call, reason: str, *, status: int | None, now: float) -> bytes:
@@ -138,33 +139,23 @@ def attempt(call: Call, reason: str, *, status: int | None, now: float) -> bytes
         "status": status,
         "refreshed": call.refreshed,
     }
-    return b'{"event":"attempt","time":"%b",%b' % (timestamp(now), orjson.dumps(rest)[1:])
+    return f'{{"event":"attempt","time":"{timestamp(now)}",'.encode() + orjson.dumps(rest)[1:]
 
 
 def outcome(call: Call, *, seconds: float, error: str | None) -> bytes:
     """Return the line that says how the call ended after *seconds*; *error*: a refusal's code, or what cut it short."""
     auth, token, upstream = call.durations()
-    # Numbers are written by "%", without a dict in between.
+    # Text until one encode at the end. Neither an address nor a code holds a character that JSON escapes.
+    address = "null" if call.address is None else f'"{call.address}"'
+    echo = orjson.dumps(call.echo).decode() if call.echo else "[]"
+    cause = "null" if error is None else f'"{error}"'
     return (
-        b'{"event":"outcome","time":"%b",%b,"status":%d,"attempts":%d,"refreshed":%b,"bytes_received":%d,"bytes_sent":%d,'
-        b'"duration_ms":{"total":%b,"auth":%b,"token":%b,"upstream":%b},"address":%b,"echo":%b,"error":%b}'
-    ) % (
-        timestamp(call.started_at + seconds),
-        call.who_and_what(),
-        call.status,
-        call.attempts,
-        b"true" if call.refreshed else b"false",
-        call.bytes_received,
-        call.bytes_sent,
-        milliseconds(seconds),
-        auth,
-        token,
-        upstream,
-        # Neither an address nor a code holds a character that JSON escapes.
-        b"null" if call.address is None else b'"%b"' % call.address.encode("ascii"),
-        orjson.dumps(call.echo) if call.echo else b"[]",
-        b"null" if error is None else b'"%b"' % error.encode("ascii"),
-    )
+        f'{{"event":"outcome","time":"{timestamp(call.started_at + seconds)}",{call.who_and_what()},'
+        f'"status":{call.status},"attempts":{call.attempts},"refreshed":{"true" if call.refreshed else "false"},'
+        f'"bytes_received":{call.bytes_received},"bytes_sent":{call.bytes_sent},"duration_ms":'
+        f'{{"total":{milliseconds(seconds).decode()},"auth":{auth.decode()},"token":{token.decode()},'
+        f'"upstream":{upstream.decode()}}},"address":{address},"echo":{echo},"error":{cause}}}'
+    ).encode()
 
 
 class Strangers:
@@ -194,12 +185,10 @@ class Strangers:
 
 def unauthenticated(count: int, *, first: float, last: float) -> bytes:
     """Return the line for *count* refused strangers between *first* and *last*."""
-    return b'{"event":"unauthenticated","time":"%b","count":%d,"first":"%b","last":"%b"}' % (
-        timestamp(last),
-        count,
-        timestamp(first),
-        timestamp(last),
-    )
+    end = timestamp(last)
+    return (
+        f'{{"event":"unauthenticated","time":"{end}","count":{count},"first":"{timestamp(first)}","last":"{end}"}}'
+    ).encode()
 
 
 def who(caller: Caller, subject: Subject, route: Route) -> str:
@@ -226,19 +215,23 @@ def _who(caller: Caller | None, subject: Subject | None, route: Route | None) ->
     return members
 
 
-def _who_and_what(call: Call) -> bytes:
+def _who_and_what(call: Call) -> str:
     match = call.match
     target = match.target if match is not None else _USERINFO.sub(r"\1", call.target)
     path, _, query = target.partition("?")
-    path = path[:MAX_TEXT]
-    if call.who is not None and call.effective_method is None and '"' not in path and "\\" not in path:
+    if len(path) > MAX_TEXT:  # slices that take all are dear
+        path = path[:MAX_TEXT]
+    if call.who is not None and call.effective_method is None and _is_plain(target):
         # Nothing here needs to be escaped: 1.2 microseconds, and 2.6 with a dict of all members.
-        rule = "null" if call.rule is None else _TEXTS.get(call.rule) or _json_text(call.rule)
-        keys = orjson.dumps(_query_keys(query)).decode("utf-8") if query else "[]"
+        try:
+            rule = _TEXTS[call.rule]
+        except KeyError:
+            rule = _TEXTS[call.rule] = orjson.dumps(call.rule).decode()
+        keys = '"' + '","'.join(_query_keys(query)) + '"' if query else ""
         return (
             f'"id":"{call.id}","trace_id":"{call.trace_id}","peer":"{call.peer}",{call.who},"rule":{rule},'
-            f'"method":"{call.method}","path":"{path}","query_keys":{keys}'
-        ).encode()
+            f'"method":"{call.method}","path":"{path}","query_keys":[{keys}]'
+        )
     members: dict[str, Any] = {"id": call.id, "trace_id": call.trace_id, "peer": call.peer}
     members |= _who(call.caller, call.subject, match.route if match is not None else None)
     if match is not None:
@@ -249,33 +242,38 @@ def _who_and_what(call: Call) -> bytes:
     members["path"] = path
     members["query_keys"] = _query_keys(query) if query else []
     try:
-        return orjson.dumps(members)[1:-1]
+        return orjson.dumps(members)[1:-1].decode()
     except orjson.JSONEncodeError:
         # A refused target may hold bytes that are no UTF-8 (the parser keeps them as lone surrogates).
         members["path"] = ascii(path[:MAX_TEXT])
         members["query_keys"] = []
-        return orjson.dumps(members)[1:-1]
+        return orjson.dumps(members)[1:-1].decode()
 
 
-_TEXTS: dict[str, str] = {}  # the ids of policies, as JSON: as many as the file has
+_TEXTS: dict[str | None, str] = {}  # the ids of policies, as JSON: as many as the file has
 
 
-def _json_text(text: str) -> str:
-    _TEXTS[text] = orjson.dumps(text).decode("utf-8")
-    return _TEXTS[text]
+def _is_plain(text: str) -> bool:
+    """Whether JSON writes *text* as it is: what it escapes, and lone surrogates, which it cannot write, are absent."""
+    return '"' not in text and "\\" not in text and text.isprintable()
 
 
 def _query_keys(query: str) -> list[str]:
-    return [_key(*pair.partition("=")) for pair in query.split("&", MAX_QUERY_KEYS)[:MAX_QUERY_KEYS]]
-
-
-def _key(name: str, equals: str, _: str) -> str:
-    # What has no "=" may be a value alone, and a credential: only what is a word stands here.
-    return name[:MAX_KEY] if equals or _WORD.fullmatch(name) else ""
+    pairs = query.split("&", MAX_QUERY_KEYS)
+    if len(pairs) > MAX_QUERY_KEYS:
+        pairs.pop()
+    keys = []
+    for pair in pairs:
+        name, equals, _ = pair.partition("=")
+        # What has no "=" may be a value alone, and a credential: only what is a word stands here.
+        if not equals and _WORD.fullmatch(name) is None:
+            name = ""
+        keys.append(name if len(name) <= MAX_KEY else name[:MAX_KEY])
+    return keys
 
 
 _second = 0
-_second_text = b""
+_second_text = "1970-01-01T00:00:00"
 
 
 _MILLISECONDS = tuple(b"%.3f" % (microseconds / 1000) for microseconds in range(10_000))
@@ -283,20 +281,21 @@ _MILLISECONDS = tuple(b"%.3f" % (microseconds / 1000) for microseconds in range(
 
 def milliseconds(seconds: float) -> bytes:
     """Return *seconds* in milliseconds, to the microsecond."""
-    # Up to 10 ms looked up: 0.1 microseconds against 0.3; half a megabyte.
-    microseconds = int(seconds * 1e6 + 0.5)
+    # Up to 10 ms looked up: 0.1 microseconds against 0.3; half a megabyte. `floor` takes half as long as `int`.
+    microseconds = floor(seconds * 1e6 + 0.5)
     return _MILLISECONDS[microseconds] if 0 <= microseconds < 10_000 else b"%.3f" % (seconds * 1000)
 
 
-_ENDS = tuple(b".%03dZ" % number for number in range(1000))
+_ENDS = tuple(f".{number:03d}Z" for number in range(1000))
 
 
-def timestamp(seconds: float) -> bytes:
+def timestamp(seconds: float) -> str:
     """Return POSIX *seconds* as RFC 3339 UTC with milliseconds."""
     # The text of a second is kept, so that strftime is not called for each line: 0.25 microseconds.
     global _second, _second_text
-    whole = int(seconds)
-    if whole != _second:
-        _second_text = datetime.fromtimestamp(whole, UTC).strftime("%Y-%m-%dT%H:%M:%S").encode("ascii")
-        _second = whole
-    return _second_text + _ENDS[int((seconds - whole) * 1000)]
+    fraction = seconds - _second
+    if not 0.0 <= fraction < 1.0:
+        _second = floor(seconds)
+        _second_text = datetime.fromtimestamp(_second, UTC).strftime("%Y-%m-%dT%H:%M:%S")
+        fraction = seconds - _second
+    return _second_text + _ENDS[floor(fraction * 1000.0)]

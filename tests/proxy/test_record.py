@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import json
 
+import orjson
 import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
 
 from gateway.errors import RecordUnavailable
 from gateway.models import Caller, Origin, Route, RouteMatch, Subject
-from gateway.proxy.record import Call, Strangers, attempt, intent, outcome, timestamp, unauthenticated
+from gateway.proxy.record import Call, Strangers, attempt, intent, outcome, timestamp, unauthenticated, who
 
 ROUTE = Route("api", "/api", Origin("https", "api.example.com", 443), "contacts")
 
@@ -122,6 +125,57 @@ def test_query_keys_are_bounded() -> None:
     assert 100 == len(line["query_keys"])
 
 
+@given(st.text(), st.text(), st.text(), st.none() | st.text(st.characters(exclude_categories=["Cs"])))
+@example("x", "a=1&b", "ada", "sales")
+@example('"', "", "", None)
+@example("\\", "\x7f\u2028=1", "\n", '"')
+@example("x", '"=1&\\=2&\x00=3&\udcff=4', "\u2028", "\x1f")
+@example("\udcff", "a=1", "é", None)
+@example("é" * 600, "é" * 70 + "=1", "ada", "sales")
+def test_lines_are_the_same_by_text_and_by_members(path: str, query: str, user: str, rule: str | None) -> None:
+    """
+    The usual line is put together as text: byte for byte what JSON makes of its members, whatever stands in them.
+    """
+    subject = Subject(user.encode(errors="replace").decode(), None)
+    by_members, by_text = made(), made()
+    for call in (by_members, by_text):
+        call.match = RouteMatch(ROUTE, "GET", f"/{path}", f"/{path}?{query}")
+        call.caller, call.subject, call.rule = Caller("jwt", "ada"), subject, rule
+    by_text.who = who(Caller("jwt", "ada"), subject, ROUTE)
+
+    assert intent(by_members) == intent(by_text) == orjson.dumps(orjson.loads(intent(by_text)))
+
+
+@given(
+    st.integers(0, 999),
+    st.integers(0, 10**12),
+    st.floats(0, 1e5),
+    st.booleans(),
+    st.none() | st.just("192.0.2.1:443"),
+    st.none() | st.just("upstream_cut"),
+)
+def test_outcome_is_json(
+    status: int, size: int, seconds: float, refreshed: bool, address: str | None, error: str | None
+) -> None:
+    """
+    An outcome says its numbers as they are, durations to the microsecond.
+    """
+    call = made()
+    call.status, call.bytes_received, call.bytes_sent, call.refreshed, call.address = (
+        *(status, size, size + 1, refreshed, address),
+    )
+    call.auth_seconds, call.token_seconds, call.upstream_seconds = seconds / 2, 0.0, seconds
+    call.echo = ("field", "body")
+    line = json.loads(outcome(call, seconds=seconds, error=error))
+
+    assert (status, 0, refreshed, size, size + 1) == tuple(
+        line[name] for name in ("status", "attempts", "refreshed", "bytes_received", "bytes_sent")
+    )
+    assert (address, ["field", "body"], error) == (line["address"], line["echo"], line["error"])
+    for name, took in (("total", seconds), ("auth", seconds / 2), ("token", 0.0), ("upstream", seconds)):
+        assert abs(1000 * took - line["duration_ms"][name]) <= 0.00051
+
+
 def test_strangers_are_counted() -> None:
     """
     Refused strangers are one line with their number.
@@ -172,6 +226,6 @@ def test_time_has_milliseconds() -> None:
     """
     Times are UTC with milliseconds, whatever was asked before.
     """
-    assert [b"1970-01-01T00:00:01.999Z", b"1970-01-01T00:00:00.000Z", b"2033-05-18T03:33:20.125Z"] == [
+    assert ["1970-01-01T00:00:01.999Z", "1970-01-01T00:00:00.000Z", "2033-05-18T03:33:20.125Z"] == [
         timestamp(seconds) for seconds in (1.9999, 0.0, 2_000_000_000.125)
     ]
