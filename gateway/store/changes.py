@@ -57,9 +57,7 @@ class ChangeFeed:
         self._subscribers: dict[str, list[Callable[[str], None]]] = {}
         self._on_gap: list[Callable[[], None]] = []
         self._last: _Line | None = None  # the newest one seen
-        self.live_until = float(
-            "-inf"
-        )  # an attribute, and no question: each call compares it with the time that it has
+        self.live_until = float("-inf")  # an attribute: each call compares it with the time that it has
         self._task: asyncio.Task[None] | None = None
 
     def subscribe(self, topic: str, on_change: Callable[[str], None]) -> None:
