@@ -4,7 +4,8 @@ For whom a request is sent: the caller, whose token it gets, and what the record
 Rules:
 1. What is remembered follows from four things: the lane, the caller, the credential, and the Gateway fields. All of
    them find it, and the caller must be the very object that `Identity` believes at this moment: a credential that was
-   verified anew, after a revocation too, finds nothing. Policies are never remembered; they are asked for each call.
+   verified anew, after a revocation too, finds nothing. Which policies apply to them follows from the four as well, and
+   is kept with the asker; what those say of a method and a path is asked for each call.
 2. Only known callers who may choose what they chose are remembered, so strangers fill nothing. Beyond MAX_ASKERS the
    oldest goes. A management key can fill it with users that it names: then others are put together anew.
 
