@@ -221,7 +221,8 @@ class RouteMatch:
     The route of a request, its method, and the target to call.
 
     *path* is the canonical raw path below the prefix, beginning with "/" (what patterns and policies see);
-    *target* is the request target sent upstream: base path, path, "?" and query, byte for byte.
+    *target* is the request target sent upstream: base path, path, "?" and query, byte for byte; *upstream_path* and
+    *query* are its two parts, so that nobody splits it again.
     Not frozen: one is made per request, and that would cost 0.5 microseconds.
     """
 
@@ -229,6 +230,8 @@ class RouteMatch:
     method: str
     path: str
     target: str
+    upstream_path: str
+    query: str
 
 
 @dataclass(frozen=True, slots=True)

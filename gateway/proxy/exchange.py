@@ -336,12 +336,10 @@ class Exchange:
         for where in call.echo:
             if where != "unread":
                 self._metrics.echo(route, where)
-        if call.caller is None and error is None:
-            return  # a page: nobody's call
-        if call.caller is None:
+        if call.caller is not None:
+            self._log.append_soon(record.outcome(call, seconds=now - call.started, error=error))
+        elif error is not None:  # else a page: nobody's call
             self._strangers.count(call.started_at)
-            return
-        self._log.append_soon(record.outcome(call, seconds=now - call.started, error=error))
 
     def count_unread(self, refusal: Refusal) -> None:
         """Count a request that could not be read, or a connection too many: a stranger's, whoever it was."""

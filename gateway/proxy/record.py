@@ -217,8 +217,11 @@ def _who(caller: Caller | None, subject: Subject | None, route: Route | None) ->
 
 def _who_and_what(call: Call) -> str:
     match = call.match
-    target = match.target if match is not None else _USERINFO.sub(r"\1", call.target)
-    path, _, query = target.partition("?")
+    if match is not None:
+        target, path, query = match.target, match.upstream_path, match.query
+    else:
+        target = _USERINFO.sub(r"\1", call.target)
+        path, _, query = target.partition("?")
     if len(path) > MAX_TEXT:  # slices that take all are dear
         path = path[:MAX_TEXT]
     if call.who is not None and call.effective_method is None and _is_plain(target):

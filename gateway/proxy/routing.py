@@ -133,8 +133,8 @@ class RouteTable:
             refusal.route = route.name
             raise
         # The prefix alone calls the base path itself, without a "/" that nobody sent.
-        below = raw_path[entry.cut :] or ("" if route.base_path else "/")
-        return RouteMatch(route, method, path, f"{route.base_path}{below}{mark}{query}")
+        upstream_path = (route.base_path + raw_path[entry.cut :]) or "/"
+        return RouteMatch(route, method, path, f"{upstream_path}{mark}{query}", upstream_path, query)
 
     def _longest(self, path: str, entries: dict[str, _Entry]) -> _Entry | None:
         for depth in self._depths:

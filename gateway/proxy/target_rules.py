@@ -45,15 +45,15 @@ class TargetRules:
                 method.
             MintingNotAllowed, MultiplexNotAllowed: by rules 2 and 3.
         """
-        path, mark, text = match.target.partition("?")
-        if text:
-            sent, named = self._query.read(text, match.method)
+        path, query = match.upstream_path, match.query
+        if query:
+            sent, named = self._query.read(query, match.method)
             if named is not None:
                 if override is not None:
                     raise FieldNotPassed
                 override = named
-            if sent != text:
-                match = replace(match, target=f"{path}{mark if sent else ''}{sent}")
+            if sent != query:
+                match = replace(match, target=f"{path}?{sent}" if sent else path, query=sent)
         if self._minting is not None and self._minting.matches(path):
             raise MintingNotAllowed
         if self._multiplex is not None and self._multiplex.matches(path):

@@ -27,7 +27,7 @@ def test_each_line_can_be_read_alone() -> None:
     Intent and outcome both say who and what; of the query the keys.
     """
     call = made()
-    call.match = RouteMatch(ROUTE, "GET", "/x", "/x?a=secret&b")
+    call.match = RouteMatch(ROUTE, "GET", "/x", "/x?a=secret&b", "/x", "a=secret&b")
     call.subject = Subject("ada", None)
     call.rule = "sales"
     before = json.loads(intent(call))
@@ -69,7 +69,7 @@ def test_query_keys_are_no_values(case: str) -> None:
     """
     query, keys = QUERIES[case]
     call = made()
-    call.match = RouteMatch(ROUTE, "GET", "/x", f"/x?{query}")
+    call.match = RouteMatch(ROUTE, "GET", "/x", f"/x?{query}", "/x", query)
 
     assert keys == json.loads(intent(call))["query_keys"]
 
@@ -139,7 +139,7 @@ def test_lines_are_the_same_by_text_and_by_members(path: str, query: str, user: 
     subject = Subject(user.encode(errors="replace").decode(), None)
     by_members, by_text = made(), made()
     for call in (by_members, by_text):
-        call.match = RouteMatch(ROUTE, "GET", f"/{path}", f"/{path}?{query}")
+        call.match = RouteMatch(ROUTE, "GET", f"/{path}", f"/{path}?{query}", f"/{path}", query)
         call.caller, call.subject, call.rule = Caller("jwt", "ada"), subject, rule
     by_text.who = who(Caller("jwt", "ada"), subject, ROUTE)
 

@@ -31,7 +31,8 @@ def route(**more: object) -> Route:
 def read(target: str, *, has_conditions: bool = False, override: str | None = None, **more: object) -> str:
     """Return the target that is sent; *more* are keys of the route."""
     entry = route(**more)
-    match = RouteMatch(entry, "GET", "/whatever", target)
+    path, _, query = target.partition("?")
+    match = RouteMatch(entry, "GET", "/whatever", target, path, query)
     sent, _ = TargetRules(entry, KNOWN, has_conditions=has_conditions).read(match, override)
     return sent.target
 
