@@ -150,7 +150,7 @@ def _head(request: ProxyRequest, lane: Lane, body: RequestBody | None, injected:
         framing += UPGRADE_LINES
     target = match.target if lane.injects_field else lane.target(match.target, injected.token.access_token)
     return b"".join(
-        (
+        [
             f"{call.method} {target}{lane.host_line}".encode("ascii"),
             *request.fields.lines,
             injected.line,
@@ -159,7 +159,7 @@ def _head(request: ProxyRequest, lane: Lane, body: RequestBody | None, injected:
             lane.via_lines[request.is_http_1_0],
             call.traceparent,
             b"\r\n",
-        )
+        ]
     )
 
 

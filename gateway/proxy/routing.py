@@ -64,20 +64,17 @@ class _Entry:
         self.cut = len(route.prefix)
         self.allow = tuple((entry.method, PathPattern.compile(entry.path)) for entry in route.allow)
 
-    def path_of(self, method: str, raw_path: str) -> str:
-        """Return the path below the prefix, or raise where the route does not take it; 405 names what it would take."""
-        if "%" in raw_path:
-            _check_encodings(raw_path, self.route.encoded)
-        path = raw_path[self.cut :] or "/"
+    def check(self, method: str, path: str) -> None:
+        """Raise where the route does not take *path*, below its prefix; 405 names what it would take."""
         if method in NEVER_PASSED:
             raise MethodNotAllowed
         if not self.allow:
             if method not in PASSED_METHODS:
                 raise MethodNotAllowed(allowed_methods=tuple(sorted(PASSED_METHODS)))
-            return path
+            return
         for allowed, pattern in self.allow:
             if (allowed == method or (allowed == "*" and method in PASSED_METHODS)) and pattern.matches(path):
-                return path
+                return
         methods = [allowed for allowed, pattern in self.allow if pattern.matches(path)]
         if not methods:
             raise PathNotAllowed
@@ -127,13 +124,17 @@ class RouteTable:
             if entry is None:
                 raise RouteNotFound
         route = entry.route
+        below = raw_path[entry.cut :]
+        path = below or "/"
         try:
-            path = entry.path_of(method, raw_path)
+            if "%" in raw_path:
+                _check_encodings(raw_path, route.encoded)
+            entry.check(method, path)
         except Refusal as refusal:
             refusal.route = route.name
             raise
         # The prefix alone calls the base path itself, without a "/" that nobody sent.
-        upstream_path = (route.base_path + raw_path[entry.cut :]) or "/"
+        upstream_path = (route.base_path + below) or "/"
         return RouteMatch(route, method, path, f"{upstream_path}{mark}{query}", upstream_path, query)
 
     def _longest(self, path: str, entries: dict[str, _Entry]) -> _Entry | None:
