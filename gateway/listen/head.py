@@ -67,6 +67,8 @@ _OPTION = re.compile(_TOKEN)
 # Framing and Host are not a hop's to remove: a Connection field that names them is an attack or a mistake.
 _NOT_FOR_A_HOP = frozenset({b"content-length", b"host", b"transfer-encoding"})
 
+END = b"\r\n\r\n"  # of a head
+
 RawFields = tuple[tuple[bytes, bytes], ...]
 
 
@@ -145,6 +147,26 @@ def first_fault(head: bytes) -> Refusal | None:
     if end < 0:
         return None
     return _fault_of_line(head[:end]) or _fault_of_fields(head, end + 1)
+
+
+def end_of_fields(data: bytes, at: int, stop: int) -> int:
+    """
+    Return where the head at *at* ends, whose line ends, and fields begin, at the CRLF at *stop*; 0 if it is not whole.
+
+    Raises:
+        Refusal: a field is none, or too large.
+    """
+    found = FIELDS.match(data, stop)
+    end = found.end() if found is not None else stop
+    if not data.startswith(END, end):
+        if data.find(END, stop) >= 0:
+            raise first_fault(data[at:]) or InvalidRequest()
+        return 0
+    if end - stop > MAX_FIELD_BYTES:
+        fault = first_fault(data[at : end + 4])
+        if fault is not None:
+            raise fault
+    return end + 4
 
 
 def room_in_line(head: bytes) -> int:

@@ -29,7 +29,7 @@ from aiohttp.web_protocol import RequestPayloadError, _ErrInfo
 from gateway.errors import FieldsTooLarge, InvalidRequest, Refusal
 from gateway.listen.body import ChunkedBody
 from gateway.listen.head import (
-    FIELDS,
+    END,
     LINE,
     MAX_FIELD_BYTES,
     MAX_FIELDS,
@@ -40,6 +40,7 @@ from gateway.listen.head import (
     NO_BODY,
     HeaderSection,
     RequestHead,
+    end_of_fields,
     first_fault,
     read_section,
     room_in_line,
@@ -62,7 +63,6 @@ Payload = StreamReader | Body  # an application's, and ours
 Messages = list[tuple[Message | _ErrInfo, Payload]]
 # The methods that are taken without asking the C parser; it knows some more, and refuses all others.
 _METHODS = {name.encode("ascii"): name for name in ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")}
-_END = b"\r\n\r\n"  # of a head
 _NOTHING: tuple[Any, bool, bytes] = ((), False, b"")
 
 
@@ -170,6 +170,26 @@ class StrictParser:
         self._in_flight += 1
         return _ErrInfo(status=refusal.status, exc=refusal, message=""), EMPTY_PAYLOAD
 
+    def read_repeated(self, data: bytes) -> RequestHead | None:
+        """
+        Return the request that *data* is, where nothing waits and it has no body and the fields of the one before.
+
+        None for all else: then *data* is to be fed. 7,000 instructions less than to feed and to queue it.
+        """
+        section = self._known
+        if section is None or not data.endswith(self._known_fields):
+            return None
+        if self.tail or self._in_flight or self._payload is not None or self._has_ended or self._skipped_line:
+            return None
+        # The fields begin with the CRLF that ends the line.
+        line = LINE.fullmatch(data, 0, len(data) - len(self._known_fields) + 2)
+        if line is None or section.framing is not NO_BODY or section.is_last:
+            return None
+        method, target, minor = line.groups()
+        if method not in _METHODS or len(target) > MAX_TARGET_BYTES or minor != b"1":
+            return None
+        return RequestHead(_METHODS[method], target.decode("ascii"), section)
+
     def feed_data(self, data: bytes) -> tuple[Messages | tuple[()], bool, bytes]:
         """Return the messages that *data* completes, in order; the rest is aiohttp's form, and always the same."""
         if self._has_ended:
@@ -211,17 +231,12 @@ class StrictParser:
             else:
                 messages.append(self.refuse(refusal))
         if at < size:
-            self._keep(data[at:] if at else data)
+            rest = data[at:] if at else data
+            self.has_extra = self._has_ended
+            self.tail = b"" if self._has_ended else rest  # behind the last request only that it came is kept
             if self.has_begun and not self.is_behind:
                 self._room = room_in_line(self.tail)
         return (messages, False, b"") if messages else _NOTHING
-
-    def _keep(self, rest: bytes) -> None:
-        """Keep *rest* until more comes; behind the last request only that it came."""
-        if self._has_ended:
-            self.has_extra = True
-        else:
-            self.tail = rest
 
     # --- heads ---------------------------------------------------------------------------------------------------
 
@@ -254,18 +269,18 @@ class StrictParser:
         if stop - at > MAX_LINE_BYTES or len(target) > MAX_TARGET_BYTES or method in NEVER_TAKEN:
             raise first_fault(data[at:]) or InvalidRequest()
         if minor != b"1" or method not in _METHODS or self._for_application:
-            end = self._end_of_fields(data, at, stop)
+            self._head_end = end = end_of_fields(data, at, stop)
             return self._read_unusual(data[at:end], target, is_http_1_0=minor == b"0") if end else None
         section = self._known
         if section is None or not data.startswith(self._known_fields, stop):
             # Only whole sections are found, so where this one ends is guessed: to search 900 bytes for it takes 0.9
             # microseconds, to find it among 10,000 sections 0.4.
-            end = len(data) if data.endswith(_END) else data.find(_END, stop) + 4
+            end = len(data) if data.endswith(END) else data.find(END, stop) + 4
             fields = data[stop:end] if end - stop <= MAX_KNOWN_BYTES else b""
             section = self._sections.get(fields)
             is_shared = section is not None
             if section is None:
-                end = self._end_of_fields(data, at, stop)
+                end = end_of_fields(data, at, stop)
                 if not end:
                     return None
                 if end - stop != len(fields):
@@ -286,26 +301,15 @@ class StrictParser:
         self._framing, self._ends = section.framing, section.is_last
         return RequestHead(_METHODS[method], target.decode("ascii"), section)
 
-    def _end_of_fields(self, data: bytes, at: int, stop: int) -> int:
-        """Return, and keep, where the head at *at* ends, whose fields begin at *stop*; 0 where it is not whole."""
-        found = FIELDS.match(data, stop)
-        end = found.end() if found is not None else stop
-        if not data.startswith(_END, end):
-            if data.find(_END, stop) >= 0:
-                raise first_fault(data[at:]) or InvalidRequest()
-            return 0
-        if end - stop > MAX_FIELD_BYTES:
-            self._refuse_fault(data[at : end + 4])
-        self._head_end = end + 4
-        return end + 4
-
     def _read_odd(self, data: bytes, at: int) -> Message | None:
         """Do as `_read` for a line that is no plain one: refuse its head, if it is whole."""
-        end = data.find(_END, at)
+        end = data.find(END, at)
         if end < 0 or data[at] == 13:
             return None
         head = data[at : end + 4]
-        self._refuse_fault(head)
+        fault = first_fault(head)
+        if fault is not None:
+            raise fault
         self._head_end = end + 4
         return self._read_unusual(head, head.split(b" ", 2)[1], is_http_1_0=False)
 
@@ -326,12 +330,6 @@ class StrictParser:
         if not self._for_application:
             return RequestHead(message.method, message.path, section, is_http_1_0=is_http_1_0)
         return message._replace(should_close=self._ends)
-
-    def _refuse_fault(self, head: bytes) -> None:
-        """Raise what is wrong with *head*, if anything is."""
-        fault = first_fault(head)
-        if fault is not None:
-            raise fault
 
     def _is_in_body(self) -> bool:
         return self._payload is not None

@@ -263,16 +263,25 @@ class CallerConnection(StrictConnection):
     def _receive(self, data: bytes) -> None:
         if self._force_close or self._close:
             return
+        # Who is idle serves what comes here and now, as far as that goes.
+        waiter, steps = self._waiter, self._steps
+        if waiter is not None and steps.under_way is None and not waiter.done():
+            head = self._strict.read_repeated(data)
+            if head is not None:
+                self._request_count += 1
+                self._keepalive = False
+                steps.run(self._serve_queue(head))
+                return
         messages, _, _ = self._strict.feed_data(data)
         if messages:
             self._request_count += len(messages)
             self._messages.extend(messages)  # type: ignore[arg-type]  # heads of ours where aiohttp has its messages
             if not self._buffer_paused and len(self._messages) >= self._max_msg_queue_size:
                 self._pause_reading_for_buffer()
-            if self._waiter is not None and self._steps.under_way is None and not self._waiter.done():
-                # Here and now, as far as that goes.
+            waiter = self._waiter  # what was fed may have ended the request before
+            if waiter is not None and steps.under_way is None and not waiter.done():
                 self._keepalive = False
-                self._steps.run(self._serve_queue())
+                steps.run(self._serve_queue())
 
     async def start(self) -> None:
         """
@@ -319,25 +328,30 @@ class CallerConnection(StrictConnection):
                 log.error("connection_broke", error=type(outcome).__name__, place=place_of(outcome))
                 self.abort()
 
-    async def _serve_queue(self) -> bool:
-        """Serve the requests that have come, one after another; return whether the connection stays open."""
-        messages = self._messages
-        while messages and not self._force_close:
+    async def _serve_queue(self, head: RequestHead | None = None) -> bool:
+        """
+        Serve the requests that have come, one after another; return whether the connection stays open.
+
+        *head* is a request without a body that came while none was waiting: it goes past the queue.
+        """
+        messages: Any = self._messages
+        payload: Any = EMPTY_BODY
+        while (head is not None or messages) and not self._force_close:
             if self.transport is None or self.transport.is_closing():
                 break
-            message: Any
-            payload: Any
-            message, payload = messages.popleft()
-            self._strict.message_consumed()
-            if self._buffer_paused and len(messages) <= self._msg_queue_resume_size:
-                self._resume_reading_if_drained()
-            if isinstance(message, _ErrInfo):
-                self._refuse_unread(message.exc)
-                self._is_refused = True
-                return False
+            if head is None:
+                message, payload = messages.popleft()
+                self._strict.message_consumed()
+                if self._buffer_paused and len(messages) <= self._msg_queue_resume_size:
+                    self._resume_reading_if_drained()
+                if isinstance(message, _ErrInfo):
+                    self._refuse_unread(message.exc)
+                    self._is_refused = True
+                    return False
+                head = message
             self._request_in_progress = True
             try:
-                keep_alive = await self._serve(message, payload, self)
+                keep_alive = await self._serve(head, payload, self)
             finally:
                 self._request_in_progress = False
                 if self._handler_waiter is not None and not self._handler_waiter.done():
@@ -348,6 +362,7 @@ class CallerConnection(StrictConnection):
                 return False
             if self._paused and not await self._has_read():
                 return False  # a caller that sends on and never reads would pile up its answers here
+            head = None
         self._keepalive = True
         self._next_keepalive_close_time = self._loop.time() + KEEPALIVE_SECONDS
         if self._keepalive_handle is None:

@@ -51,7 +51,7 @@ class Signal:
         waiter = self.waiter
         if isinstance(waiter, Steps):
             self.waiter = None
-            waiter.resume()
+            waiter.run()
         elif waiter is not None and not waiter.done():
             waiter.set_result(None)
 
@@ -83,14 +83,11 @@ class Steps:
         self._rest: Any = None  # what it waits for then
         self._cleaning_up: asyncio.Task[bool] | None = None
 
-    def run(self, coroutine: Coroutine[Any, None, bool]) -> None:
-        """Run *coroutine* as far as it goes."""
-        self.under_way = coroutine
-        self.resume()
-
-    def resume(self) -> None:
-        """Go on behind a signal."""
+    def run(self, new: Coroutine[Any, None, bool] | None = None) -> None:
+        """Run *new*, or what is under way and was waiting for a signal, as far as it goes."""
         global _current
+        if new is not None:
+            self.under_way = new
         assert self.under_way is not None
         before, _current = _current, self
         try:

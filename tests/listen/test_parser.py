@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.errors import Refusal, RequestTimeout
-from gateway.listen.head import RequestHead
+from gateway.listen.head import MAX_TARGET_BYTES, RequestHead
 from gateway.listen.parser import MAX_QUEUED, Message, Payload, StrictParser
 from gateway.listen.sections import MAX_KNOWN_BYTES, SharedSections
 from gateway.net.backlog import Backlog
@@ -333,6 +333,66 @@ async def test_url_is_there_for_who_needs_it() -> None:
     messages, _, _ = parser.feed_data(GET % 1 + b"GET //a?b=c HTTP/1.1\r\nHost: x\r\n\r\n")
 
     assert ["/1", "//a"] == [m.url.raw_path for m, _ in messages if isinstance(m, RawRequestMessage)]
+
+
+async def test_request_that_repeats_the_fields_before_it_need_not_be_fed() -> None:
+    """So is one read that stands alone, has no body, and of which no part differs but the target and the method."""
+    reader = Reader(asyncio.get_running_loop())
+    assert reader.parser.read_repeated(GET % 1) is None
+    reader.feed(GET % 1)
+
+    head = reader.parser.read_repeated(GET.replace(b"GET", b"PUT") % 2)
+
+    assert head is not None
+    assert ("PUT", "/2") == (head.method, head.target)
+    first = reader.read[0][0]
+    assert isinstance(first, RequestHead)
+    assert head.section is first.section
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        GET % 1 + GET % 2,
+        b"\r\n" + GET % 1,
+        (GET % 1)[:-1],
+        GET % 1 + b"G",
+        GET.replace(b"GET", b"TRACE") % 1,
+        GET.replace(b"GET", b"BREW") % 1,
+        GET.replace(b"1.1", b"1.0") % 1,
+        GET.replace(b" HTTP", b"  HTTP") % 1,
+        GET.replace(b"/%d", b"/%d#") % 1,
+        GET.replace(b"/%d", b"/%d" + b"x" * MAX_TARGET_BYTES) % 1,
+        GET.replace(b"\r\n", b"\r\nA: b\r\n", 1) % 1,
+    ],
+)
+async def test_all_else_is_to_be_fed(data: bytes) -> None:
+    """More or less than one request, an unusual line, other fields: those are read by one rule."""
+    reader = Reader(asyncio.get_running_loop())
+    reader.feed(GET % 1)
+
+    assert reader.parser.read_repeated(data) is None
+
+
+@pytest.mark.parametrize(
+    "before",
+    [
+        GET % 1 + b"GET /",
+        GET % 1 + b"\r\n",
+        GET.replace(b"Host", b"Connection: close\r\nHost") % 1,
+        GET % 1 + b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 99\r\n\r\n",
+    ],
+)
+async def test_repeated_request_behind_what_has_begun_is_to_be_fed(before: bytes) -> None:
+    """It belongs to a head, an empty line or a body that has begun, or stands behind the last request."""
+    reader = Reader(asyncio.get_running_loop())
+    reader.feed(before)
+
+    assert reader.parser.read_repeated(GET % 2) is None
+    assert reader.parser.read_repeated(before) is None
+    reader = Reader(asyncio.get_running_loop())
+    reader.parser.feed_data(GET % 1)  # it waits in the queue
+    assert reader.parser.read_repeated(GET % 2) is None
 
 
 async def test_queue_is_bounded() -> None:
