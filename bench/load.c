@@ -9,9 +9,9 @@
  * 3. An answer that is not 2xx, that is cut, or that is not whole GRACE_SECONDS after the end is a failure.
  *
  * Compiled at first use by bench/load.py, which also writes the file of requests: each is a length (uint64, of this
- * machine) and its bytes. They are sent in turn. Prints one JSON object.
+ * machine) and its bytes. They are sent in turn, the one with the number FIRST first. Prints one JSON object.
  *
- * usage: load PORT CONNECTIONS SECONDS RATE REQUESTS
+ * usage: load PORT CONNECTIONS SECONDS RATE REQUESTS FIRST
  */
 #define _GNU_SOURCE
 #include <arpa/inet.h>
@@ -346,8 +346,8 @@ static void load_requests(const char *path) {
 }
 
 int main(int count, char **words) {
-    if (count != 6) {
-        fprintf(stderr, "usage: load PORT CONNECTIONS SECONDS RATE REQUESTS\n");
+    if (count != 7) {
+        fprintf(stderr, "usage: load PORT CONNECTIONS SECONDS RATE REQUESTS FIRST\n");
         return 2;
     }
     port = atoi(words[1]);
@@ -355,6 +355,7 @@ int main(int count, char **words) {
     double seconds = atof(words[3]);
     rate = atof(words[4]);
     load_requests(words[5]);
+    next_request = (size_t)strtoull(words[6], NULL, 10) % request_count;
     prctl(PR_SET_TIMERSLACK, 1UL);
     epoll = epoll_create1(0);
     timer = timerfd_create(CLOCK_MONOTONIC, TFD_NONBLOCK);

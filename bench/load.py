@@ -67,9 +67,13 @@ def write_requests(path: Path, requests: Iterable[bytes]) -> Path:
     return path
 
 
-def run_load(port: int, requests: Path, *, connections: int, seconds: float, rate: float = 0.0) -> Load:
-    """Return what load.c reports of *seconds* against *port*: a closed loop, or an open one with *rate* a second."""
-    words = [str(_program()), str(port), str(connections), str(seconds), str(rate), str(requests)]
+def run_load(port: int, requests: Path, *, connections: int, seconds: float, rate: float = 0.0, first: int = 0) -> Load:
+    """
+    Return what load.c reports of *seconds* against *port*: a closed loop, or an open one with *rate* a second.
+
+    *first* is the number of the request that begins, counted on from the last to the first of the file.
+    """
+    words = [str(_program()), str(port), str(connections), str(seconds), str(rate), str(requests), str(first)]
     return Load(**json.loads(_on_load_core(words, seconds=seconds)))
 
 

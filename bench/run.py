@@ -57,7 +57,7 @@ WORKS: Mapping[str, tuple[Callable[[Session], list[Table]], float, bool]] = {
     "post": (only_posts, 30, True),
     "bodies": (bodies.run, 150, True),
     "tls": (tls.run, 50, True),
-    "callers": (callers.run, 60, False),
+    "callers": (callers.run, 75, False),
     "record": (record.run, 25, False),
     "streams": (connections.run_streams, 40, True),
     "idle": (connections.run_idle, 20, False),

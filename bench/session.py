@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import secrets
 import time
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
@@ -61,6 +62,7 @@ class Session:
     faults: list[str] = field(default_factory=list)  # of the gateway: these works have no result
     _proxies: dict[str, Proxy] = field(default_factory=dict)
     _requests: dict[bytes, Path] = field(default_factory=dict)
+    _sent: Counter[Path] = field(default_factory=Counter)  # of each file
     _tls: tuple[TlsFiles, Upstream] | None = None
 
     @property
@@ -137,11 +139,17 @@ class Session:
     def sending_file(
         self, requests: Path, *, connections: int = 32, rate: float = 0.0, seconds: float | None = None
     ) -> Send:
-        """Return what sends the *requests* of a file in turn."""
+        """
+        Return what sends the *requests* of a file in turn, each time on from where the last has ended: else those at
+        the end of a long file would be new to the proxy for ever.
+        """
         how_long = self.plan.seconds if seconds is None else seconds
 
         def send(proxy: Proxy) -> Load:
-            return run_load(proxy.port, requests, connections=connections, seconds=how_long, rate=rate)
+            first = self._sent[requests]
+            load = run_load(proxy.port, requests, connections=connections, seconds=how_long, rate=rate, first=first)
+            self._sent[requests] += load.requests
+            return load
 
         return send
 

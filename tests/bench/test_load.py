@@ -41,11 +41,13 @@ async def answering(answer: Answer) -> AsyncIterator[int]:
         yield server.sockets[0].getsockname()[1]
 
 
-async def load(port: int, directory: Path, *paths: str, rate: float = 0.0, connections: int = 2) -> Load:
+async def load(
+    port: int, directory: Path, *paths: str, rate: float = 0.0, connections: int = 2, first: int = 0
+) -> Load:
     """Send requests for *paths* in turn for 0.3 seconds."""
     requests = (request("GET", path, credential="c") for path in paths or ("/x",))
     file = write_requests(directory / "requests", requests)
-    return await asyncio.to_thread(run_load, port, file, connections=connections, seconds=0.3, rate=rate)
+    return await asyncio.to_thread(run_load, port, file, connections=connections, seconds=0.3, rate=rate, first=first)
 
 
 BODIES = {
@@ -170,3 +172,19 @@ async def test_open_loop_counts_the_wait_for_a_connection(tmp_path: Path) -> Non
     assert 30 == done.requests
     assert done.p50_us > 20_000  # 20 of 30 requests were due while one answer hung
     assert done.max_us >= 200_000
+
+
+async def test_begins_where_it_is_told(tmp_path: Path) -> None:
+    """
+    A long file is gone on with from run to run: what follows its last request is its first.
+    """
+    heads: list[bytes] = []
+
+    async def answer(head: bytes, writer: asyncio.StreamWriter) -> None:
+        heads.append(head)
+        writer.write(OK)
+
+    async with answering(answer) as port:
+        await load(port, tmp_path, "/0", "/1", "/2", connections=1, first=5)
+
+    assert [b"/2", b"/0", b"/1", b"/2"] == [head.split(b" ")[1] for head in heads[:4]]
