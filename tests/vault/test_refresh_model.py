@@ -316,7 +316,7 @@ class RefreshJob(RuleBasedStateMachine):
 # No preconditions: whether an exchange waits depends on how fast the jobs are, and hypothesis takes a choice of rules
 # that differs between two runs of one example for a fault of the test.
 RefreshJob.TestCase.settings = settings(
-    max_examples=30, stateful_step_count=16, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck)
+    max_examples=20, stateful_step_count=16, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck)
 )
 # A process that is killed closes nothing: a connection that it was just opening goes with it.
 TestRefreshJob = pytest.mark.filterwarnings("ignore:.*before being closed:ResourceWarning")(RefreshJob.TestCase)
