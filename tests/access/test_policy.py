@@ -88,7 +88,8 @@ DECISIONS = {
 def decide(policies: list[Policy] | None, caller: Caller = ALICE, subject: Subject = HERS, **changes: str) -> Decision:
     """Decide about GET /v1/people/me of the route people, with *changes*."""
     call = {"route": "people", "connection": "contacts", "method": "GET", "path": "/v1/people/me"} | changes
-    return PolicySet(policies).decide(caller, subject, **call)
+    method, path = call.pop("method"), call.pop("path")
+    return PolicySet(policies).applicable(caller, subject, **call).decide(method, path)
 
 
 @pytest.mark.parametrize(("policies", "allowed", "rule", "reason"), DECISIONS.values(), ids=DECISIONS)
@@ -148,6 +149,19 @@ def test_management_key_bypasses_policies() -> None:
     assert PolicySet([deny()]).decide_raw(caller, HERS, connection="contacts").allowed
 
 
+def test_what_is_kept_decides_each_call_anew() -> None:
+    """
+    What applies to a caller is asked once; which method and path it wants, each time.
+    """
+    policies = [deny(methods=["DELETE"]), deny(paths=("/admin/**",)), allow(methods=["GET", "DELETE"])]
+    kept = PolicySet([replace(policy, id=str(number)) for number, policy in enumerate(policies)]).applicable(
+        ALICE, HERS, route="people", connection="contacts"
+    )
+
+    calls = [("GET", "/x"), ("DELETE", "/x"), ("GET", "/admin/x"), ("POST", "/x"), ("GET", "/x")]
+    assert [True, False, False, False, True] == [kept.decide(*call).allowed for call in calls]
+
+
 def test_tells_callers_and_places_apart_when_asked_again() -> None:
     """
     What was compiled for one route and connection is not used for another one, or for another caller.
@@ -155,8 +169,8 @@ def test_tells_callers_and_places_apart_when_asked_again() -> None:
     policies = PolicySet([allow(routes=["people"], connections=["contacts"], users=["alice"])])
 
     def ask(route: str, connection: str, user: str) -> bool:
-        call = {"route": route, "connection": connection, "method": "GET", "path": "/"}
-        return policies.decide(replace(ALICE, user=user), Subject(user, None), **call).allowed
+        who = replace(ALICE, user=user), Subject(user, None)
+        return policies.applicable(*who, route=route, connection=connection).decide("GET", "/").allowed
 
     asked = [("people", "contacts", "alice"), ("people", "mail", "alice"), ("mail", "contacts", "alice")]
     assert [True, False, False] == [ask(*call) for call in asked]
