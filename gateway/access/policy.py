@@ -172,9 +172,9 @@ class Applicable:
         Return whether *method* may be sent to *path*, the canonical raw path below the route's prefix
         (`RouteMatch.path`), without the query.
         """
-        # 0.1 microseconds where no deny looks at the path, 2.8 where one does (reading it laxly is most of that): timeit
-        # with the two sets of tests/access/test_policy.py, `TIMED`. A bounded cache of decisions costs 0.4 to 1.0, and
-        # its key would hold the path, which the caller chooses.
+        # 0.1 microseconds where no deny looks at the path, 2.8 where one does (reading it laxly is most of that): by
+        # timeit with the two sets of tests/access/test_policy.py, `TIMED`. A bounded cache of decisions costs 0.4 to
+        # 1.0, and its key would hold the path, which the caller chooses.
         if self._always is not None:
             return self._always
         for deny in self._denies:
