@@ -24,6 +24,7 @@ from __future__ import annotations
 import asyncio
 import math
 import os
+import sqlite3
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -40,6 +41,7 @@ from gateway.breaker import Breaker
 from gateway.store.migrate import upgrade_to_head
 
 BUSY_TIMEOUT_SECONDS = 5.0  # how long a writer waits for another process' transaction; ours last milliseconds
+WAL_PAUSE_SECONDS = 0.02  # between two tries to begin the write-ahead log of a new file
 
 POOL_TIMEOUT_SECONDS = 5.0  # for a free connection; a caller is refused rather than kept waiting
 LOOKUP_SECONDS = 4.0  # for what a call waits for, one row or a few, and the connection to read them
@@ -291,11 +293,31 @@ def _configure_sqlite(dbapi_connection: Any, _record: Any) -> None:
     dbapi_connection.isolation_level = None
     cursor = dbapi_connection.cursor()
     cursor.execute(f"PRAGMA busy_timeout = {int(BUSY_TIMEOUT_SECONDS * 1000)}")
-    cursor.execute("PRAGMA journal_mode = WAL")
+    dbapi_connection.run_async(_use_wal)
     cursor.execute("PRAGMA synchronous = FULL")
     cursor.execute("PRAGMA foreign_keys = ON")
     cursor.execute("PRAGMA secure_delete = ON")
     cursor.close()
+
+
+async def _use_wal(connection: Any) -> None:
+    """
+    Begin the write-ahead log, or find it begun.
+
+    A file that has none yet is locked for that moment: whoever meets another that begins it, or writes, is refused at
+    once by SQLite, which would wait for neither (the busy timeout is for locks that cannot wait for each other).
+    """
+    loop = asyncio.get_running_loop()
+    give_up_at = loop.time() + BUSY_TIMEOUT_SECONDS
+    while True:
+        try:
+            await connection.execute_fetchall("PRAGMA journal_mode = WAL")
+        except sqlite3.OperationalError as exc:
+            if exc.sqlite_errorcode != sqlite3.SQLITE_BUSY or loop.time() > give_up_at:
+                raise
+        else:
+            return
+        await asyncio.sleep(WAL_PAUSE_SECONDS)
 
 
 def _begin_sqlite(connection: Any) -> None:

@@ -76,7 +76,8 @@ async def test_cancelled_requests_never_shift_an_answer(tmp_path: Path, upstream
     assert whole >= USERS * REQUESTS_PER_USER * 0.4
     assert _is_within(after, before), (before, after)
     assert {None, "client_aborted"} == {line["error"] for line in outcomes}
-    assert len(gateway.lines("intent")) == len(outcomes)
+    # A caller may also leave while its token is fetched: nothing has left then, and nothing was intended.
+    assert {line["id"] for line in outcomes if line["attempts"]} == {line["id"] for line in gateway.lines("intent")}
 
 
 async def _ask(gateway: Running, key: str, *, leave_after: float | None) -> bytes | None:

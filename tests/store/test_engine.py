@@ -211,6 +211,25 @@ async def test_url_may_leave_the_driver_out(database_path: Path) -> None:
     assert is_database(database_path)
 
 
+async def test_opening_waits_for_who_writes_without_a_log(database_path: Path) -> None:
+    """
+    A new file has no write-ahead log yet. SQLite refuses to begin one at once, busy timeout or not, while another
+    process writes, as one does that is opened at the same moment.
+    """
+    database_path.parent.mkdir(mode=0o700)
+    other = sqlite3.connect(database_path, isolation_level=None)
+    other.execute("BEGIN IMMEDIATE")
+
+    opening = asyncio.create_task(Store.open(sqlite_url(database_path)))
+    await asyncio.sleep(0.2)
+    assert not opening.done()
+    other.execute("COMMIT")
+    other.close()
+    store = await opening
+    await add(store)
+    await store.close()
+
+
 async def test_file_that_is_no_database_is_refused(database_path: Path) -> None:
     """
     A broken database is an error, never silently made anew.
