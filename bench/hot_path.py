@@ -241,9 +241,8 @@ def configuration(directory: Path, jwks_port: int, *, routes: int, users: list[s
     return parse(json.dumps(document).encode(), name="routes.yaml", directory=directory, environ={})
 
 
-def lane_of(route: Route, answer: bytes, loop: asyncio.AbstractEventLoop, *, policies: PolicySet) -> Lane:
-    """Return *route* in service, its upstream being one that gives *answer*."""
-    pool = UpstreamPool(route, open_connection=opener(answer, loop), loop=loop)
+def lane_of(route: Route, pool: UpstreamPool, *, policies: PolicySet) -> Lane:
+    """Return *route* in service."""
     return Lane(route, pool, has_conditions=policies.has_conditions(route.name, route.connection))
 
 
@@ -285,7 +284,8 @@ async def drive(
         issuers = Issuers(map(settings.issuer, config.issuers), client, clock=clock, monotonic=monotonic)
         keyring = KeyRing(store, feed, clock=clock, random_bytes=Random(0).randbytes)
         metrics = Metrics()
-        lanes = {route.name: lane_of(route, canned.ok, loop, policies=policies) for route in config.routes}
+        pool = UpstreamPool(config.routes[0].origin, open_connection=opener(canned.ok, loop), loop=loop)
+        lanes = {route.name: lane_of(route, pool, policies=policies) for route in config.routes}
         exchange = Exchange(
             lanes=lanes,
             identity=Identity(issuers, keyring, clock=clock, monotonic=monotonic, accepts_management=False),
@@ -310,8 +310,7 @@ async def drive(
         cpu_seconds = time.process_time() - agent.warm_at
         await asyncio.sleep(0)
         await server.shutdown(1.0)
-        for lane in lanes.values():
-            await lane.pool.close()
+        await pool.close()
         await issuers.close()
     keys_server.close()
     egress_log.close()

@@ -17,9 +17,8 @@ import os
 import random
 import ssl
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import AsyncExitStack, suppress
-from functools import partial
 from pathlib import Path
 
 import structlog
@@ -42,10 +41,8 @@ from gateway.errors import Refusal
 from gateway.listen.acceptor import Acceptor
 from gateway.listen.connection import StrictServer
 from gateway.listen.runner import StrictRunner
-from gateway.models import Route
+from gateway.models import Egress, Origin, Route
 from gateway.net.client import OutboundClient
-from gateway.net.dial import resolve, tls_context
-from gateway.net.tunnel import open_tunnel
 from gateway.providers.upstreams import upstream_rules
 from gateway.proxy import aiohttp_names
 from gateway.proxy.answers import NAME
@@ -53,7 +50,7 @@ from gateway.proxy.discovery import ProtectedResource
 from gateway.proxy.exchange import Exchange
 from gateway.proxy.forwarded import TrustedProxies
 from gateway.proxy.lane import Lane
-from gateway.proxy.opener import Addresses, direct_opener, tunnel_opener
+from gateway.proxy.opener import opener
 from gateway.proxy.pool import UpstreamPool
 from gateway.proxy.tokens import ConnectionTokens, TokenService
 from gateway.proxy.traffic import TrafficServer
@@ -184,10 +181,11 @@ class Gateway:
         loop = asyncio.get_running_loop()
         proxies = TrustedProxies(configuration.listeners.traffic.trusted_proxies)
         via = f"{NAME}-{instance_id(data, random_bytes=os.urandom)}"
+        pools = _pools(configuration.routes, loop)
         lanes = {
             route.name: Lane(
                 route,
-                _pool(route, loop),
+                pools[route.name],
                 upstream_rules(str(route.origin), await _template(route, opened)),
                 via=via,
                 has_conditions=policies.has_conditions(route.name, route.connection),
@@ -195,8 +193,8 @@ class Gateway:
             )
             for route in configuration.routes
         }
-        for lane in lanes.values():
-            own.push_async_callback(lane.pool.close)
+        for pool in set(pools.values()):
+            own.push_async_callback(pool.close)
         exchange = Exchange(
             lanes=lanes,
             identity=identity(accepts_management=configuration.management_keys),
@@ -401,16 +399,13 @@ async def _template(route: Route, opened: OpenVault | None) -> str | None:
     return connection.template if connection is not None else None
 
 
-def _pool(route: Route, loop: asyncio.AbstractEventLoop) -> UpstreamPool:
-    origin, egress = route.origin, route.egress
-
-    async def addresses() -> Addresses:
-        found = await resolve(origin.host, origin.port, egress)
-        return [(int(family), tuple(sockaddr)) for family, sockaddr in found]
-
-    tls = tls_context(egress) if origin.scheme == "https" else None
-    opener = direct_opener(route, resolve=addresses, tls=tls, loop=loop)
-    if (proxy := egress.proxy) is not None:
-        tunnel = partial(open_tunnel, proxy, origin.host, origin.port, egress)
-        opener = tunnel_opener(route, tunnel=tunnel, tls=tls, loop=loop)
-    return UpstreamPool(route, open_connection=opener, loop=loop)
+def _pools(routes: Iterable[Route], loop: asyncio.AbstractEventLoop) -> dict[str, UpstreamPool]:
+    """Return the pool of each of *routes*, by its name: those that reach the same origin in the same way share one."""
+    pools: dict[tuple[Origin, Egress, float], UpstreamPool] = {}
+    by_name: dict[str, UpstreamPool] = {}
+    for route in routes:
+        way = route.origin, route.egress, route.timeouts.connect_seconds
+        if way not in pools:
+            pools[way] = UpstreamPool(route.origin, open_connection=opener(*way, loop), loop=loop)
+        by_name[route.name] = pools[way]
+    return by_name

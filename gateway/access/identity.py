@@ -25,6 +25,7 @@ from gateway.access.keys import PREFIXES, TOPIC, KeyRing, looks_like_key
 from gateway.access.names import MAX_ACCOUNT_CHARS, is_name
 from gateway.errors import CallerUnauthenticated, SubjectNotAllowed, SubjectRequired, TenantRequired
 from gateway.models import Caller, CredentialPlace, Route, Subject
+from gateway.store.changes import ChangeFeed
 
 CACHE_SECONDS = 60.0  # how long a withdrawn JWT may still be believed (threats B16)
 MAX_CACHED = 20_000  # callers; about 2 KB each with a JWT as the key
@@ -71,6 +72,28 @@ def parse_credential(value: str, place: CredentialPlace, project: str) -> str:
     return credential
 
 
+class Verified:
+    """
+    The *caller* that a credential was verified to be a short while ago: believed until *until*, in monotonic seconds,
+    a key's while *feed* is live as well. It ends with its place in `Identity`, so whoever holds it need not look there.
+    """
+
+    __slots__ = ("caller", "feed", "until")
+
+    def __init__(self, caller: Caller, feed: ChangeFeed | None) -> None:
+        self.caller = caller
+        self.feed = feed
+        self.until = float("-inf")
+
+    def is_believed(self, now: float) -> bool:
+        """Whether the caller may be believed at *now*, in monotonic seconds; else the credential is verified anew."""
+        return now < self.until and (self.feed is None or now < self.feed.live_until)
+
+    def end(self) -> None:
+        """Believe it no more."""
+        self.until = float("-inf")
+
+
 class Identity:
     """
     Who calls at one door. *accepts_management* says whether the door takes management keys.
@@ -93,28 +116,26 @@ class Identity:
         self._clock = clock
         self._monotonic = monotonic
         self._accepts_management = accepts_management
-        self._callers: OrderedDict[str, tuple[Caller, float]] = OrderedDict()  # credential → caller, believed until
+        self._callers: OrderedDict[str, Verified] = OrderedDict()  # by their credentials
         self._credentials: dict[str, str] = {}  # key id → credential
         self._changes = 0  # of keys, heard so far
         self._feed.subscribe(TOPIC, self._forget)
         self._feed.on_gap(self._forget_keys)
 
-    def cached(self, credential: str) -> Caller | None:
-        """Return the caller whom *credential* was verified to be a short while ago, or None: then `identify`."""
+    def cached(self, credential: str) -> Verified | None:
+        """Return the caller whom *credential* was verified to be a short while ago, or None: then `verify`."""
         # 0.2 microseconds, and 0.4 more to hash the 900 characters of a JWT just read; a TTLCache costs 1.0. Get it
         # again: timeit on this method with a token of tests/access/idp.py.
-        entry = self._callers.get(credential)
-        if entry is None:
-            return None
-        caller, believed_until = entry
-        now = self._monotonic()
-        if now >= believed_until or (caller.kind != "jwt" and now >= self._feed.live_until):
-            return None
-        return caller
+        verified = self._callers.get(credential)
+        return verified if verified is not None and verified.is_believed(self._monotonic()) else None
 
     async def identify(self, credential: str, *, requires_scope: bool = True) -> Caller:
+        """Return who *credential* says is calling. Raises as `verify`."""
+        return (await self.verify(credential, requires_scope=requires_scope)).caller
+
+    async def verify(self, credential: str, *, requires_scope: bool = True) -> Verified:
         """
-        Return who *credential* says is calling.
+        Return who *credential* says is calling, and until when that may be believed.
 
         *requires_scope* False: a JWT need not have its issuer's required scope, for what no scope is needed for.
 
@@ -123,36 +144,40 @@ class Identity:
             CallerScopeMissing: a valid JWT without the scope that its issuer must give.
             KeysUnavailable: it cannot be checked at the moment.
         """
-        caller = self.cached(credential)
-        if caller is not None:
-            return caller
+        known = self.cached(credential)
+        if known is not None:
+            return known
         if not looks_like_key(credential):
-            caller = await self._issuers.verify(credential, requires_scope=requires_scope)
+            verified = Verified(await self._issuers.verify(credential, requires_scope=requires_scope), None)
             if requires_scope:
-                self._remember(credential, caller)
-            return caller
+                self._remember(credential, verified)
+            return verified
         if credential.startswith(_MANAGEMENT) and not self._accepts_management:
             raise CallerUnauthenticated
         changes = self._changes
-        caller = await self._keyring.verify(credential)
+        verified = Verified(await self._keyring.verify(credential), self._feed)
         # A change heard while the database answered may have been this key's revocation.
         if changes == self._changes:
-            self._remember(credential, caller)
-        return caller
+            self._remember(credential, verified)
+        return verified
 
-    def _remember(self, credential: str, caller: Caller) -> None:
-        seconds = CACHE_SECONDS
+    def _remember(self, credential: str, verified: Verified) -> None:
+        seconds, caller = CACHE_SECONDS, verified.caller
         if caller.expires_at is not None:
             seconds = min(seconds, caller.expires_at - self._clock())
         if seconds <= 0:
             return
         # The oldest entry goes: with one lifetime for all, that is also the one that would have ended first.
-        self._callers.pop(credential, None)
+        before = self._callers.pop(credential, None)
+        if before is not None:
+            before.end()
         while len(self._callers) >= MAX_CACHED:
-            _, (oldest, _) = self._callers.popitem(last=False)
-            if oldest.key_id is not None:
-                self._credentials.pop(oldest.key_id, None)
-        self._callers[credential] = (caller, self._monotonic() + seconds)
+            _, oldest = self._callers.popitem(last=False)
+            oldest.end()
+            if oldest.caller.key_id is not None:
+                self._credentials.pop(oldest.caller.key_id, None)
+        verified.until = self._monotonic() + seconds
+        self._callers[credential] = verified
         if caller.key_id is not None:
             self._credentials[caller.key_id] = credential
 
@@ -160,7 +185,9 @@ class Identity:
         self._changes += 1
         credential = self._credentials.pop(key_id, None)
         if credential is not None:
-            self._callers.pop(credential, None)
+            verified = self._callers.pop(credential, None)
+            if verified is not None:
+                verified.end()
 
     def _forget_keys(self) -> None:
         for key_id in tuple(self._credentials):

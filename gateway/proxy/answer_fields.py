@@ -10,7 +10,9 @@ Rules:
    sandbox (threats C9, I8).
 5. Fields that a server before the gateway would obey, and those that are the gateway's own, end here.
 
-Names are classified once, as in `request_fields.py`, which has the other direction.
+What is done with a field of that name is the same on every route, and found with the field (`place`); what a route has
+to look at is left to its `AnswerRules`. Names are classified once, as in `request_fields.py`, which has the other
+direction.
 """
 
 from __future__ import annotations
@@ -19,7 +21,6 @@ import re
 from collections.abc import Iterable
 
 from gateway.models import Route
-from gateway.proxy.answer_head import Field
 from gateway.proxy.reference import References
 from gateway.proxy.request_fields import HOP_BY_HOP, MEMO_NAMES, without
 
@@ -91,7 +92,7 @@ _ANSWER_FIELDS: dict[bytes, int] = {
 _DROPPED_BEGINNINGS = (b"access-control-", b"gateway-")
 _DROPPED_ENDS = (b"cdn-cache-control",)  # RFC 9213: CDN-Cache-Control, and Cloudflare- or Vercel- before it
 
-_NO_NAMES = frozenset({b"close", b"keep-alive"})  # options of Connection that name no field: 5 microseconds less
+_NO_NAMES = frozenset({b"close", b"keep-alive"})  # options of Connection that name no field
 
 _OWN_LINES = (
     b"Vary: %b\r\nX-Content-Type-Options: nosniff\r\nContent-Security-Policy: sandbox\r\n"
@@ -100,17 +101,42 @@ _OWN_LINES = (
 
 
 _NOTHING: frozenset[bytes] = frozenset()
+_memo: dict[bytes, int] = {}  # what is done with names that came lately; beyond MEMO_NAMES it begins anew
 
+Judged = tuple[int, bytes, bytes, bytes]  # what is done with a field; its name and value, and the line that says so
 # What is sent on: lines, each ending in CRLF; the values of WWW-Authenticate, which are not among them; and
 # Content-Encoding in small letters (None: the body is as it is). A plain tuple: an object costs 2,500 instructions.
 Sorted = tuple[list[bytes], tuple[bytes, ...], bytes | None]
 
 
+def place(name: bytes, value: bytes) -> tuple[bytes | None, Judged | None]:
+    """Return the line of a field that is sent on as it came, or what a route has to judge of it; or neither."""
+    do = _memo.get(name)
+    if do is None:
+        do = _classify(name)
+    if do == _DROP or (do == _CONNECTION and value.lower() in _NO_NAMES):
+        return None, None
+    line = b"".join((name, b": ", value, b"\r\n"))
+    return (line, None) if do == _FORWARD else (None, (do, name, value, line))
+
+
+def _classify(name: bytes) -> int:
+    lower = name.lower()
+    do = _ANSWER_FIELDS.get(lower, _FORWARD)
+    if lower.startswith(_DROPPED_BEGINNINGS) or lower.endswith(_DROPPED_ENDS):
+        do = _DROP
+    if len(_memo) >= MEMO_NAMES:
+        _memo.clear()
+    _memo[name] = do
+    return do
+
+
 class AnswerRules:
     """The rules for answers of one route's upstream."""
 
+    __slots__ = ("_own_lines", "_own_lines_no_transform", "_references")
+
     def __init__(self, route: Route) -> None:
-        self._memo: dict[bytes, int] = {}
         self._references = References(route)
         # The fields that tell whose answer it is; a cache that ignores no-store would have to look at them.
         names = dict.fromkeys(("Authorization", "Gateway-Authorization", route.credential.header))
@@ -119,30 +145,20 @@ class AnswerRules:
         # RFC 9111 5.2.2.6: a server before the gateway must not repack what comes as a stream.
         self._own_lines_no_transform = _OWN_LINES % (vary, b", no-transform")
 
-    def read(self, fields: Iterable[Field], *, public_url: str, target: str = "/") -> Sorted:
+    def read(self, lines: list[bytes], judged: Iterable[Judged], *, public_url: str, target: str = "/") -> Sorted:
         """
-        Sort *fields* of the answer to a request for *target*, the upstream's; add what every answer gets.
+        Judge the fields of the answer to a request for *target*, the upstream's; add what every answer gets to *lines*,
+        which are sent on as they came.
 
         *public_url* is where callers reach the gateway, without a trailing slash.
         """
-        lines: list[bytes] = []
         challenges: tuple[bytes, ...] = ()
         coding: bytes | None = None
         nominated = _NOTHING
-        memo = self._memo
         own_lines = self._own_lines
-        for name, value, line in fields:
-            try:
-                do = memo[name]
-            except KeyError:
-                do = self._classify(name)
-            if do == _FORWARD:
-                lines.append(line)
-            elif do == _DROP:
-                continue
-            elif do == _CONNECTION:
-                if value.lower() not in _NO_NAMES:
-                    nominated |= frozenset(option.strip().lower() for option in value.split(b","))
+        for do, name, value, line in judged:
+            if do == _CONNECTION:
+                nominated |= frozenset(option.strip().lower() for option in value.split(b","))
             elif do == _CACHE_CONTROL:
                 if b"no-transform" in value.lower():
                     own_lines = self._own_lines_no_transform
@@ -164,15 +180,6 @@ class AnswerRules:
             lines = without(lines, nominated)
         lines.append(own_lines)
         return lines, challenges, coding
-
-    def _classify(self, name: bytes) -> int:
-        lower = name.lower()
-        do = _ANSWER_FIELDS.get(lower, _FORWARD)
-        if lower.startswith(_DROPPED_BEGINNINGS) or lower.endswith(_DROPPED_ENDS):
-            do = _DROP
-        if len(self._memo) < MEMO_NAMES:
-            self._memo[name] = do
-        return do
 
     def _lead_links(self, value: bytes, public_url: bytes, target: str) -> bytes | None:
         parts: list[bytes] = []

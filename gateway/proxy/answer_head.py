@@ -17,11 +17,11 @@ codings (threats 5.2).
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
 from http import HTTPStatus
 
 from gateway.net.body_stream import Body
 from gateway.net.whole_body import WholeBody
+from gateway.proxy.answer_fields import Judged, place
 from gateway.proxy.request_fields import RawFields
 
 MAX_HEAD_BYTES = 65_536  # status line and fields; servers' own limits are between 8 and 64 KiB
@@ -38,7 +38,7 @@ BARE_LF = re.compile(rb"(?<!\r)\n")
 _TIMEOUT = re.compile(rb"timeout\s*=\s*([0-9]{1,6})(?![0-9])", re.IGNORECASE)  # RFC 2068 19.7.1.1, as servers send it
 _BEGINNING = b"HTTP/1."
 
-# What a field is to the framing. Plain ints, as in `answer_fields.py`.
+# What a field is to the framing. Plain ints: to compare with an enum's member costs four times as much.
 _NOTHING, _LENGTH, _CODING, _OPTIONS, _KEEP_ALIVE = range(5)
 _CLOSE, _KEEP = 1, 2  # what an options field says, as bits
 
@@ -55,8 +55,9 @@ _REPEATED = {
     b"keep-alive": _KEEP_ALIVE,
 }
 _MEMO_LINES = 512
-Field = tuple[bytes, bytes, bytes]  # name, value, and the line that says so, with its CRLF
-_Read = tuple[Field, int, int]  # and what it is to the framing, and the number that it says there
+# The line of a field that is sent on as it came, or what is to be judged of it; what it is to the framing, and the
+# number that it says there.
+_Read = tuple[bytes | None, Judged | None, int, int]
 _memo: dict[bytes, _Read] = {}
 
 # What servers usually begin with: status, and whether it is HTTP/1.0. Others are read each time, 3,000 instructions.
@@ -76,27 +77,33 @@ class Answer:
     What a head says, and the body behind it, which the connection adds: *whole* is one that came with its head, as long
     as nobody has asked for *body*, what reads it.
 
+    *lines* are those of its fields that are sent on as they came, *judged* those that a route has to look at.
     *length* is Content-Length; without it and *is_chunked* the body ends with the connection. *keeps_alive*: the
     upstream takes another request on this connection; for *keep_alive_seconds*, if it says so.
 
     Made by `read_head`, which sets all of it: an `__init__` costs 1,200 instructions.
     """
 
-    __slots__ = ("_body", "fields", "is_chunked", "keep_alive_seconds", "keeps_alive", "length", "status", "whole")
+    __slots__ = (
+        *("_body", "_came", "is_chunked", "judged", "keep_alive_seconds", "keeps_alive", "length", "lines", "status"),
+        "whole",
+    )
 
     status: int
-    fields: Sequence[Field]
+    lines: list[bytes]
+    judged: list[Judged]
     length: int | None
     is_chunked: bool
     keeps_alive: bool
     keep_alive_seconds: int | None
     whole: bytes | None
     _body: Body | None
+    _came: list[bytes]  # its field lines
 
     @property
     def raw_fields(self) -> RawFields:
         """Names and values of its fields, as they came."""
-        return tuple((name, value) for name, value, _ in self.fields)
+        return tuple(map(_split, self._came))
 
     @property
     def body(self) -> Body:
@@ -125,14 +132,18 @@ def read_head(data: bytes) -> Answer:
     status, is_http_1_0 = _USUAL.get(status_line) or _read_status_line(status_line)
     if len(lines) > MAX_FIELDS:
         raise HeadInvalid
-    fields: list[Field] = []
+    sent_on: list[bytes] = []
+    judged: list[Judged] = []
     length: int | None = None
     is_chunked = False
     options = 0
     keep_alive_seconds: int | None = None
     for line in lines:
-        field, kind, number = _memo.get(line) or _read_line(line)
-        fields.append(field)
+        sent, field, kind, number = _memo.get(line) or _read_line(line)
+        if sent is not None:
+            sent_on.append(sent)
+        elif field is not None:
+            judged.append(field)
         if not kind:
             continue
         if kind == _LENGTH:
@@ -152,7 +163,9 @@ def read_head(data: bytes) -> Answer:
         raise HeadInvalid
     answer = Answer()
     answer.status = status
-    answer.fields = fields
+    answer.lines = sent_on
+    answer.judged = judged
+    answer._came = lines
     answer.length = length
     answer.is_chunked = is_chunked
     answer.keeps_alive = options == _KEEP if options else not is_http_1_0
@@ -171,20 +184,25 @@ def _read_status_line(line: bytes) -> tuple[int, bool]:
 
 def _read_line(line: bytes) -> _Read:
     """Return what the field line *line* says, and remember it where that may serve again. Raises HeadInvalid."""
-    matched = _FIELD_LINE.fullmatch(line)
-    if matched is None:
-        raise HeadInvalid
-    name, value = matched.groups()
-    value = value.rstrip(b" \t")  # RFC 9112 5: blanks are not part of it
-    field = (name, value, b"".join((name, b": ", value, b"\r\n")))
+    name, value = _split(line)
+    sent, field = place(name, value)
     kind = _REPEATED.get(name.lower())
     if kind is None:
-        return field, _NOTHING, 0
-    read = (field, kind, _number(kind, value))
+        return sent, field, _NOTHING, 0
+    read = (sent, field, kind, _number(kind, value))
     if len(_memo) >= _MEMO_LINES:
         _memo.clear()
     _memo[line] = read
     return read
+
+
+def _split(line: bytes) -> tuple[bytes, bytes]:
+    """Return name and value of the field line *line*. Raises HeadInvalid."""
+    matched = _FIELD_LINE.fullmatch(line)
+    if matched is None:
+        raise HeadInvalid
+    name, value = matched.groups()
+    return name, value.rstrip(b" \t")  # RFC 9112 5: blanks are not part of it
 
 
 def _number(kind: int, value: bytes) -> int:

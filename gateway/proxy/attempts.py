@@ -69,17 +69,22 @@ class Attempts:
         call, lane = request.call, asker.lane
         began = self._monotonic()
         call.auth_seconds = began - call.started
-        token = self._tokens.cached(asker.key, asker.credential)
-        if token is None:
-            await in_task()
-            token = await self._tokens.fetch(asker.key, caller=asker.caller, credential=asker.credential)
-            call.refreshed = token.refreshed
-            call.token_seconds = self._monotonic() - began
-            await self._decide_again(request, asker)
-        injected = lane.injected(token)
+        kept, injected = asker.kept, asker.injected
+        if kept is None or injected is None or not self._tokens.may_use(kept, began):
+            kept = self._tokens.cached(asker.key, asker.credential)
+            if kept is not None:
+                token = kept.token
+            else:
+                await in_task()
+                token = await self._tokens.fetch(asker.key, caller=asker.caller, credential=asker.credential)
+                call.refreshed = token.refreshed
+                call.token_seconds = self._monotonic() - began
+                await self._decide_again(request, asker)
+            injected = lane.injected(token)
+            asker.kept, asker.injected = kept, injected
         body = None if request.payload is EMPTY_BODY else request.body(lane.route.limits)
         sent: Sent | None = None
-        lane.pool.enter()
+        lane.enter()
         try:
             if lane.records_durably:
                 injected = await self._record(request, record.intent(call), injected)
@@ -99,7 +104,7 @@ class Attempts:
                 await in_task()
                 await self._switch(request, lane, sent, asker, note)
             else:
-                public_url = self._public_url(request.host)
+                public_url = self._public_url(request.host) if sent.answer.judged else ""
                 rest = relay(request, lane, sent.answer, sent.needles, public_url=public_url, note=note)
                 if rest is not None:
                     await rest
@@ -109,7 +114,7 @@ class Attempts:
                     sent.release(lane)
                 else:
                     await sent.end(lane)
-            lane.pool.leave()
+            lane.leave()
             if body is not None:
                 call.bytes_received = body.received_bytes
 

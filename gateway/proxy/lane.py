@@ -1,12 +1,13 @@
 """
-What one route needs at run time: its rules, its pool, and the bytes that are the same for each of its requests.
+What one route needs at run time: its rules, the pool of its upstream, and what is the same for each of its requests.
 """
 
 from __future__ import annotations
 
 import base64
+import sys
 
-from gateway.errors import OriginNotAllowed, TokenUnusable
+from gateway.errors import OriginNotAllowed, TokenUnusable, UpstreamOverloaded
 from gateway.models import ConnectionToken, Route, UpstreamRules
 from gateway.proxy.answer_fields import AnswerRules
 from gateway.proxy.answers import NAME
@@ -42,17 +43,19 @@ class Lane:
     """
     A route in service. Made once by `server.py`.
 
-    *pool* holds its connections; *upstream_rules* say what is known of the API behind it. *has_conditions*: policies
-    look at methods or paths of its requests. *via* is the name of this installation in Via; *trusts_proxies*: some
-    callers stand behind proxies whose word on them is believed. *injects_field*: the token stands in a field, else in
-    the query.
+    *pool* holds the connections to its upstream, which others may share; *upstream_rules* say what is known of the API
+    behind it. *has_conditions*: policies look at methods or paths of its requests. *via* is the name of this
+    installation in Via; *trusts_proxies*: some callers stand behind proxies whose word on them is believed.
+    *injects_field*: the token stands in a field, else in the query.
     """
 
     __slots__ = (
         "_injected",
         "_is_user_id",
+        "_limit",
         "_needs_field_token",
         "_origin",
+        "_under_way",
         "answer_rules",
         "caller_limit",
         "host_line",
@@ -88,6 +91,8 @@ class Lane:
         if route.echo_guard == "cut":  # RFC 9110 12.5.3; without the field an upstream may take any coding
             self.host_line += "Accept-Encoding: identity\r\n"
         self.via_lines = (f"Via: 1.1 {via}\r\n".encode("ascii"), f"Via: 1.0 {via}\r\n".encode("ascii"))
+        self._under_way = 0
+        self._limit = route.limits.concurrent if route.limits.concurrent is not None else sys.maxsize
         self.records_durably = route.audit == "required"
         at_once = route.limits.concurrent_per_caller
         self.caller_limit = ConcurrencyLimit(at_once) if at_once is not None else None
@@ -99,6 +104,21 @@ class Lane:
         # RFC 7617 section 2: the first ":" ends the user-id.
         before, _, _ = route.inject.format.partition(":")
         self._is_user_id = route.inject.kind == "basic" and "{token}" in before
+
+    def enter(self) -> None:
+        """
+        Count a call as under way, until `leave`.
+
+        Raises:
+            UpstreamOverloaded: the route's `concurrent` is reached.
+        """
+        if self._under_way >= self._limit:
+            raise UpstreamOverloaded(retry_after=1)
+        self._under_way += 1
+
+    def leave(self) -> None:
+        """The call that entered is over."""
+        self._under_way -= 1
 
     def injected(self, token: ConnectionToken) -> Injected:
         """

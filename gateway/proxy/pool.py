@@ -1,9 +1,9 @@
 """
-The connections of one route: opened, kept, given out again, ended.
+The connections to one upstream: opened, kept, given out again, ended.
 
 Rules:
-1. Each route has a pool of its own, bounded by the route's `concurrent`: a slow upstream cannot starve another. Nobody
-   waits for a connection: the call above the limit is refused.
+1. All routes that reach the same origin in the same way share them. Nobody waits for a connection: a call that finds
+   none opens one, and how many calls a route has under way is the lane's to bound. So no route starves another.
 2. What comes back is kept only if it is clean (`connection.py`), and used again only while it is young (in the words of
    the upstream's `Keep-Alive: timeout=`, if it has any) and nothing lies on it unread.
 3. How a connection is opened is not decided here (`opener.py`).
@@ -14,45 +14,30 @@ from __future__ import annotations
 
 import asyncio
 
-from gateway.errors import RequestTimeout, UpstreamOverloaded, UpstreamTimeout, UpstreamUnreachable
-from gateway.models import Route
+from gateway.errors import RequestTimeout, UpstreamTimeout, UpstreamUnreachable
+from gateway.models import Origin
 from gateway.proxy.connection import UpstreamConnection
 from gateway.proxy.opener import Opener
 
 IDLE_SECONDS = 15.0  # a kept connection older than this is not used: most servers close theirs later than that
 MARGIN_SECONDS = 1.0  # before the time that a server names: its answer to a request then could be the end of it
-MAX_IDLE_CONNECTIONS = 256  # kept per route; more would be descriptors held for nothing
+MAX_IDLE_CONNECTIONS = 256  # kept per upstream; more would be descriptors held for nothing
 
 
 class UpstreamPool:
-    """The connections of one route. *open_connection* makes a new one, and sets its `address`."""
+    """The connections to *origin*. *open_connection* makes a new one, and sets its `address`."""
 
-    def __init__(self, route: Route, *, open_connection: Opener, loop: asyncio.AbstractEventLoop) -> None:
-        self._route = route
+    __slots__ = ("_idle", "_loop", "_open", "_open_connection", "_origin")
+
+    def __init__(self, origin: Origin, *, open_connection: Opener, loop: asyncio.AbstractEventLoop) -> None:
+        self._origin = origin
         self._open_connection = open_connection
         self._loop = loop
         self._idle: list[UpstreamConnection] = []
         self._open: set[UpstreamConnection] = set()  # idle, and under way
-        self._in_use = 0
 
     def __repr__(self) -> str:
-        return f"<UpstreamPool {self._route.name} busy={self._in_use} idle={len(self._idle)}>"
-
-    def enter(self) -> None:
-        """
-        Count a call as under way, until `leave`.
-
-        Raises:
-            UpstreamOverloaded: the route's `concurrent` is reached.
-        """
-        limit = self._route.limits.concurrent
-        if limit is not None and self._in_use >= limit:
-            raise UpstreamOverloaded(retry_after=1)
-        self._in_use += 1
-
-    def leave(self) -> None:
-        """The call that entered is over."""
-        self._in_use -= 1
+        return f"<UpstreamPool {self._origin} open={len(self._open)} idle={len(self._idle)}>"
 
     def take_idle(self) -> UpstreamConnection | None:
         """Return a kept connection that may be used, the youngest first; None when there is none."""

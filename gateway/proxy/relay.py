@@ -57,7 +57,7 @@ def relay(
     assert call.match is not None  # what has no route was refused
     try:
         lines, challenges, coding = lane.answer_rules.read(
-            answer.fields, public_url=public_url, target=call.match.target
+            answer.lines, answer.judged, public_url=public_url, target=call.match.target
         )
         data = answer.whole
         is_whole = data is not None
@@ -116,7 +116,7 @@ def switch(request: ProxyRequest, lane: Lane, answer: Answer, needles: Needles, 
     assert request.handshake is not None  # without one, no connection takes a 101
     request.handshake.check(answer.raw_fields)
     request.client.hand_over()
-    lines, _, _ = lane.answer_rules.read(answer.fields, public_url="")
+    lines, _, _ = lane.answer_rules.read(answer.lines, answer.judged, public_url="")
     request.keep_alive = True  # what the field Connection says of a tunnel is Upgrade, and nothing else
     head = b"".join((STATUS_LINES[101], *lines, UPGRADE_LINES, *_own_lines(request, 101, note)))
     if needles.are_in(head):

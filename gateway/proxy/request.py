@@ -16,10 +16,11 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, Protocol
 
+from gateway.access.identity import Verified
 from gateway.access.policy import Applicable
 from gateway.errors import InvalidRequest
 from gateway.listen.head import RequestHead
-from gateway.models import Caller, Limits, Subject, TokenKey
+from gateway.models import Limits, Subject, TokenKey
 from gateway.net.body_stream import Body
 from gateway.net.whole_body import EMPTY_BODY
 from gateway.proxy.body import RequestBody
@@ -28,27 +29,38 @@ from gateway.proxy.request_fields import RequestFields, RequestRules
 from gateway.proxy.websocket import Handshake, read_handshake
 
 if TYPE_CHECKING:
-    from gateway.proxy.lane import Lane
+    from gateway.proxy.lane import Injected, Lane
+    from gateway.proxy.tokens import Kept
 
 MAX_DISCARDED_BYTES = 65_536  # of a body that nobody wants, read and thrown away to keep its connection
 
 
 class Asker:
     """
-    For whom a request is sent on *lane*: the caller, and whose token it gets; *who* says both to the record. *policies*
-    are those that apply to it, once they were asked for.
+    For whom a request is sent on *lane*: the caller, and whose token it gets; *who* says both to the record.
+
+    *policies* are those that apply to it, *kept* is the token that was used last, and *injected* how that is written:
+    once they were asked for.
     """
 
-    __slots__ = ("caller", "credential", "key", "lane", "policies", "subject", "who")
+    __slots__ = ("caller", "credential", "injected", "kept", "key", "lane", "policies", "subject", "verified", "who")
 
-    def __init__(self, lane: Lane, caller: Caller, credential: str, subject: Subject, key: TokenKey, who: str) -> None:
+    def __init__(
+        self, lane: Lane, verified: Verified, credential: str, subject: Subject, key: TokenKey, who: str
+    ) -> None:
         self.lane = lane
-        self.caller = caller
+        self.verified = verified
+        self.caller = verified.caller
         self.credential = credential
         self.subject = subject
         self.key = key
         self.who = who
         self.policies: Applicable | None = None
+        self.kept: Kept | None = None
+        self.injected: Injected | None = None
+
+    def __repr__(self) -> str:
+        return "<Asker>"
 
 
 class Reading:

@@ -23,7 +23,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Coroutine
-from typing import NamedTuple, Protocol
+from typing import Protocol
 
 from gateway.errors import Refusal, TokenServiceUnavailable
 from gateway.models import Caller, ConnectionToken, TokenKey
@@ -37,12 +37,25 @@ MAX_CACHED_TOKENS = 100_000  # about 60 MB; beyond it the oldest entry goes
 CacheKey = tuple[TokenKey, str | None]
 
 
-class Kept(NamedTuple):
-    """A cached token: used without asking until *until* (POSIX) and for an age that ends at *until_monotonic*."""
+class Kept:
+    """
+    A cached token: used without asking until *until* (POSIX) and for an age that ends at *until_monotonic*. What takes
+    it out of the cache ends it, so whoever holds it need not look there.
+    """
 
-    token: ConnectionToken
-    until: float
-    until_monotonic: float
+    __slots__ = ("token", "until", "until_monotonic")
+
+    def __init__(self, token: ConnectionToken, until: float, until_monotonic: float) -> None:
+        self.token = token
+        self.until = until
+        self.until_monotonic = until_monotonic
+
+    def __repr__(self) -> str:
+        return "<Kept>"
+
+    def end(self) -> None:
+        """Use it no more."""
+        self.until_monotonic = float("-inf")
 
 
 class Feed(Protocol):
@@ -115,15 +128,14 @@ class ConnectionTokens:
         self.on_trial: dict[tuple[str, str], tuple[str, float]] = {}
         self._changes = 0  # heard so far
 
-    def cached(self, key: TokenKey, credential: str) -> ConnectionToken | None:
+    def cached(self, key: TokenKey, credential: str) -> Kept | None:
         """Return the cached token of *key* if it may still be used without asking."""
-        entry = self._cached.get((key, None if self._shared else credential))
-        if entry is None:
-            return None
-        now = self._monotonic()
-        if entry[2] <= now or self._feed.live_until <= now or entry[1] <= self._clock():
-            return None
-        return entry[0]
+        kept = self._cached.get((key, None if self._shared else credential))
+        return kept if kept is not None and self.may_use(kept, self._monotonic()) else None
+
+    def may_use(self, kept: Kept, now: float) -> bool:
+        """Whether *kept* may be used without asking at *now*, in monotonic seconds."""
+        return kept.until_monotonic > now and self._feed.live_until > now and kept.until > self._clock()
 
     async def fetch(self, key: TokenKey, *, caller: Caller, credential: str) -> ConnectionToken:
         """Return the token of *key* from the service, and cache it. Raises as `TokenService.fetch`."""
@@ -163,8 +175,8 @@ class ConnectionTokens:
         """
         place: CacheKey = (key, None if self._shared else credential)
         known = self.cached(key, credential)
-        if known is not None and known.access_token != rejected.access_token:
-            return known
+        if known is not None and known.token.access_token != rejected.access_token:
+            return known.token
         if self.is_on_trial(rejected, route):
             return await self._without_refresh(key, rejected, route, caller=caller, credential=credential)
         fresh = await self._one_flight(
@@ -211,12 +223,14 @@ class ConnectionTokens:
         """Drop every cached token of *owner* (`TokenKey.owner`): something about them changed."""
         self._changes += 1
         for place in self._owned.pop(owner, ()):
-            self._cached.pop(place, None)
+            self._drop(place)
 
     def forget_all(self) -> None:
         """Drop every cached token: what changed was not heard."""
         self._changes += 1
         self._owned.clear()
+        for kept in self._cached.values():
+            kept.end()
         self._cached.clear()
 
     def forget_connection(self, connection: str) -> None:
@@ -263,12 +277,12 @@ class ConnectionTokens:
                 raise
             return known.token
         except Refusal:
-            self._cached.pop(place, None)
+            self._drop(place)
             raise
         now = self._cached.get(place)
         if not is_newest and now is not None and now is not before:
             # Read before a refresh that ended in the meantime was stored: what that one brought must not be undone.
-            return now[0]
+            return now.token
         # A change heard while the service answered may have been this token's end: then it serves this call only.
         if changes == self._changes:
             self._remember(place, token)
@@ -276,7 +290,7 @@ class ConnectionTokens:
             # What a fetch read before this refresh was stored must not stay, nor come: until the change of the refresh
             # itself is heard, calls would go out with the rejected token.
             self._changes += 1
-            self._cached.pop(place, None)
+            self._drop(place)
         return token
 
     def _may_outlast(self, kept: Kept) -> bool:
@@ -290,7 +304,13 @@ class ConnectionTokens:
         age = min(until - self._clock(), float("inf") if longest is None else longest)
         if place not in self._cached and len(self._cached) >= MAX_CACHED_TOKENS:
             oldest = next(iter(self._cached))
-            del self._cached[oldest]
+            self._drop(oldest)
             self._owned.get(oldest[0].owner, set()).discard(oldest)
+        self._drop(place)
         self._cached[place] = Kept(token, until, self._monotonic() + age)
         self._owned.setdefault(place[0].owner, set()).add(place)
+
+    def _drop(self, place: CacheKey) -> None:
+        kept = self._cached.pop(place, None)
+        if kept is not None:
+            kept.end()

@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sqlalchemy import text
 
-from gateway.access.identity import MAX_CACHED, Identity, choose_subject, parse_credential
+from gateway.access.identity import MAX_CACHED, Identity, Verified, choose_subject, parse_credential
 from gateway.access.issuers import Issuer, Issuers
 from gateway.access.keys import KeyRing
 from gateway.errors import (
@@ -137,7 +137,9 @@ async def test_remembers_a_token_for_a_minute(identity: Identity, idp: Idp, mono
     jwt = token(idp)
     assert identity.cached(jwt) is None
     caller = await identity.identify(jwt)
-    assert caller is identity.cached(jwt)
+    known = identity.cached(jwt)
+    assert known is not None
+    assert caller is known.caller
     monotonic.now += 59.9
     assert caller is await identity.identify(jwt)
     monotonic.now += 0.1
@@ -193,7 +195,7 @@ async def test_remembers_a_bounded_number(identity: Identity, monotonic: Clock) 
     The oldest caller makes room for the newest.
     """
     for number in range(MAX_CACHED + 5):
-        identity._remember(f"c{number}", Caller("agent", user="u", key_id=f"k{number}"))
+        identity._remember(f"c{number}", Verified(Caller("agent", user="u", key_id=f"k{number}"), None))
 
     assert MAX_CACHED == len(identity._callers) == len(identity._credentials)
     assert "c0" not in identity._callers
@@ -249,6 +251,36 @@ async def test_forgets_a_key_that_changed(
 
     assert identity.cached(one.secret) is None
     assert identity.cached(two.secret) is not None
+
+
+@pytest.mark.parametrize("how", ["revoked", "changes missed", "changes not heard", "verified anew", "pushed out"])
+async def test_what_is_forgotten_ends_for_whoever_holds_it(
+    identity: Identity, keyring: KeyRing, feed: ChangeFeed, monotonic: Clock, store: Store, how: str
+) -> None:
+    """
+    A call of somebody who is remembered elsewhere, as a connection's last caller is, finds out as well.
+    """
+    key = await keyring.create_agent("a", user="u")
+    await feed.poll()
+    held = await identity.verify(key.secret)
+    assert held.is_believed(monotonic.now)
+
+    if how == "revoked":
+        await keyring.revoke(key.id)
+        await feed.poll()
+    elif how == "changes missed":
+        async with store.write() as connection:
+            await connection.execute(text("DELETE FROM changes"))
+        await feed.poll()
+    elif how == "changes not heard":
+        monotonic.now += 1
+    elif how == "verified anew":
+        identity._remember(key.secret, Verified(held.caller, feed))
+    else:
+        for number in range(MAX_CACHED):
+            identity._remember(f"c{number}", Verified(Caller("jwt", user="u"), None))
+
+    assert not held.is_believed(monotonic.now)
 
 
 async def test_forgets_every_key_when_changes_were_missed(

@@ -74,7 +74,8 @@ T1 = ConnectionToken("grant", "T1")
 
 
 async def fetch(tokens: ConnectionTokens, key: TokenKey = KEY, credential: str = "c") -> ConnectionToken:
-    return tokens.cached(key, credential) or await tokens.fetch(key, caller=ADA, credential=credential)
+    kept = tokens.cached(key, credential)
+    return kept.token if kept is not None else await tokens.fetch(key, caller=ADA, credential=credential)
 
 
 async def rejected(tokens: ConnectionTokens, token: ConnectionToken, route: str = "a") -> ConnectionToken | None:

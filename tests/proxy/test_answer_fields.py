@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from gateway.models import CredentialPlace, Injection, Origin, Route
-from gateway.proxy.answer_fields import AnswerRules, Sorted
+from gateway.proxy.answer_fields import AnswerRules, Sorted, place
 
 Fields = tuple[tuple[bytes, bytes], ...]
 
@@ -23,8 +23,9 @@ OWN = (
 
 def read(*fields: tuple[bytes, bytes], route: Route = ROUTE) -> Sorted:
     """Return an answer's *fields* as they are sorted."""
-    said = ((name, value, b"%b: %b\r\n" % (name, value)) for name, value in fields)
-    return AnswerRules(route).read(said, public_url=PUBLIC)
+    placed = [place(name, value) for name, value in fields]
+    lines = [line for line, _ in placed if line is not None]
+    return AnswerRules(route).read(lines, [judged for _, judged in placed if judged is not None], public_url=PUBLIC)
 
 
 def answered(*fields: tuple[bytes, bytes], route: Route = ROUTE) -> bytes:

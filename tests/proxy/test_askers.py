@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from gateway.access.identity import Verified
 from gateway.errors import SubjectNotAllowed
 from gateway.models import Caller, Origin, Route
 from gateway.proxy import askers as module
@@ -17,8 +18,8 @@ from gateway.proxy.lane import Lane
 from gateway.proxy.pool import UpstreamPool
 from gateway.proxy.request_fields import RequestFields
 
-ALICE = Caller(kind="jwt", user="alice")
-KEY = Caller(kind="management", user=None, key_id="k1")
+ALICE = Verified(Caller(kind="jwt", user="alice"), None)
+KEY = Verified(Caller(kind="management", user=None, key_id="k1"), None)
 
 
 def lane(connection: str = "people") -> Lane:
@@ -30,7 +31,7 @@ def lane(connection: str = "people") -> Lane:
     route = Route(
         name="r", prefix="/r", origin=Origin("https", "api.example", 443), base_path="", connection=connection
     )
-    return Lane(route, UpstreamPool(route, open_connection=nowhere, loop=asyncio.get_running_loop()))
+    return Lane(route, UpstreamPool(route.origin, open_connection=nowhere, loop=asyncio.get_running_loop()))
 
 
 def fields(**said: Any) -> RequestFields:
@@ -60,7 +61,7 @@ async def test_a_credential_verified_anew_finds_nothing() -> None:
     askers, here = Askers(), lane()
     askers.of(here, ALICE, "one", fields())
 
-    again = askers.of(here, replace(ALICE, user="bob"), "one", fields())
+    again = askers.of(here, Verified(replace(ALICE.caller, user="bob"), None), "one", fields())
 
     assert ("bob", "bob") == (again.subject.user, again.key.user)
     assert '"user":"bob"' in again.who
@@ -69,13 +70,13 @@ async def test_a_credential_verified_anew_finds_nothing() -> None:
 
 async def test_an_equal_caller_verified_anew_is_the_one_that_counts() -> None:
     """
-    The caller of an asker is the object that was verified last: the exchange compares by identity.
+    An asker holds what was verified last: what was before it may have ended.
     """
     askers, here = Askers(), lane()
     askers.of(here, ALICE, "one", fields())
-    other = replace(ALICE)
+    other = Verified(ALICE.caller, None)
 
-    assert askers.of(here, other, "one", fields()).caller is other
+    assert askers.of(here, other, "one", fields()).verified is other
 
 
 @pytest.mark.parametrize(

@@ -19,7 +19,7 @@ def lane(inject: Injection | None = None) -> Lane:
     async def nowhere() -> UpstreamConnection:
         raise UpstreamUnreachable
 
-    return Lane(route, UpstreamPool(route, open_connection=nowhere, loop=asyncio.get_running_loop()))
+    return Lane(route, UpstreamPool(route.origin, open_connection=nowhere, loop=asyncio.get_running_loop()))
 
 
 ORIGINS: dict[str, tuple[tuple[str, ...] | None, bool]] = {

@@ -7,13 +7,12 @@ import json
 import socket
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from gateway.errors import ConnectTimeout, NameLookupTimeout, UpstreamNotTrusted, UpstreamUnreachable
-from gateway.models import Egress, Origin, Route, Timeouts
+from gateway.models import Egress, Origin
 from gateway.net.dial import resolve, tls_context
 from gateway.net.lookups import Lookups
 from gateway.proxy.opener import Addresses, Opener, direct_opener, tunnel_opener
@@ -21,7 +20,8 @@ from tests.net.certificates import Authority
 from tests.proxy.wire import call, request
 from tests.world import Issuer, Upstream, create_connection, running, settings
 
-ROUTE = Route("api", "/api", Origin("http", "api.test", 80), "c", timeouts=Timeouts(connect_seconds=0.4))
+ORIGIN = Origin("http", "api.test", 80)
+CONNECT_SECONDS = 0.4
 
 
 def opener(*rounds: Addresses) -> Opener:
@@ -31,7 +31,9 @@ def opener(*rounds: Addresses) -> Opener:
     async def resolve() -> Addresses:
         return left.pop(0)
 
-    return direct_opener(ROUTE, resolve=resolve, tls=None, loop=asyncio.get_running_loop())
+    return direct_opener(
+        ORIGIN, connect_seconds=CONNECT_SECONDS, resolve=resolve, tls=None, loop=asyncio.get_running_loop()
+    )
 
 
 def at(port: int) -> tuple[int, tuple[object, ...]]:
@@ -102,10 +104,12 @@ async def test_look_up_does_not_take_the_connections_time(upstream: Upstream) ->
     """
 
     async def slowly() -> Addresses:
-        await asyncio.sleep(ROUTE.timeouts.connect_seconds * 1.5)
+        await asyncio.sleep(CONNECT_SECONDS * 1.5)
         return [at(upstream.port)]
 
-    open_connection = direct_opener(ROUTE, resolve=slowly, tls=None, loop=asyncio.get_running_loop())
+    open_connection = direct_opener(
+        ORIGIN, connect_seconds=CONNECT_SECONDS, resolve=slowly, tls=None, loop=asyncio.get_running_loop()
+    )
     connection = await open_connection()
     connection.fail(UpstreamUnreachable())
 
@@ -119,11 +123,13 @@ async def test_look_up_that_takes_too_long_is_told_as_that() -> None:
     hangs = Lookups(lambda _host, _port: asyncio.run(asyncio.sleep(1)) or [])
 
     async def hanging() -> Addresses:
-        await resolve("api.test", 80, ROUTE.egress, timeout_seconds=0.05, lookups=hangs)
+        await resolve("api.test", 80, Egress(), timeout_seconds=0.05, lookups=hangs)
         return []
 
     with pytest.raises(NameLookupTimeout) as caught:
-        await direct_opener(ROUTE, resolve=hanging, tls=None, loop=asyncio.get_running_loop())()
+        await direct_opener(
+            ORIGIN, connect_seconds=CONNECT_SECONDS, resolve=hanging, tls=None, loop=asyncio.get_running_loop()
+        )()
 
     assert ("name_not_resolved", 502, True, "dns_timeout") == (
         caught.value.code,
@@ -161,7 +167,9 @@ async def test_proxy_that_hangs_ends_with_the_connections_time() -> None:
     The way through a proxy is within connect_seconds, and told as the upstream's time-out that it is for the caller.
     """
     with pytest.raises(ConnectTimeout):
-        await tunnel_opener(ROUTE, tunnel=hanging_tunnel, tls=None, loop=asyncio.get_running_loop())()
+        await tunnel_opener(
+            ORIGIN, connect_seconds=CONNECT_SECONDS, tunnel=hanging_tunnel, tls=None, loop=asyncio.get_running_loop()
+        )()
 
 
 BEHIND: dict[str, tuple[str, type[UpstreamUnreachable] | None]] = {
@@ -187,9 +195,9 @@ async def test_tls_is_verified_behind_a_proxy(
         await loop.sock_connect(opened, ("127.0.0.1", upstream.port))
         return opened
 
-    route = replace(ROUTE, origin=Origin("https", "api.test", 443))
+    origin = Origin("https", "api.test", 443)
     tls = tls_context(Egress(ca_file=authority.ca_file))
-    open_connection = tunnel_opener(route, tunnel=tunnel, tls=tls, loop=loop)
+    open_connection = tunnel_opener(origin, connect_seconds=CONNECT_SECONDS, tunnel=tunnel, tls=tls, loop=loop)
     if refusal is None:
         connection = await open_connection()
         assert "api.test:443" == connection.address

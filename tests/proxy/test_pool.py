@@ -1,4 +1,4 @@
-"""The connections of a route: what is kept for the next call, and what is not."""
+"""The connections to an upstream: what is kept for the next call, and what is not."""
 
 from __future__ import annotations
 
@@ -10,13 +10,23 @@ from pathlib import Path
 import pytest
 
 from gateway.errors import UpstreamProtocolError
-from gateway.models import Origin, Route, Timeouts
+from gateway.models import Origin, Timeouts
 from gateway.net.body_stream import HIGH_BYTES
 from gateway.proxy.connection import UpstreamConnection
 from gateway.proxy.opener import Addresses, direct_opener
 from gateway.proxy.pool import MAX_IDLE_CONNECTIONS, UpstreamPool
 from tests.proxy.wire import answer_of, call, calling, eventually, gateway_with, request
-from tests.world import Issuer, Provider, Received, Running, Upstream, answer
+from tests.world import (
+    Issuer,
+    Provider,
+    Received,
+    Running,
+    Upstream,
+    answer,
+    create_connection,
+    running,
+    settings,
+)
 
 
 async def test_connection_is_kept_for_the_next_call(gateway: Running, upstream: Upstream, issuer: Issuer) -> None:
@@ -27,6 +37,44 @@ async def test_connection_is_kept_for_the_next_call(gateway: Running, upstream: 
         await call(gateway, request("GET", "/api/x", credential=issuer.token("ada")))
 
     assert (5, 1) == (len(upstream.received), upstream.connections)
+
+
+async def test_routes_to_one_upstream_share_its_connections_and_no_limit(
+    tmp_path: Path, upstream: Upstream, issuer: Issuer
+) -> None:
+    """
+    A connection that one route has used serves another to the same origin, reached in the same way; how many calls are
+    under way is counted for each.
+    """
+    go = asyncio.Event()
+
+    async def respond(received: Received, writer: asyncio.StreamWriter) -> None:
+        if "/slow" in received.request_line:
+            await go.wait()
+        writer.write(answer(200, b"{}"))
+
+    upstream.respond = respond
+    common = {"upstream": upstream.url, "connection": "api"}
+    routes = [{**common, "name": name, "prefix": f"/{name}", "limits": {"concurrent": 1}} for name in ("one", "two")]
+    patient = {**common, "name": "patient", "prefix": "/patient", "timeouts": {"connect_seconds": 1}}
+    credential = issuer.token("ada")
+    async with running(settings(*routes, patient, issuers=(issuer,)), tmp_path / "data") as gateway:
+        await create_connection(gateway, None)
+        await gateway.connect("ada", access_token="T1")
+        for prefix in ("/one", "/two"):
+            await call(gateway, request("GET", f"{prefix}/x", credential=credential))
+        shared = upstream.connections
+        await call(gateway, request("GET", "/patient/x", credential=credential))
+        async with calling(gateway) as caller:
+            await caller.send(request("GET", "/one/slow", credential=credential))
+            assert await eventually(lambda: 4 == len(upstream.received))
+            full = await call(gateway, request("GET", "/one/x", credential=credential))
+            free = await call(gateway, request("GET", "/two/x", credential=credential))
+            go.set()
+            await caller.answer()
+
+    assert (1, 3) == (shared, upstream.connections)
+    assert (503, "upstream_overloaded", 200) == (full.status, full.code, free.status)
 
 
 async def test_unreachable_upstream_is_told(
@@ -71,7 +119,7 @@ async def test_connection_of_an_abandoned_call_is_not_reused(
     assert 2 == upstream.connections
 
 
-ROUTE = Route("api", "/api", Origin("http", "api.test", 80), "c", timeouts=Timeouts(connect_seconds=0.2))
+ORIGIN = Origin("http", "api.test", 80)
 
 
 class Peer:
@@ -88,9 +136,8 @@ class Peer:
         async def resolve() -> Addresses:
             return [(int(socket.AF_INET), self.listener.getsockname())]
 
-        return UpstreamPool(
-            ROUTE, open_connection=direct_opener(ROUTE, resolve=resolve, tls=None, loop=loop), loop=loop
-        )
+        opener = direct_opener(ORIGIN, connect_seconds=0.2, resolve=resolve, tls=None, loop=loop)
+        return UpstreamPool(ORIGIN, open_connection=opener, loop=loop)
 
     async def exchange(self, pool: UpstreamPool, fields: str = "") -> UpstreamConnection:
         """Open a connection of *pool*, and return it after one whole exchange, not yet given back."""
@@ -172,7 +219,7 @@ async def test_sweep_ends_what_is_too_old(peer: Peer) -> None:
     old.fresh_until -= 60
     pool.sweep()
 
-    assert "<UpstreamPool api busy=0 idle=1>" == repr(pool)
+    assert "<UpstreamPool http://api.test open=1 idle=1>" == repr(pool)
     assert (False, True) == (old.can_be_used, young.can_be_used)
     await pool.close()
 
@@ -186,7 +233,7 @@ async def test_idle_connections_are_bounded(peer: Peer) -> None:
     for connection in connections:
         pool.release(connection)
 
-    assert f"<UpstreamPool api busy=0 idle={MAX_IDLE_CONNECTIONS}>" == repr(pool)
+    assert f"<UpstreamPool http://api.test open={MAX_IDLE_CONNECTIONS} idle={MAX_IDLE_CONNECTIONS}>" == repr(pool)
     assert 3 == sum(not connection.can_be_used for connection in connections)
     await pool.close()
 
@@ -224,5 +271,5 @@ async def test_connection_whose_answer_was_not_read_to_its_end_is_not_used(peer:
     assert await eventually(got.body.is_eof)
     pool.release(connection)
 
-    assert "<UpstreamPool api busy=0 idle=0>" == repr(pool)
+    assert "<UpstreamPool http://api.test open=0 idle=0>" == repr(pool)
     await pool.close()

@@ -9,6 +9,7 @@ from typing import cast
 import pytest
 from aiohttp.base_protocol import BaseProtocol
 
+from gateway.access.identity import Verified
 from gateway.listen.head import RequestHead
 from gateway.listen.parser import StrictParser
 from gateway.listen.sections import SharedSections
@@ -109,7 +110,7 @@ async def settled(data: bytes, wire: Wire, rules: RequestRules) -> RequestFields
     fields = request.read_fields(rules)
     caller, subject = Caller(kind="jwt", user="ada"), Subject("ada", None)
     key = TokenKey("people", "ada", None, (), None)
-    request.reading.asker = Asker(cast(Lane, None), caller, "credential", subject, key, "")
+    request.reading.asker = Asker(cast(Lane, None), Verified(caller, None), "credential", subject, key, "")
     request.keep_reading()
     return fields
 

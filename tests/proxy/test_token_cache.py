@@ -127,6 +127,40 @@ async def test_change_during_a_fetch_is_not_lost(tokens: ConnectionTokens, ledge
     assert None is tokens.cached(KEY, "c")
 
 
+@pytest.mark.parametrize(
+    "how", ["its owner's changed", "its connection changed", "changes missed", "refused", "refreshed", "pushed out"]
+)
+async def test_what_leaves_the_cache_ends_for_whoever_holds_it(
+    tokens: ConnectionTokens, ledger: Ledger, clock: Clock, monkeypatch: pytest.MonkeyPatch, how: str
+) -> None:
+    """
+    A caller's next call need not look into the cache to find out.
+    """
+    await fetch(tokens)
+    held = tokens.cached(KEY, "c")
+    assert held is not None
+    assert tokens.may_use(held, clock.now)
+
+    if how == "its owner's changed":
+        tokens.forget_owner(KEY.owner)
+    elif how == "its connection changed":
+        tokens.forget_connection(KEY.connection)
+    elif how == "changes missed":
+        tokens.forget_all()
+    elif how == "refused":
+        del ledger.stored[KEY]
+        with pytest.raises(ConnectionRequired):
+            await tokens.fetch(KEY, caller=ADA, credential="c")
+    elif how == "refreshed":
+        await rejected(tokens, T1)
+    else:
+        monkeypatch.setattr("gateway.proxy.tokens.MAX_CACHED_TOKENS", 1)
+        ledger.stored[LEVELS["another user"]] = T1
+        await fetch(tokens, LEVELS["another user"])
+
+    assert not tokens.may_use(held, clock.now)
+
+
 @dataclass
 class Heard:
     """A feed that a test holds."""
@@ -194,7 +228,9 @@ async def test_slow_fetch_does_not_undo_a_refresh(clock: Clock) -> None:
 
     assert fresh is not None
     assert "T2" == fresh.access_token == (await slow).access_token
-    assert fresh == tokens.cached(KEY, "c")
+    kept = tokens.cached(KEY, "c")
+    assert kept is not None
+    assert fresh == kept.token
 
 
 @pytest.mark.parametrize("ends_first", ["the refresh", "the fetch"])

@@ -135,7 +135,7 @@ async def test_refresh_survives_its_caller(tokens: ConnectionTokens, ledger: Led
     assert caller.cancelled()
     kept = tokens.cached(KEY, "c")
     assert kept is not None
-    assert ("T2", 1) == (kept.access_token, ledger.exchanges)
+    assert ("T2", 1) == (kept.token.access_token, ledger.exchanges)
 
 
 async def test_failed_flight_is_over(tokens: ConnectionTokens, ledger: Ledger) -> None:
