@@ -266,7 +266,7 @@ class CallerConnection(StrictConnection):
         # Who is idle serves what comes here and now, as far as that goes.
         waiter, steps = self._waiter, self._steps
         if waiter is not None and steps.under_way is None and not waiter.done():
-            head = self._strict.read_repeated(data)
+            head = self._strict.read_alone(data)
             if head is not None:
                 self._request_count += 1
                 self._keepalive = False

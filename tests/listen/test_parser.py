@@ -335,19 +335,21 @@ async def test_url_is_there_for_who_needs_it() -> None:
     assert ["/1", "//a"] == [m.url.raw_path for m, _ in messages if isinstance(m, RawRequestMessage)]
 
 
-async def test_request_that_repeats_the_fields_before_it_need_not_be_fed() -> None:
-    """So is one read that stands alone, has no body, and of which no part differs but the target and the method."""
+async def test_request_that_comes_alone_need_not_be_fed() -> None:
+    """One that is whole and has no body is read at once; its fields only where they differ from those before."""
     reader = Reader(asyncio.get_running_loop())
-    assert reader.parser.read_repeated(GET % 1) is None
     reader.feed(GET % 1)
 
-    head = reader.parser.read_repeated(GET.replace(b"GET", b"PUT") % 2)
+    head = reader.parser.read_alone(GET.replace(b"GET", b"PUT") % 2)
 
     assert head is not None
     assert ("PUT", "/2") == (head.method, head.target)
     first = reader.read[0][0]
     assert isinstance(first, RequestHead)
     assert head.section is first.section
+    other = reader.parser.read_alone(GET.replace(b"x", b"y") % 3)
+    assert other is not None
+    assert ("GET", "/3", "y") == (other.method, other.target, other.section.host)
 
 
 @pytest.mark.parametrize(
@@ -363,15 +365,28 @@ async def test_request_that_repeats_the_fields_before_it_need_not_be_fed() -> No
         GET.replace(b" HTTP", b"  HTTP") % 1,
         GET.replace(b"/%d", b"/%d#") % 1,
         GET.replace(b"/%d", b"/%d" + b"x" * MAX_TARGET_BYTES) % 1,
-        GET.replace(b"\r\n", b"\r\nA: b\r\n", 1) % 1,
+        GET.replace(b"\r\n", b"\r\nA: b\r\n", 1) % 1 + GET % 2,
+        GET.replace(b"\r\n", b"\r\nA\r\n", 1) % 1,
+        GET.replace(b"\r\n", b"\r\nA: b\r\n" * 101, 1) % 1,
+        GET.replace(b"\r\n", b"\r\nHost: y\r\n", 1) % 1,
+        GET.replace(b"\r\n", b"\r\nA: %s\r\n" % (b"b" * MAX_KNOWN_BYTES), 1).replace(b"%d", b"1"),
+        GET.replace(b"\r\n", b"\r\nContent-Length: 1\r\n", 1) % 1,
+        GET.replace(b"\r\n", b"\r\nTransfer-Encoding: chunked\r\n", 1) % 1,
+        GET.replace(b"\r\n", b"\r\nConnection: close\r\n", 1) % 1,
     ],
 )
-async def test_all_else_is_to_be_fed(data: bytes) -> None:
-    """More or less than one request, an unusual line, other fields: those are read by one rule."""
-    reader = Reader(asyncio.get_running_loop())
-    reader.feed(GET % 1)
+@pytest.mark.parametrize("comes_first", [True, False])
+async def test_all_else_is_to_be_fed(data: bytes, comes_first: bool) -> None:
+    """More or less than one request, an unusual line, what is refused, has a body or is the last: as if not asked."""
+    asked, fed = Reader(asyncio.get_running_loop()), Reader(asyncio.get_running_loop())
+    for reader in (asked, fed):
+        if not comes_first:
+            reader.feed(GET % 1)
 
-    assert reader.parser.read_repeated(data) is None
+    assert asked.parser.read_alone(data) is None
+    for reader in (asked, fed):
+        reader.feed(data)
+    assert fed.told() == asked.told()
 
 
 @pytest.mark.parametrize(
@@ -388,11 +403,11 @@ async def test_repeated_request_behind_what_has_begun_is_to_be_fed(before: bytes
     reader = Reader(asyncio.get_running_loop())
     reader.feed(before)
 
-    assert reader.parser.read_repeated(GET % 2) is None
-    assert reader.parser.read_repeated(before) is None
+    assert reader.parser.read_alone(GET % 2) is None
+    assert reader.parser.read_alone(before) is None
     reader = Reader(asyncio.get_running_loop())
     reader.parser.feed_data(GET % 1)  # it waits in the queue
-    assert reader.parser.read_repeated(GET % 2) is None
+    assert reader.parser.read_alone(GET % 2) is None
 
 
 async def test_queue_is_bounded() -> None:
