@@ -27,6 +27,7 @@ from typing import Literal
 from gateway.access.patterns import DenyPattern, PathPattern, lax_forms
 from gateway.models import Caller, Decision, Subject
 
+MAX_APPLICABLE = 1_024  # sets of policies that apply to somebody
 MAX_PLACES = 4096  # (route, connection) pairs kept compiled: a gateway has fewer routes than this
 
 MANAGEMENT = Decision(allowed=True, rule="management_key", reason="a management key is not subject to policies")
@@ -203,6 +204,7 @@ class PolicySet:
         self._denies = tuple(_Deny(policy) for policy in entries if policy.effect == "deny")
         self._allows = tuple(_Allow(policy) for policy in entries if policy.effect == "allow")
         self._places: dict[tuple[str, str], _Place] = {}
+        self._applicable: dict[_Place, Applicable] = {}
 
     def applicable(self, caller: Caller, subject: Subject, *, route: str, connection: str) -> Applicable:
         """Return what is left to ask once it is known who calls with whose token, on which route."""
@@ -216,7 +218,13 @@ class PolicySet:
         always: Decision | None = None
         if not denies and (not allows or allows[0].covers_all):  # then method and path decide nothing
             always = allows[0].decision if allows else NO_ALLOW
-        return Applicable(denies, allows, always=always)
+        # One object for all to whom the same applies: of 10,000 callers each has no other in the processor's caches.
+        found = self._applicable.get((denies, allows))
+        if found is None:
+            if len(self._applicable) >= MAX_APPLICABLE:
+                self._applicable.clear()
+            found = self._applicable[denies, allows] = Applicable(denies, allows, always=always)
+        return found
 
     def has_conditions(self, route: str, connection: str) -> bool:
         """Whether some policy looks at methods or paths of calls on *route* with tokens of *connection*."""

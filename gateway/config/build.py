@@ -9,8 +9,11 @@ Rules:
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from dataclasses import fields, replace
 from ipaddress import ip_network
 from pathlib import Path
+from typing import Any
 
 from gateway.config.grammar import split_bind
 from gateway.config.problems import Problem
@@ -58,7 +61,7 @@ def build(file: ConfigurationFile, *, directory: Path, warnings: tuple[Problem, 
         token_service=token_service,
         connections=tuple(map(_connection, file.connections)),
         policies=None if file.policies is None else tuple(map(_policy, file.policies)),
-        routes=tuple(_route(route, egress, directory) for route in file.routes),
+        routes=_sharing_parts(_route(route, egress, directory) for route in file.routes),
         warnings=warnings,
     )
 
@@ -210,6 +213,23 @@ def _route(file: RouteFile, egress: Egress, directory: Path) -> Route:
         minting=file.minting,
         jsonp=file.jsonp,
         audit=file.audit,
+    )
+
+
+def _sharing_parts(routes: Iterable[Route]) -> tuple[Route, ...]:
+    """
+    Return *routes*, of which those that say the same have the same objects for it.
+
+    So that what 1,000 routes have in common is in the processor's caches: a call touches one route's, and a part of its
+    own costs it 0.1 microseconds.
+    """
+    same: dict[tuple[type, object], Any] = {}
+
+    def shared(value: Any) -> Any:
+        return same.setdefault((type(value), value), value)
+
+    return tuple(
+        replace(route, **{part.name: shared(getattr(route, part.name)) for part in fields(Route)}) for route in routes
     )
 
 

@@ -199,8 +199,9 @@ class Exchange:
             call.follow(_trace_id(fields.traceparent) or call.trace_id)
         reading = request.reading
         asker = reading.asker
-        if asker is not None and asker.verified.is_believed(call.started):
-            verified, credential = asker.verified, asker.credential
+        credential = ""
+        if asker is not None and asker.lane is lane and asker.verified.is_believed(call.started):
+            verified = asker.verified
         else:
             asker = None
             credential, known = self._known_caller(fields, lane)

@@ -6,9 +6,11 @@ from __future__ import annotations
 
 import base64
 import sys
+from dataclasses import replace
+from functools import lru_cache
 
 from gateway.errors import OriginNotAllowed, TokenUnusable, UpstreamOverloaded
-from gateway.models import ConnectionToken, Route, UpstreamRules
+from gateway.models import AllowPattern, ConnectionToken, Origin, Route, UpstreamRules
 from gateway.proxy.answer_fields import AnswerRules
 from gateway.proxy.answers import NAME
 from gateway.proxy.echo import Needles
@@ -19,6 +21,7 @@ from gateway.proxy.request_fields import RequestRules
 from gateway.proxy.target_rules import TargetRules
 
 NOTHING_KNOWN = UpstreamRules()
+ANYTHING = (AllowPattern("*", "/**"),)
 MAX_TOKENS = 1_024  # per route, of which is kept how they are written and found
 
 
@@ -83,14 +86,13 @@ class Lane:
         self.route = route
         self.pool = pool
         self.upstream_rules = upstream_rules
-        self.request_rules = RequestRules(route, via=via, known=upstream_rules, trusts_proxies=trusts_proxies)
-        self.target_rules = TargetRules(route, upstream_rules, has_conditions=has_conditions)
+        said = _without_name_and_place(route)
+        self.request_rules = _request_rules(said, via, upstream_rules, trusts_proxies)
+        self.target_rules = _target_rules(said, upstream_rules, has_conditions)
         self.answer_rules = AnswerRules(route)
         self._injected: dict[str, Injected] = {}
-        self.host_line = f" HTTP/1.1\r\nHost: {route.origin.host_field}\r\n"
-        if route.echo_guard == "cut":  # RFC 9110 12.5.3; without the field an upstream may take any coding
-            self.host_line += "Accept-Encoding: identity\r\n"
-        self.via_lines = (f"Via: 1.1 {via}\r\n".encode("ascii"), f"Via: 1.0 {via}\r\n".encode("ascii"))
+        self.host_line = _host_line(route.origin.host_field, cuts=route.echo_guard == "cut")
+        self.via_lines = _via_lines(via)
         self._under_way = 0
         self._limit = route.limits.concurrent if route.limits.concurrent is not None else sys.maxsize
         self.records_durably = route.audit == "required"
@@ -164,3 +166,48 @@ class Lane:
         """Return *target* with *token* in its query, for a route that injects it there."""
         inject = self.route.inject
         return with_param(target, inject.name, inject.format.replace("{token}", token))
+
+
+# Routes that differ in name and place alone have their rules in common: what is the same for all of them is in the
+# processor's caches, and fields that were read on one of them need not be read again on another.
+_NOWHERE = Route(name="", prefix="", origin=Origin("https", "", 443), connection="")
+_shared = lru_cache(maxsize=1_024)
+
+
+def _without_name_and_place(route: Route) -> Route:
+    """Return what the rules for requests look at of *route*."""
+    return replace(
+        _NOWHERE,
+        allow=ANYTHING if route.allow else (),
+        credential=route.credential,
+        inject=route.inject,
+        upgrade=route.upgrade,
+        echo_guard=route.echo_guard,
+        method_override=route.method_override,
+        foreign_credentials=route.foreign_credentials,
+        multiplex=route.multiplex,
+        minting=route.minting,
+        jsonp=route.jsonp,
+    )
+
+
+@_shared
+def _request_rules(said: Route, via: str, known: UpstreamRules, trusts_proxies: bool) -> RequestRules:
+    return RequestRules(said, via=via, known=known, trusts_proxies=trusts_proxies)
+
+
+@_shared
+def _target_rules(said: Route, known: UpstreamRules, has_conditions: bool) -> TargetRules:
+    return TargetRules(said, known, has_conditions=has_conditions)
+
+
+@_shared
+def _host_line(host_field: str, *, cuts: bool) -> str:
+    line = f" HTTP/1.1\r\nHost: {host_field}\r\n"
+    # RFC 9110 12.5.3; without the field an upstream may take any coding
+    return line + "Accept-Encoding: identity\r\n" if cuts else line
+
+
+@_shared
+def _via_lines(via: str) -> tuple[bytes, bytes]:
+    return f"Via: 1.1 {via}\r\n".encode("ascii"), f"Via: 1.0 {via}\r\n".encode("ascii")

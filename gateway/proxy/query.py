@@ -41,7 +41,9 @@ _PASS, _CREDENTIAL, _OVERRIDE, _INJECTED, _JSONP = range(5)
 
 
 class QueryRules:
-    """The rules for the queries of one route, of whose upstream *known* is known."""
+    """The rules for the queries of routes like *route*, of whose upstream *known* is known."""
+
+    __slots__ = ("_judges_override", "_memo", "_refuses_injected", "_special")
 
     def __init__(self, route: Route, known: UpstreamRules) -> None:
         self._judges_override = route.method_override == "judge"

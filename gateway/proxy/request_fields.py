@@ -196,7 +196,7 @@ class RequestFields:
 
 class RequestRules:
     """
-    The rules for requests of one route (or of no route: *route* None), of whose upstream *known* is known.
+    The rules for requests of routes like *route* (None: of no route), of whose upstream *known* is known.
 
     *via* is the name of this installation in Via. *trusts_proxies*: what a proxy says of the caller is kept aside.
     """

@@ -33,7 +33,7 @@ from gateway.errors import (
     RouteNotFound,
     TargetTooLong,
 )
-from gateway.models import Route, RouteMatch
+from gateway.models import AllowPattern, Route, RouteMatch
 
 MAX_TARGET_BYTES = 8190  # what the parser reads as one line; longer never reaches us as a target
 
@@ -54,15 +54,18 @@ OVERRIDING_METHODS = PASSED_METHODS - {"HEAD"}
 NEVER_PASSED = frozenset({"TRACE", "TRACK", "CONNECT"})
 
 
+_Allow = tuple[tuple[str, PathPattern], ...]  # methods and paths
+
+
 class _Entry:
     """A route with its `allow` list compiled."""
 
     __slots__ = ("allow", "cut", "route")
 
-    def __init__(self, route: Route) -> None:
+    def __init__(self, route: Route, allow: _Allow) -> None:
         self.route = route
         self.cut = len(route.prefix)
-        self.allow = tuple((entry.method, PathPattern.compile(entry.path)) for entry in route.allow)
+        self.allow = allow
 
     def check(self, method: str, path: str) -> None:
         """Raise where the route does not take *path*, below its prefix; 405 names what it would take."""
@@ -87,8 +90,11 @@ class RouteTable:
 
     def __init__(self, routes: Iterable[Route]) -> None:
         self._by_host: dict[str | None, dict[str, _Entry]] = {}
+        compiled: dict[tuple[AllowPattern, ...], _Allow] = {}  # shared by the routes that say the same
         for route in routes:
-            self._by_host.setdefault(route.host, {})[route.prefix] = _Entry(route)
+            if route.allow not in compiled:
+                compiled[route.allow] = tuple((each.method, PathPattern.compile(each.path)) for each in route.allow)
+            self._by_host.setdefault(route.host, {})[route.prefix] = _Entry(route, compiled[route.allow])
         self._any_host = self._by_host.get(None, {})
         self._has_hosts = len(self._by_host) > (1 if self._any_host else 0)
         depths = {prefix.count("/") for entries in self._by_host.values() for prefix in entries}

@@ -25,7 +25,9 @@ from gateway.proxy.query import QueryRules
 
 
 class TargetRules:
-    """The rules for targets of one route. *has_conditions*: policies look at its methods or paths."""
+    """The rules for targets of routes like *route*. *has_conditions*: policies look at its methods or paths."""
+
+    __slots__ = ("_minting", "_multiplex", "_query")
 
     def __init__(self, route: Route, known: UpstreamRules, *, has_conditions: bool) -> None:
         self._query = QueryRules(route, known)

@@ -34,6 +34,8 @@ PATIENCE_SECONDS = 2.0  # for a service that is slow, where a token that would s
 REJECTED_SECONDS = 60.0  # DESIGN section 2, rule (4) of compare-and-refresh
 MAX_CACHED_TOKENS = 100_000  # about 60 MB; beyond it the oldest entry goes
 
+NEVER = float("inf")
+
 CacheKey = tuple[TokenKey, str | None]
 
 
@@ -98,7 +100,7 @@ class TokenService(Protocol):
 class Unchanging:
     """The `Feed` where nothing changes that is not told by the service itself."""
 
-    live_until = float("inf")
+    live_until = NEVER
 
 
 class ConnectionTokens:
@@ -299,15 +301,16 @@ class ConnectionTokens:
         return self._clock() < expires_at and self._monotonic() < kept.until_monotonic + OUTAGE_SECONDS
 
     def _remember(self, place: CacheKey, token: ConnectionToken) -> None:
-        until = token.refresh_at if token.refresh_at is not None else float("inf")
+        until = token.refresh_at if token.refresh_at is not None else NEVER
         longest = self._service.max_cache_seconds
-        age = min(until - self._clock(), float("inf") if longest is None else longest)
+        age = min(until - self._clock(), NEVER if longest is None else longest)
+        until_monotonic = NEVER if age == NEVER else self._monotonic() + age  # one object for all of them
         if place not in self._cached and len(self._cached) >= MAX_CACHED_TOKENS:
             oldest = next(iter(self._cached))
             self._drop(oldest)
             self._owned.get(oldest[0].owner, set()).discard(oldest)
         self._drop(place)
-        self._cached[place] = Kept(token, until, self._monotonic() + age)
+        self._cached[place] = Kept(token, until, until_monotonic)
         self._owned.setdefault(place[0].owner, set()).add(place)
 
     def _drop(self, place: CacheKey) -> None:

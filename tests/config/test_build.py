@@ -55,6 +55,22 @@ def test_route_defaults_are_those_of_the_model() -> None:
     assert (Route("a", "/a", Origin("https", "a.example", 443), "c"),) == found.routes
 
 
+def test_routes_that_say_the_same_have_the_same_parts() -> None:
+    """
+    Equal parts of routes are one object, each of its own kind; what differs stays apart.
+    """
+    route = "{name: %s, prefix: /%s, upstream: https://%s.example, connection: c, limits: {max_body_bytes: %d}}"
+    said = [route % (name, name, host, size) for name, host, size in (("a", "x", 1), ("b", "x", 1), ("d", "y", 2))]
+
+    one, same, other = configure(f"routes: [{', '.join(said)}]").routes
+
+    assert one.limits is same.limits
+    assert one.origin is same.origin
+    assert one.timeouts is other.timeouts
+    assert (1, 2, False) == (same.limits.max_body_bytes, other.limits.max_body_bytes, other.multiplex)
+    assert ("x", "y") == (same.origin.host.partition(".")[0], other.origin.host.partition(".")[0])
+
+
 def test_listeners() -> None:
     """
     Doors are host and port, the public URL is an origin, files are found from the directory of routes.yaml.

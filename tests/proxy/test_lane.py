@@ -3,23 +3,31 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
 import pytest
 
 from gateway.errors import OriginNotAllowed, TokenUnusable, UpstreamUnreachable
-from gateway.models import ConnectionToken, Injection, Origin, Route
+from gateway.models import AllowPattern, ConnectionToken, CredentialPlace, Injection, Origin, Route, UpstreamRules
 from gateway.proxy.connection import UpstreamConnection
 from gateway.proxy.lane import Lane
 from gateway.proxy.pool import UpstreamPool
+from gateway.proxy.request_fields import RequestRules
+from gateway.proxy.target_rules import TargetRules
+from tests.proxy.wire import calling, request
+from tests.world import Issuer, Upstream, create_connection, running, settings
+
+ROUTE = Route("api", "/api", Origin("https", "api.example.com", 8443), "c")
 
 
-def lane(inject: Injection | None = None) -> Lane:
-    route = Route("api", "/api", Origin("https", "api.example.com", 8443), "c", inject=inject or Injection())
-
+def lane(inject: Injection | None = None, *, route: Route = ROUTE) -> Lane:
     async def nowhere() -> UpstreamConnection:
         raise UpstreamUnreachable
 
-    return Lane(route, UpstreamPool(route.origin, open_connection=nowhere, loop=asyncio.get_running_loop()))
+    pool = UpstreamPool(route.origin, open_connection=nowhere, loop=asyncio.get_running_loop())
+    return Lane(replace(route, inject=inject or route.inject), pool)
 
 
 ORIGINS: dict[str, tuple[tuple[str, ...] | None, bool]] = {
@@ -118,3 +126,90 @@ async def test_token_is_judged_by_what_was_said_with_it_last() -> None:
     again = ConnectionToken("g", "t", origins=None)
     assert again is there.injected(again).token
     assert before.line == there.injected(again).line
+
+
+class Watched:
+    """A route that tells what was read of it."""
+
+    def __init__(self, route: Route) -> None:
+        self._route = route
+        self.read: set[str] = set()
+
+    def __getattr__(self, name: str) -> Any:
+        self.read.add(name)
+        return getattr(self._route, name)
+
+
+OTHERWISE: dict[str, Any] = {
+    "allow": (AllowPattern("GET", "/x"),),
+    "credential": CredentialPlace("header", "X-Key"),
+    "inject": Injection(name="X-Token"),
+    "upgrade": frozenset({"websocket"}),
+    "echo_guard": "cut",
+    "method_override": "judge",
+    "foreign_credentials": "refuse",
+    "multiplex": True,
+    "minting": "pass",
+    "jsonp": "pass",
+}
+
+
+async def test_routes_have_rules_in_common_where_those_look_at_nothing_else() -> None:
+    """
+    What the rules for requests read of a route tells them apart; a name, a prefix or another upstream does not.
+    """
+    watched: Any = Watched(replace(ROUTE, **OTHERWISE))
+    RequestRules(watched, via="v")
+    TargetRules(watched, UpstreamRules(), has_conditions=True)
+    one = lane()
+    same = lane(route=Route("other", "/other", Origin("http", "other.test", 80), "d", host="h", audit="required"))
+
+    assert set(OTHERWISE) == watched.read
+    assert (one.request_rules, one.target_rules) == (same.request_rules, same.target_rules)
+    for name, value in OTHERWISE.items():
+        other = lane(route=replace(ROUTE, **{name: value}))
+        assert one.request_rules is not other.request_rules
+        assert one.target_rules is not other.target_rules
+
+
+async def test_rules_differ_with_what_is_known_of_the_upstream() -> None:
+    """
+    The fields of a credential are those of the API behind the route.
+    """
+    pool = lane().pool
+    known = UpstreamRules(credential_fields=frozenset({"x-api-key"}))
+
+    assert Lane(ROUTE, pool).request_rules is Lane(ROUTE, pool).request_rules
+    assert Lane(ROUTE, pool, known).request_rules is not Lane(ROUTE, pool).request_rules
+    assert Lane(ROUTE, pool, trusts_proxies=True).request_rules is not Lane(ROUTE, pool).request_rules
+    assert Lane(ROUTE, pool, via="another").request_rules is not Lane(ROUTE, pool).request_rules
+
+
+async def test_equal_fields_on_two_routes_get_the_token_of_each(
+    tmp_path: Path, upstream: Upstream, issuer: Issuer
+) -> None:
+    """
+    A caller that goes from route to route with the very same fields, on one connection, is judged on each: its token
+    there, and what policies say there.
+    """
+    names = ("one", "two", "closed")
+    routes = [
+        {"name": name, "prefix": f"/{name}", "upstream": upstream.url, "connection": f"api-{name}"} for name in names
+    ]
+    policies = [{"id": "open", "effect": "allow", "routes": ["one", "two"]}]
+    configuration = settings(*routes, issuers=(issuer,), policies=policies)
+    credential = issuer.token("ada")
+    async with running(configuration, tmp_path / "data") as gateway:
+        for name in names:
+            await create_connection(gateway, None, id=f"api-{name}", name=name)
+            await gateway.connect("ada", access_token=f"T-{name}", connection=f"api-{name}")
+        async with calling(gateway) as caller:
+            statuses = []
+            for name in names * 4:
+                await caller.send(request("GET", f"/{name}/x", credential=credential))
+                statuses.append((await caller.answer()).status)
+        outcomes = gateway.lines("outcome")
+
+    assert [200, 200, 403] * 4 == statuses
+    assert ["Bearer T-one", "Bearer T-two"] * 4 == upstream.authorizations
+    assert [f"api-{name}" for name in names] * 4 == [line["connection"] for line in outcomes]
