@@ -5,8 +5,10 @@ Rules:
 1. A credential is a JWT of a configured issuer, an agent key, or a management key; it stands where the route says, and
    nowhere else (DESIGN section 9, "On the wire").
 2. Each door has an `Identity` of its own, since not every door takes management keys. They share issuers and keys.
-3. A verified caller is remembered until min(exp, CACHE_SECONDS); failures are not, so strangers fill nothing. Nor is a
-   caller who was not asked for the required scope: whom this remembers has it.
+3. A verified caller is believed until min(exp, CACHE_SECONDS). A JWT is believed for another such time without its
+   signature being checked again, where its issuer, heard of lately, still has the very key by which it was verified:
+   nothing else of it can change. Failures are not remembered, so strangers fill nothing. Nor is a caller who was not
+   asked for the required scope: whom this remembers has it.
 4. A key's caller is believed only while the change feed is live, and forgotten when the feed names the key: a revoked
    key is refused within a second, in every process. Where the feed is behind, the database is asked each time.
 5. Only a management key names its user and tenant. Others act for themselves, and may choose one of their own tenants.
@@ -20,7 +22,7 @@ import binascii
 from collections import OrderedDict
 from collections.abc import Callable
 
-from gateway.access.issuers import Issuers
+from gateway.access.issuers import Issuers, Proof
 from gateway.access.keys import PREFIXES, TOPIC, KeyRing, looks_like_key
 from gateway.access.names import MAX_ACCOUNT_CHARS, is_name
 from gateway.errors import CallerUnauthenticated, SubjectNotAllowed, SubjectRequired, TenantRequired
@@ -78,11 +80,12 @@ class Verified:
     a key's while *feed* is live as well. It ends with its place in `Identity`, so whoever holds it need not look there.
     """
 
-    __slots__ = ("caller", "feed", "until")
+    __slots__ = ("caller", "feed", "proof", "until")
 
-    def __init__(self, caller: Caller, feed: ChangeFeed | None) -> None:
+    def __init__(self, caller: Caller, feed: ChangeFeed | None, proof: Proof | None = None) -> None:
         self.caller = caller
         self.feed = feed
+        self.proof = proof  # a JWT's
         self.until = float("-inf")
 
     def is_believed(self, now: float) -> bool:
@@ -127,7 +130,27 @@ class Identity:
         # 0.2 microseconds, and 0.4 more to hash the 900 characters of a JWT just read; a TTLCache costs 1.0. Get it
         # again: timeit on this method with a token of tests/access/idp.py.
         verified = self._callers.get(credential)
-        return verified if verified is not None and verified.is_believed(self._monotonic()) else None
+        if verified is None:
+            return None
+        now = self._monotonic()
+        if verified.is_believed(now) or self._prolong(credential, verified, now):
+            return verified
+        return None
+
+    def _prolong(self, credential: str, verified: Verified, now: float) -> bool:
+        """Believe a JWT again, by rule 3; return whether it is. 5 microseconds, where to verify it takes 100 and more."""
+        if verified.proof is None or not verified.proof.holds():
+            return False
+        seconds = self._seconds(verified.caller)
+        if seconds <= 0:
+            return False
+        verified.until = now + seconds
+        self._callers.move_to_end(credential)
+        return True
+
+    def _seconds(self, caller: Caller) -> float:
+        """Return for how long *caller* may be believed from now on."""
+        return CACHE_SECONDS if caller.expires_at is None else min(CACHE_SECONDS, caller.expires_at - self._clock())
 
     async def identify(self, credential: str, *, requires_scope: bool = True) -> Caller:
         """Return who *credential* says is calling. Raises as `verify`."""
@@ -148,7 +171,8 @@ class Identity:
         if known is not None:
             return known
         if not looks_like_key(credential):
-            verified = Verified(await self._issuers.verify(credential, requires_scope=requires_scope), None)
+            caller, proof = await self._issuers.verify(credential, requires_scope=requires_scope)
+            verified = Verified(caller, None, proof)
             if requires_scope:
                 self._remember(credential, verified)
             return verified
@@ -162,9 +186,7 @@ class Identity:
         return verified
 
     def _remember(self, credential: str, verified: Verified) -> None:
-        seconds, caller = CACHE_SECONDS, verified.caller
-        if caller.expires_at is not None:
-            seconds = min(seconds, caller.expires_at - self._clock())
+        seconds, caller = self._seconds(verified.caller), verified.caller
         if seconds <= 0:
             return
         # The oldest entry goes: with one lifetime for all, that is also the one that would have ended first.

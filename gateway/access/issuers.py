@@ -16,6 +16,7 @@ Rules:
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from typing import NamedTuple
 
 import jwt
 import structlog
@@ -31,6 +32,26 @@ from gateway.net.client import OutboundClient
 __all__ = ["ClaimNames", "Issuer", "Issuers"]
 
 log = structlog.get_logger()
+
+
+class Proof(NamedTuple):
+    """By which key of its issuer's a token was verified: *kid* and *algorithm* are the token's."""
+
+    keys: KeySet
+    kid: str | None
+    algorithm: str
+    key: VerificationKey
+
+    def holds(self) -> bool:
+        """Whether the issuer, heard of lately, still has that key. Then the token's signature is still good."""
+        return self.keys.known(self.kid, self.algorithm) is self.key
+
+
+class Proven(NamedTuple):
+    """The *caller* whom a token names, and why that is believed."""
+
+    caller: Caller
+    proof: Proof
 
 
 class Issuers:
@@ -69,9 +90,9 @@ class Issuers:
             for entry in entries
         }
 
-    async def verify(self, token: str, *, requires_scope: bool = True) -> Caller:
+    async def verify(self, token: str, *, requires_scope: bool = True) -> Proven:
         """
-        Return the caller whom *token* names.
+        Return the caller whom *token* names, and by which key that was verified.
 
         Raises:
             CallerUnauthenticated: it is not a valid access token of a configured issuer for this gateway.
@@ -100,7 +121,7 @@ class Issuers:
         for key_set in self._key_sets.values():
             await key_set.close()
 
-    async def _verify(self, token: str, *, requires_scope: bool) -> Caller:
+    async def _verify(self, token: str, *, requires_scope: bool) -> Proven:
         parts = take_apart(token)
         name = parts.claims.get("iss")
         issuer = self._issuers.get(name) if isinstance(name, str) else None
@@ -109,13 +130,15 @@ class Issuers:
         if parts.algorithm not in issuer.algorithms:
             raise TokenRefused("another algorithm")
         check_claims(parts, issuer, now=self._clock())
-        key = await self._key_sets[issuer.issuer].find(parts.kid, parts.algorithm)
+        keys = self._key_sets[issuer.issuer]
+        key = await keys.find(parts.kid, parts.algorithm)
         if key is None:
             raise TokenRefused("no such key")
         if not _is_signed(parts, key):
             raise TokenRefused("wrong signature")
         foreign_prefixes = self._foreign_prefixes[issuer.issuer]
-        return read_caller(parts, issuer, foreign_prefixes=foreign_prefixes, requires_scope=requires_scope)
+        caller = read_caller(parts, issuer, foreign_prefixes=foreign_prefixes, requires_scope=requires_scope)
+        return Proven(caller, Proof(keys, parts.kid, parts.algorithm, key))
 
 
 def _is_signed(token: UnverifiedToken, key: VerificationKey) -> bool:

@@ -84,15 +84,22 @@ class KeySet:
             KeysUnavailable: the issuer's keys cannot be had, and no fetched ones are young enough.
         """
         await self._freshen()
+        if kid is None or kid in self._by_kid or kid in self._unknown or not self._may_fetch(COOLDOWN_SECONDS):
+            return self._look_up(kid, algorithm)
+        await self._fetch()
+        if kid not in self._by_kid and not self._failures:
+            self._unknown[kid] = None
+        return self._look_up(kid, algorithm)
+
+    def known(self, kid: str | None, algorithm: str) -> VerificationKey | None:
+        """Return what `find` would, without asking anybody; None also where the keys are due to be asked for."""
+        return self._look_up(kid, algorithm) if self._monotonic() - self._fetched_at < REFRESH_SECONDS else None
+
+    def _look_up(self, kid: str | None, algorithm: str) -> VerificationKey | None:
         if kid is None:
             fitting = [key for key in self._keys if algorithm in key.algorithms]
             return fitting[0] if len(fitting) == 1 else None
         key = self._by_kid.get(kid)
-        if key is None and kid not in self._unknown and self._may_fetch(COOLDOWN_SECONDS):
-            await self._fetch()
-            key = self._by_kid.get(kid)
-            if key is None and not self._failures:
-                self._unknown[kid] = None
         return key if key is not None and algorithm in key.algorithms else None
 
     def public_keys(self) -> list[dict[str, str]]:
@@ -157,7 +164,8 @@ class KeySet:
             reason = exc.reason if isinstance(exc, OutboundError) else type(exc).__name__
             log.warning("key_set_failed", issuer=self._issuer, reason=reason, failures=self._failures)
         else:
-            self._keys = keys
+            # A key that stays is the object that it was: what was verified by it need not be verified again.
+            self._keys = keys = tuple(next((old for old in self._keys if old == key), key) for key in keys)
             self._by_kid = {key.kid: key for key in keys if key.kid is not None}
             self._fetched_at = self._attempted_at
             self._failures = 0

@@ -17,6 +17,7 @@ from sqlalchemy import text
 from gateway.access.identity import MAX_CACHED, Identity, Verified, choose_subject, parse_credential
 from gateway.access.issuers import Issuer, Issuers
 from gateway.access.keys import KeyRing
+from gateway.access.keysets import REFRESH_SECONDS
 from gateway.errors import (
     CallerScopeMissing,
     CallerUnauthenticated,
@@ -31,7 +32,7 @@ from gateway.net.client import OutboundClient
 from gateway.store.changes import ChangeFeed
 from gateway.store.engine import Store
 
-from .idp import AUDIENCE, NOW, Clock, Idp, compact, rsa_key
+from .idp import AUDIENCE, NOW, Clock, Idp, compact, jwk, rsa_key
 
 AUTHORIZATION = CredentialPlace()
 HEADER = CredentialPlace("header", "X-Api-Key")
@@ -132,7 +133,7 @@ def token(idp: Idp, **claims: Any) -> str:
 
 async def test_remembers_a_token_for_a_minute(identity: Identity, idp: Idp, monotonic: Clock) -> None:
     """
-    A verified token is believed for a minute without asking anyone.
+    A verified token is believed for a minute without a look at anything, by whoever holds that.
     """
     jwt = token(idp)
     assert identity.cached(jwt) is None
@@ -142,8 +143,87 @@ async def test_remembers_a_token_for_a_minute(identity: Identity, idp: Idp, mono
     assert caller is known.caller
     monotonic.now += 59.9
     assert caller is await identity.identify(jwt)
+    assert known.is_believed(monotonic.now)
     monotonic.now += 0.1
+    assert not known.is_believed(monotonic.now)
+
+
+@pytest.mark.parametrize("key_set", ["fresh", "fetched again", "due"])
+async def test_believes_a_token_for_another_minute_while_its_key_is_there(
+    identity: Identity, issuers: Issuers, idp: Idp, monotonic: Clock, key_set: str
+) -> None:
+    """
+    Nothing is verified again where its issuer, heard of lately, still has the key; else it is verified as a new one.
+    """
+    jwt = token(idp)
+    held = await identity.verify(jwt)
+    if key_set == "fetched again":
+        monotonic.now += REFRESH_SECONDS
+        await issuers.load()
+        await asyncio.sleep(0.1)
+        assert 2 == idp.fetches
+    monotonic.now += REFRESH_SECONDS - 1 if key_set == "due" else 60
+    assert not held.is_believed(monotonic.now)
+    monotonic.now += 1
+
+    again = identity.cached(jwt)
+
+    if key_set == "due":
+        assert again is None
+        assert held is not await identity.verify(jwt)
+        assert not held.is_believed(monotonic.now)
+    else:
+        assert again is held
+        assert held.is_believed(monotonic.now + 59)
+
+
+@pytest.mark.parametrize(
+    "what", ["taken out", "another of its name", "for other algorithms", "of a name that came twice"]
+)
+async def test_believes_no_token_whose_key_has_gone(
+    identity: Identity, issuers: Issuers, idp: Idp, monotonic: Clock, what: str
+) -> None:
+    """
+    A key that is not in the set any more, as it was, ends what was verified by it within a minute.
+    """
+    jwt = token(idp)
+    await identity.identify(jwt)
+    key = idp.keys[0]
+    idp.keys = {
+        "taken out": [jwk(rsa_key("two"), "k2")],
+        "another of its name": [jwk(rsa_key("two"), "k1")],
+        "for other algorithms": [{**key, "alg": "PS256"}, jwk(rsa_key("two"), "k2")],
+        "of a name that came twice": [key, jwk(rsa_key("two"), "k1"), jwk(rsa_key("two"), "k2")],
+    }[what]
+    monotonic.now += REFRESH_SECONDS
+    await issuers.load()
+    await asyncio.sleep(0.1)
+
     assert identity.cached(jwt) is None
+    with pytest.raises(CallerUnauthenticated):
+        await identity.identify(jwt)
+
+
+async def test_believes_no_expired_token_for_another_minute(
+    identity: Identity, idp: Idp, clock: Clock, monotonic: Clock
+) -> None:
+    """
+    The wall clock alone says that a token has expired, a key that is still there or not.
+    """
+    jwt = token(idp, exp=NOW + 90)
+    await identity.identify(jwt)
+    clock.now += 60
+    monotonic.now += 60
+    held = identity.cached(jwt)
+    assert held is not None
+    assert held.is_believed(monotonic.now + 29)
+    clock.now += 30
+    monotonic.now += 30
+
+    assert not held.is_believed(monotonic.now)
+    assert identity.cached(jwt) is None
+    with pytest.raises(CallerUnauthenticated):
+        await identity.identify(jwt)
 
 
 async def test_forgets_a_token_when_it_expires(identity: Identity, idp: Idp, clock: Clock, monotonic: Clock) -> None:

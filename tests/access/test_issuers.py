@@ -315,7 +315,7 @@ async def test_verifies(issuers: Issuers, idp: Idp, make: Make, expected: str | 
             assert caught.value.__cause__ is None
             assert caught.value.__context__ is None
         else:
-            assert expected == (await issuers.verify(token)).user
+            assert expected == (await issuers.verify(token)).caller.user
 
     assert {"/keys"} >= set(idp.hits)
     parts = [part for part in token.split(".") if len(part) > 3]
@@ -334,7 +334,7 @@ async def test_maps_claims_to_the_caller(issuers: Issuers, idp: Idp) -> None:
         tenants={"acme": {"roles": ["admin"]}, "other": {}},
         scope="outbound.token.fetch openid",
     )(idp)
-    caller = await issuers.verify(token)
+    caller = (await issuers.verify(token)).caller
 
     assert ("jwt", "alice", "mail-agent", "acme") == (caller.kind, caller.user, caller.client, caller.tenant)
     assert {"acme", "other"} == caller.tenants
@@ -351,7 +351,7 @@ async def test_asks_for_no_scope_when_none_is_required(
     With `required_scope: null` a token without scopes is a caller.
     """
     issuers = Issuers([replace(issuer, required_scope=None)], client, clock=clock, monotonic=monotonic)
-    assert frozenset() == (await issuers.verify(claims(scope=...)(idp))).scopes
+    assert frozenset() == (await issuers.verify(claims(scope=...)(idp))).caller.scopes
 
 
 async def test_same_sub_of_two_issuers_is_two_users(
@@ -364,8 +364,8 @@ async def test_same_sub_of_two_issuers_is_two_users(
         other = Issuer(issuer=second.url, audience=(AUDIENCE,), jwks_uri=f"{second.url}/keys", user_prefix="second:")
         issuers = Issuers([issuer, other], client, clock=clock, monotonic=monotonic)
 
-        assert "alice" == (await issuers.verify(claims()(idp))).user
-        assert "second:alice" == (await issuers.verify(compact(RS, second.claims(), key=rsa_key("two")))).user
+        assert "alice" == (await issuers.verify(claims()(idp))).caller.user
+        assert "second:alice" == (await issuers.verify(compact(RS, second.claims(), key=rsa_key("two")))).caller.user
         for foreign in (
             claims(sub="second:alice")(idp),
             compact(RS, second.claims(), key=rsa_key("one")),
@@ -432,7 +432,7 @@ async def test_flood_of_unknown_kids_costs_two_fetches(issuers: Issuers, idp: Id
 
     assert {CallerUnauthenticated} == {type(result) for result in results}
     assert 2 == idp.fetches
-    assert "alice" == (await issuers.verify(claims()(idp))).user
+    assert "alice" == (await issuers.verify(claims()(idp))).caller.user
 
 
 def test_table_is_long_enough() -> None:
