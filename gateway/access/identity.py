@@ -138,7 +138,7 @@ class Identity:
         return None
 
     def _prolong(self, credential: str, verified: Verified, now: float) -> bool:
-        """Believe a JWT again, by rule 3; return whether it is. 5 microseconds, where to verify it takes 100 and more."""
+        """Believe a JWT again, by rule 3, and return whether it is. 1 microsecond, where to verify it takes 62."""
         if verified.proof is None or not verified.proof.holds():
             return False
         seconds = self._seconds(verified.caller)
