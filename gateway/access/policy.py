@@ -157,16 +157,18 @@ class Applicable:
     """
     The policies that apply to one caller and subject at one route and connection, if method and path are what they
     name. They follow from these four alone, so they may be kept with them. Made by `PolicySet.applicable`.
+
+    *always* is what they decide where method and path decide nothing.
     """
 
-    __slots__ = ("_allows", "_always", "_denies")
+    __slots__ = ("_allows", "_denies", "always")
 
     def __init__(
         self, denies: tuple[_Deny, ...] = (), allows: tuple[_Allow, ...] = (), *, always: Decision | None = None
     ) -> None:
         self._denies = denies
         self._allows = allows
-        self._always = always
+        self.always = always
 
     def decide(self, method: str, path: str) -> Decision:
         """
@@ -176,8 +178,8 @@ class Applicable:
         # 0.1 microseconds where no deny looks at the path, 2.8 where one does (reading it laxly is most of that): by
         # timeit with the two sets of tests/access/test_policy.py, `TIMED`. A bounded cache of decisions costs 0.4 to
         # 1.0, and its key would hold the path, which the caller chooses.
-        if self._always is not None:
-            return self._always
+        if self.always is not None:
+            return self.always
         for deny in self._denies:
             if deny.covers(method, path):
                 return deny.decision

@@ -18,6 +18,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from functools import partial
 
+from gateway.errors import UpstreamOverloaded
 from gateway.models import ConnectionToken
 from gateway.net.whole_body import EMPTY_BODY
 from gateway.proxy import record
@@ -64,6 +65,7 @@ class Attempts:
         Get the connection token for *asker*, send *request* with it, and the answer to the caller.
 
         Raises:
+            UpstreamOverloaded: the route's `concurrent` is reached.
             Refusal, AnswerCut, ConnectionError: as the token service, the record, `send` and `relay` say.
         """
         call, lane = request.call, asker.lane
@@ -84,7 +86,9 @@ class Attempts:
             asker.kept, asker.injected = kept, injected
         body = None if request.payload is EMPTY_BODY else request.body(lane.route.limits)
         sent: Sent | None = None
-        lane.enter()
+        if lane.under_way >= lane.most_under_way:
+            raise UpstreamOverloaded(retry_after=1)
+        lane.under_way += 1
         try:
             if lane.records_durably:
                 injected = await self._record(request, record.intent(call), injected)
@@ -114,7 +118,7 @@ class Attempts:
                     sent.release(lane)
                 else:
                     await sent.end(lane)
-            lane.leave()
+            lane.under_way -= 1
             if body is not None:
                 call.bytes_received = body.received_bytes
 

@@ -9,7 +9,7 @@ import sys
 from dataclasses import replace
 from functools import lru_cache
 
-from gateway.errors import OriginNotAllowed, TokenUnusable, UpstreamOverloaded
+from gateway.errors import OriginNotAllowed, TokenUnusable
 from gateway.models import AllowPattern, ConnectionToken, Origin, Route, UpstreamRules
 from gateway.proxy.answer_fields import AnswerRules
 from gateway.proxy.answers import NAME
@@ -49,26 +49,27 @@ class Lane:
     *pool* holds the connections to its upstream, which others may share; *upstream_rules* say what is known of the API
     behind it. *has_conditions*: policies look at methods or paths of its requests. *via* is the name of this
     installation in Via; *trusts_proxies*: some callers stand behind proxies whose word on them is believed.
-    *injects_field*: the token stands in a field, else in the query.
+    *injects_field*: the token stands in a field, else in the query. Of the calls *under_way*, counted by who sends
+    them, there are *most_under_way* at most.
     """
 
     __slots__ = (
         "_injected",
         "_is_user_id",
-        "_limit",
         "_needs_field_token",
         "_origin",
-        "_under_way",
         "answer_rules",
         "caller_limit",
         "host_line",
         "injects_field",
         "limit",
+        "most_under_way",
         "pool",
         "records_durably",
         "request_rules",
         "route",
         "target_rules",
+        "under_way",
         "upstream_rules",
         "via_lines",
     )
@@ -93,8 +94,8 @@ class Lane:
         self._injected: dict[str, Injected] = {}
         self.host_line = _host_line(route.origin.host_field, cuts=route.echo_guard == "cut")
         self.via_lines = _via_lines(via)
-        self._under_way = 0
-        self._limit = route.limits.concurrent if route.limits.concurrent is not None else sys.maxsize
+        self.under_way = 0
+        self.most_under_way = route.limits.concurrent if route.limits.concurrent is not None else sys.maxsize
         self.records_durably = route.audit == "required"
         at_once = route.limits.concurrent_per_caller
         self.caller_limit = ConcurrencyLimit(at_once) if at_once is not None else None
@@ -106,21 +107,6 @@ class Lane:
         # RFC 7617 section 2: the first ":" ends the user-id.
         before, _, _ = route.inject.format.partition(":")
         self._is_user_id = route.inject.kind == "basic" and "{token}" in before
-
-    def enter(self) -> None:
-        """
-        Count a call as under way, until `leave`.
-
-        Raises:
-            UpstreamOverloaded: the route's `concurrent` is reached.
-        """
-        if self._under_way >= self._limit:
-            raise UpstreamOverloaded(retry_after=1)
-        self._under_way += 1
-
-    def leave(self) -> None:
-        """The call that entered is over."""
-        self._under_way -= 1
 
     def injected(self, token: ConnectionToken) -> Injected:
         """
