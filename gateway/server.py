@@ -43,6 +43,7 @@ from gateway.listen.connection import StrictServer
 from gateway.listen.runner import StrictRunner
 from gateway.models import Egress, Origin, Route
 from gateway.net.client import OutboundClient
+from gateway.net.tls import new_context
 from gateway.providers.upstreams import upstream_rules
 from gateway.proxy import aiohttp_names
 from gateway.proxy.answers import NAME
@@ -324,8 +325,7 @@ class Gateway:
         bind = self._configuration.listeners.traffic
         tls = None
         if bind.tls is not None:
-            tls = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-            tls.minimum_version = ssl.TLSVersion.TLSv1_2
+            tls = new_context(ssl.PROTOCOL_TLS_SERVER)
             try:
                 tls.load_cert_chain(bind.tls.cert, bind.tls.key)
             except OSError as exc:  # ssl.SSLError is one

@@ -23,6 +23,7 @@ from gateway.errors import EgressBlocked, NameLookupTimeout, NameNotResolved
 from gateway.models import Egress
 from gateway.net.addresses import is_allowed
 from gateway.net.lookups import Dialable, Lookups, system_lookup
+from gateway.net.tls import new_context
 
 MAX_ADDRESSES = 16  # nobody tries more before giving up; a name may answer with thousands (threats.md R21)
 LOOKUP_SECONDS = 5.0  # threats.md F7; the system's resolver itself takes up to half a minute
@@ -59,9 +60,7 @@ async def resolve(
 
 @lru_cache(maxsize=16)
 def _client_context(ca_file: str | None) -> ssl.SSLContext:
-    # Not ssl.create_default_context: that one writes session keys to a file when the environment says SSLKEYLOGFILE.
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)  # verifies chain and host name
-    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    context = new_context(ssl.PROTOCOL_TLS_CLIENT)  # verifies chain and host name
     context.set_alpn_protocols(["http/1.1"])
     if ca_file is None:
         context.load_default_certs(ssl.Purpose.SERVER_AUTH)
