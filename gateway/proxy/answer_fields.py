@@ -134,28 +134,28 @@ def _classify(name: bytes) -> int:
 class AnswerRules:
     """The rules for answers of one route's upstream."""
 
-    __slots__ = ("_own_lines", "_own_lines_no_transform", "_references")
+    __slots__ = ("_own_lines_no_transform", "_references", "own_lines")
 
     def __init__(self, route: Route) -> None:
         self._references = References(route)
         # The fields that tell whose answer it is; a cache that ignores no-store would have to look at them.
         names = dict.fromkeys(("Authorization", "Gateway-Authorization", route.credential.header))
         vary = ", ".join(names).encode("ascii")
-        self._own_lines = _OWN_LINES % (vary, b"")
+        self.own_lines = _OWN_LINES % (vary, b"")
         # RFC 9111 5.2.2.6: a server before the gateway must not repack what comes as a stream.
         self._own_lines_no_transform = _OWN_LINES % (vary, b", no-transform")
 
-    def read(self, lines: list[bytes], judged: Iterable[Judged], *, public_url: str, target: str = "/") -> Sorted:
+    def read(self, lines: list[bytes], judged: Iterable[Judged], public_url: str, target: str = "/") -> Sorted:
         """
         Judge the fields of the answer to a request for *target*, the upstream's; add what every answer gets to *lines*,
-        which are sent on as they came.
+        which are sent on as they came. Where nothing is *judged*, that is all: `own_lines`.
 
         *public_url* is where callers reach the gateway, without a trailing slash.
         """
         challenges: tuple[bytes, ...] = ()
         coding: bytes | None = None
         nominated = _NOTHING
-        own_lines = self._own_lines
+        own_lines = self.own_lines
         for do, name, value, line in judged:
             if do == _CONNECTION:
                 nominated |= frozenset(option.strip().lower() for option in value.split(b","))

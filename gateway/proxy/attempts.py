@@ -109,18 +109,18 @@ class Attempts:
                 await self._switch(request, lane, sent, asker, note)
             else:
                 public_url = self._public_url(request.host) if sent.answer.judged else ""
-                rest = relay(request, lane, sent.answer, sent.needles, public_url=public_url, note=note)
+                rest = relay(request, lane, sent.answer, sent.needles, public_url, note)
                 if rest is not None:
                     await rest
         finally:
-            if sent is not None:
-                if sent.pump is None:
-                    sent.release(lane)
-                else:
-                    await sent.end(lane)
-            lane.under_way -= 1
+            lane.under_way -= 1  # first of all: whoever is cancelled while it waits here is over, too
             if body is not None:
                 call.bytes_received = body.received_bytes
+            if sent is not None:
+                if sent.pump is not None:
+                    await sent.end(lane)
+                elif not sent.is_ended:
+                    lane.pool.release(sent.connection)
 
     async def _settle(
         self, request: ProxyRequest, asker: Asker, sent: Sent, body: RequestBody | None

@@ -29,11 +29,13 @@ from gateway.models import Timeouts
 from gateway.net.backlog import Backlog
 from gateway.net.body_stream import Body
 from gateway.proxy.answer_head import Answer, HeadInvalid, check_beginning, read_head
-from gateway.proxy.answer_reader import BODY, EXTRA, HEAD, NEVER, UNASKED, AnswerReader
+from gateway.proxy.answer_reader import BODY, EXTRA, HEAD, NEVER, NO_CONTENT_STATUSES, UNASKED, AnswerReader
 from gateway.proxy.chunks import ChunksInvalid
 
 MIN_BODY_BYTES_PER_SECOND = 256  # of a request, beyond the response time: a slower one is a caller that dribbles (G2)
 MAX_INFORMATIONAL = 64  # 1xx answers before the answer; servers send one or two, or one every few seconds
+# Of answers that may have a body, and that a client of an origin may get.
+_USUAL_STATUSES = frozenset(range(200, 600)) - NO_CONTENT_STATUSES - {407}
 
 
 class Stale(Exception):
@@ -108,11 +110,14 @@ class UpstreamConnection(AnswerReader):
         """Whether at *now*, in the loop's time, the deadline has passed; one that we do not read has none."""
         return self.deadline < now and not self._reading_paused
 
-    def begin(self, *, method: str, timeouts: Timeouts, may_switch: bool = False) -> None:
+    def begin(self, data: bytes, method: str, timeouts: Timeouts, may_switch: bool = False) -> None:
         """
-        Get ready for the answer to one request with *method*, which must begin within the response time.
+        Write *data*, with which one request with *method* begins; its answer must begin within the response time.
 
         *may_switch*: the request asks for another protocol, and the answer may be 101.
+
+        Raises:
+            UpstreamUnreachable: the upstream is gone.
         """
         if not self._spoiled:
             self._due = HEAD
@@ -127,8 +132,11 @@ class UpstreamConnection(AnswerReader):
         self._is_silent = True
         self.awaits_caller = False
         self._timeouts = timeouts
-        self._begun_at = self._loop.time()
-        self.deadline = self._begun_at + timeouts.response_seconds
+        self._begun_at = now = self._loop.time()
+        self.deadline = now + timeouts.response_seconds
+        if self.transport is None:
+            raise self._failure or UpstreamUnreachable()
+        self.transport.write(data)
 
     def extend_response_time(self, sent_bytes: int) -> None:
         """Count the response time from now, *sent_bytes* of the body being sent. One that dribbles ends anyway."""
@@ -143,7 +151,7 @@ class UpstreamConnection(AnswerReader):
             self.deadline = self._loop.time() + self._timeouts.response_seconds
 
     def write(self, data: bytes) -> None:
-        """Write *data* to the upstream, or raise UpstreamUnreachable when it is gone."""
+        """Write *data*, more of the request, or raise UpstreamUnreachable when the upstream is gone."""
         if self.transport is None:
             raise self._failure or UpstreamUnreachable()
         self.transport.write(data)
@@ -224,7 +232,21 @@ class UpstreamConnection(AnswerReader):
         due = self._due
         try:
             if due == HEAD:
-                self._read_head(data)
+                read, ended, body = data.partition(b"\r\n\r\n")
+                if self._head or not ended:
+                    self._read_head(data)
+                else:
+                    head = read_head(read)
+                    if head.length == len(body) and head.status in _USUAL_STATUSES and not self._is_head_request:
+                        # Most answers come whole in one piece: what `_take_head` would do, for 1,200 instructions less.
+                        self._due = EXTRA
+                        head.whole = body
+                        self._answer = head
+                        self.is_waiting = False
+                        if self._continue is not None:
+                            self._stop_waiting()
+                    elif not self._take_head(head, body):
+                        self._read_head(body)
             elif due == BODY:
                 self._read_body(data)
             elif due == UNASKED:
@@ -250,12 +272,9 @@ class UpstreamConnection(AnswerReader):
                 check_beginning(data, checked)
                 self._head = data
                 return
-            head, data = read_head(read), behind
-            if head.status >= 200 or (head.status == 101 and self._may_switch):
-                self._take_head(head, data)
+            if self._take_head(read_head(read), behind):
                 return
-            self._take_informational(head)
-            checked = 0
+            data, checked = behind, 0
 
     def _take_informational(self, head: Answer) -> None:
         self._informational += 1
@@ -265,20 +284,21 @@ class UpstreamConnection(AnswerReader):
         if head.status == 100 and self._continue is not None and not self._continue.done():
             self._continue.set_result(None)
 
-    def _take_head(self, head: Answer, data: bytes) -> None:
-        """Take the final *head*, and *data*, which came behind it."""
-        if head.status == 101:
+    def _take_head(self, head: Answer, data: bytes) -> bool:
+        """Take *head*, and *data*, which came behind it. Return whether it is the final one: else *data* is a head."""
+        status = head.status
+        if status < 200 and not (status == 101 and self._may_switch):
+            self._take_informational(head)
+            return False
+        if status == 101:
             self._take_switch(head, data)
-            return
-        if head.status == 407:
+            return True
+        if status == 407:
             raise HeadInvalid  # RFC 9110 15.5.8: a proxy says so to its client, and the gateway is nobody's here
         self._begin_body(head, data)
-        self._spoiled = self._spoiled or not head.keeps_alive
-        self.keep_alive_seconds = head.keep_alive_seconds
         self._answer = head
-        self.is_waiting = False
-        if self._continue is not None:
-            self._stop_waiting()
+        self._stop_waiting()
+        return True
 
     def _take_switch(self, head: Answer, data: bytes) -> None:
         """Take an answer behind which another protocol begins, with *data* as far as it has come."""
@@ -338,8 +358,10 @@ class UpstreamConnection(AnswerReader):
         """
         self._due = UNASKED
         self.deadline = NEVER
-        if self._spoiled or self._answer is None or self._body is not None:
+        answer = self._answer
+        if self._spoiled or answer is None or not answer.keeps_alive or self._body is not None:
             return False
+        self.keep_alive_seconds = answer.keep_alive_seconds
         # Paused: the reader left at a full buffer, and nobody would read the next answer. Whether the transport is open
         # is asked when the connection is taken (`is_quiet`), and costs 1,000 instructions here.
         return not (self._paused or self._reading_paused)

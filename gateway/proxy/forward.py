@@ -14,7 +14,6 @@ Rules:
 from __future__ import annotations
 
 import asyncio
-from dataclasses import dataclass
 from typing import Protocol
 
 from aiohttp.web_protocol import RequestPayloadError
@@ -33,19 +32,23 @@ CONTINUE_SECONDS = 1.0  # how long an upstream may think about Expect before it 
 SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})  # RFC 9110 9.2.1; TRACE is never passed on
 
 
-@dataclass(slots=True)
 class Sent:
     """
     A request on an upstream connection: its answer's head, the task that still sends its body, what was *injected*, and
-    the *needles* by which that is found in the answer, and the tokens that were sent before it.
+    the *needles* by which that is found in the answer, and the tokens that were sent before it. *is_ended*: the
+    connection was given back, which two requests would take if it were given back twice.
+
+    Made by `send`, which sets all of it: an `__init__` costs 1,200 instructions.
     """
+
+    __slots__ = ("answer", "connection", "injected", "is_ended", "needles", "pump")
 
     connection: UpstreamConnection
     answer: Answer
     pump: asyncio.Task[None] | None
     injected: Injected
     needles: Needles
-    is_ended: bool = False
+    is_ended: bool
 
     def become(self, other: Sent) -> None:
         """Be *other*, this one having ended. What one API rejects may work elsewhere: it is looked for, too."""
@@ -55,16 +58,12 @@ class Sent:
         self.is_ended = False
 
     async def end(self, lane: Lane) -> None:
-        """Stop sending the body, and `release`."""
+        """Stop sending the body, and give the connection back to *lane*'s pool, once."""
         if self.pump is not None and not self.is_ended:
             if not self.pump.done():
                 self.connection.fail(UpstreamUnreachable())
             await _stop(self.pump)
-        self.release(lane)
-
-    def release(self, lane: Lane) -> None:
-        """Give the connection back to *lane*'s pool, once; one whose exchange is not whole is closed there."""
-        if not self.is_ended:  # given back twice, a connection would be taken by two requests
+        if not self.is_ended:
             self.is_ended = True
             lane.pool.release(self.connection)
 
@@ -93,12 +92,15 @@ async def send(
         Refusal: *gate* let it not pass; the upstream could not be reached, broke the protocol or took too long; the
             body was too large, too slow or broken.
     """
-    call = request.call
+    call, match = request.call, request.call.match
+    assert match is not None  # a request without a route was refused
     call.attempts += 1
     if body is not None:
         body.settle_length()
         if not body.is_buffered:
             await in_task()
+    is_plain = body is None and request.fields.content_length is None and request.handshake is None
+    framing = b"" if is_plain else _framing(request, body)
     is_repeated = False
     while True:
         # Repeated once, on a new connection: an upstream that hangs up each time must not be asked 256 times.
@@ -112,18 +114,28 @@ async def send(
         try:
             if is_new:
                 injected = await gate.connected(request, injected)
-            head = _head(request, lane, body, injected)
-            connection.begin(method=call.method, timeouts=lane.route.timeouts, may_switch=request.handshake is not None)
-            if body is None:
-                connection.write(head)
-            elif body.is_buffered:
-                connection.write(head + body.take_buffered())
-            else:
-                connection.write(head)
-                pump = asyncio.create_task(_pump(connection, body), name="request-body")
+            target = match.target if lane.injects_field else lane.target(match.target, injected.token.access_token)
+            data = b"".join(
+                (
+                    f"{call.method} {target}{lane.host_line}".encode("ascii"),
+                    *request.fields.lines,
+                    injected.line,
+                    framing,
+                    # RFC 9110 7.6.3: the version is that of the request as it was received.
+                    lane.via_lines[request.is_http_1_0],
+                    call.traceparent,
+                    b"\r\n",
+                )
+            )
+            awaited = body
+            if body is not None and body.is_buffered:
+                data, awaited = data + body.take_buffered(), None
+            connection.begin(data, call.method, lane.route.timeouts, request.handshake is not None)
+            if awaited is not None:
+                pump = asyncio.create_task(_pump(connection, awaited), name="request-body")
             if connection.is_waiting:
                 await connection.answered
-            return Sent(connection, connection.answer(), pump, injected, injected.needles)
+            answer = connection.answer()
         except Stale as exc:
             await _abandon(lane, connection, pump)
             if call.method not in SAFE_METHODS or call.effective_method is not None or body is not None:
@@ -134,11 +146,19 @@ async def send(
         except BaseException:
             await _abandon(lane, connection, pump)
             raise
+        else:
+            sent = Sent()
+            sent.connection = connection
+            sent.answer = answer
+            sent.pump = pump
+            sent.injected = injected
+            sent.needles = injected.needles
+            sent.is_ended = False
+            return sent
 
 
-def _head(request: ProxyRequest, lane: Lane, body: RequestBody | None, injected: Injected) -> bytes:
-    call, match = request.call, request.call.match
-    assert match is not None  # a request without a route was refused
+def _framing(request: ProxyRequest, body: RequestBody | None) -> bytes:
+    """Return the field lines that say whether *body* follows, and what is asked for with it."""
     framing = b""
     if body is not None:
         framing = b"Transfer-Encoding: chunked\r\n" if body.length is None else b"Content-Length: %d\r\n" % body.length
@@ -148,19 +168,7 @@ def _head(request: ProxyRequest, lane: Lane, body: RequestBody | None, injected:
         framing = b"Content-Length: 0\r\n"
     if request.handshake is not None:
         framing += UPGRADE_LINES
-    target = match.target if lane.injects_field else lane.target(match.target, injected.token.access_token)
-    return b"".join(
-        [
-            f"{call.method} {target}{lane.host_line}".encode("ascii"),
-            *request.fields.lines,
-            injected.line,
-            framing,
-            # RFC 9110 7.6.3: the version is that of the request as it was received.
-            lane.via_lines[request.is_http_1_0],
-            call.traceparent,
-            b"\r\n",
-        ]
-    )
+    return framing
 
 
 async def _pump(connection: UpstreamConnection, body: RequestBody) -> None:

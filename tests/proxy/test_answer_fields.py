@@ -25,7 +25,7 @@ def read(*fields: tuple[bytes, bytes], route: Route = ROUTE) -> Sorted:
     """Return an answer's *fields* as they are sorted."""
     placed = [place(name, value) for name, value in fields]
     lines = [line for line, _ in placed if line is not None]
-    return AnswerRules(route).read(lines, [judged for _, judged in placed if judged is not None], public_url=PUBLIC)
+    return AnswerRules(route).read(lines, [judged for _, judged in placed if judged is not None], PUBLIC)
 
 
 def answered(*fields: tuple[bytes, bytes], route: Route = ROUTE) -> bytes:

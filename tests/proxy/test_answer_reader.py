@@ -60,8 +60,7 @@ async def answered(data: bytes, *, ends: bool) -> AsyncIterator[UpstreamConnecti
         port = server.sockets[0].getsockname()[1]
         backlog = Backlog(loop)
         _, connection = await loop.create_connection(lambda: UpstreamConnection(loop, backlog), "127.0.0.1", port)
-        connection.begin(method="GET", timeouts=Timeouts())
-        connection.write(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+        connection.begin(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n", "GET", Timeouts())
         yield connection
         over.set()
         connection.fail(Exception())

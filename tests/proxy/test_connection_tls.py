@@ -43,8 +43,7 @@ async def read_answer(port: int, tls: ssl.SSLContext) -> bytes:
     _, connection = await loop.create_connection(
         lambda: UpstreamConnection(loop, Backlog(loop)), "127.0.0.1", port, ssl=tls, server_hostname="127.0.0.1"
     )
-    connection.begin(method="GET", timeouts=Timeouts())
-    connection.write(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+    connection.begin(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n", "GET", Timeouts())
     body = b""
     try:
         async with asyncio.timeout(5):
@@ -74,8 +73,7 @@ async def is_quiet_before_and_after(port: int, tls: ssl.SSLContext, go_on: threa
     _, connection = await loop.create_connection(
         lambda: UpstreamConnection(loop, Backlog(loop)), "127.0.0.1", port, ssl=tls, server_hostname="127.0.0.1"
     )
-    connection.begin(method="GET", timeouts=Timeouts())
-    connection.write(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+    connection.begin(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n", "GET", Timeouts())
     async with asyncio.timeout(5):
         await answer_of(connection)
     connection.rest()

@@ -119,8 +119,7 @@ async def test_answer_in_small_chunks_over_tls_is_whole_where_its_connection_end
         _, connection = await loop.create_connection(
             lambda: UpstreamConnection(loop, backlog), "127.0.0.1", port, ssl=tls, server_hostname="127.0.0.1"
         )
-        connection.begin(method="GET", timeouts=Timeouts())
-        connection.write(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+        connection.begin(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n", "GET", Timeouts())
         async with asyncio.timeout(10):
             body = (await answer_of(connection)).body
             assert b"x" * number == await read(body)
@@ -135,14 +134,21 @@ async def read(body: Body) -> bytes:
     return b"".join(pieces)
 
 
+class Nowhere(asyncio.Transport):
+    """Takes what is written."""
+
+    def write(self, data: bytes | bytearray | memoryview) -> None:
+        """Do nothing."""
+
+
 async def test_one_slice_of_an_answer_is_read_in_a_turn() -> None:
     """
     Whatever came at once, others of the loop have their turn after each slice; a lost connection changes nothing.
     """
     loop = asyncio.get_running_loop()
     connection = UpstreamConnection(loop, Backlog(loop))
-    connection.connection_made(asyncio.Transport())
-    connection.begin(method="GET", timeouts=Timeouts())
+    connection.connection_made(Nowhere())
+    connection.begin(b"", "GET", Timeouts())
     connection.data_received(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n" + FLOOD)
     connection.connection_lost(None)
     body = (await answer_of(connection)).body

@@ -144,7 +144,7 @@ class Peer:
         connection = await pool.connect()
         accepted, _ = self.listener.accept()
         self.sockets.append(accepted)
-        connection.begin(method="GET", timeouts=Timeouts())
+        connection.begin(b"", "GET", Timeouts())
         accepted.sendall(answer(200, b"{}", fields))
         got = await answer_of(connection)
         assert b"{}" == got.body.read_nowait()
@@ -248,10 +248,9 @@ async def test_upstream_that_speaks_first_is_not_asked(peer: Peer) -> None:
     peer.sockets.append(accepted)
     accepted.sendall(answer(200, b"evil"))
     assert await eventually(lambda: not connection.can_be_used)
-    connection.begin(method="GET", timeouts=Timeouts())
 
     with pytest.raises(UpstreamProtocolError):
-        await answer_of(connection)
+        connection.begin(b"", "GET", Timeouts())
     await pool.close()
 
 
@@ -263,7 +262,7 @@ async def test_connection_whose_answer_was_not_read_to_its_end_is_not_used(peer:
     connection = await pool.connect()
     accepted, _ = peer.listener.accept()
     peer.sockets.append(accepted)
-    connection.begin(method="GET", timeouts=Timeouts())
+    connection.begin(b"", "GET", Timeouts())
     size = HIGH_BYTES + 1
     accepted.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % size)
     got = await answer_of(connection)

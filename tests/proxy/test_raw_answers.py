@@ -130,7 +130,7 @@ async def outcome(row: Row, packets: list[bytes]) -> Outcome:
     ours, theirs = socket.socketpair()
     with theirs:
         _, connection = await loop.create_connection(lambda: UpstreamConnection(loop, Backlog(loop)), sock=ours)
-        connection.begin(method=row.method, timeouts=Timeouts())
+        connection.begin(b"", row.method, Timeouts())
         for packet in packets:
             connection.data_received(packet)
         if row.ends:
