@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
+from functools import lru_cache
 
 from gateway.models import Route
 from gateway.proxy.reference import References
@@ -131,6 +132,15 @@ def _classify(name: bytes) -> int:
     return do
 
 
+@lru_cache
+def _own_lines(names: tuple[str, ...]) -> tuple[bytes, bytes]:
+    """Return the lines that every answer gets where *names* tell whose it is; and those of one not to be repacked."""
+    # Of routes with the same names, the same objects: they are in the caches then, whichever route is called.
+    vary = ", ".join(names).encode("ascii")
+    # RFC 9111 5.2.2.6: a server before the gateway must not repack what comes as a stream.
+    return _OWN_LINES % (vary, b""), _OWN_LINES % (vary, b", no-transform")
+
+
 class AnswerRules:
     """The rules for answers of one route's upstream."""
 
@@ -139,11 +149,8 @@ class AnswerRules:
     def __init__(self, route: Route) -> None:
         self._references = References(route)
         # The fields that tell whose answer it is; a cache that ignores no-store would have to look at them.
-        names = dict.fromkeys(("Authorization", "Gateway-Authorization", route.credential.header))
-        vary = ", ".join(names).encode("ascii")
-        self.own_lines = _OWN_LINES % (vary, b"")
-        # RFC 9111 5.2.2.6: a server before the gateway must not repack what comes as a stream.
-        self._own_lines_no_transform = _OWN_LINES % (vary, b", no-transform")
+        names = tuple(dict.fromkeys(("Authorization", "Gateway-Authorization", route.credential.header)))
+        self.own_lines, self._own_lines_no_transform = _own_lines(names)
 
     def read(self, lines: list[bytes], judged: Iterable[Judged], public_url: str, target: str = "/") -> Sorted:
         """

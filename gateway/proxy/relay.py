@@ -56,7 +56,9 @@ def relay(
     """
     call = request.call
     assert call.match is not None  # what has no route was refused
-    lines, challenges, coding = answer.lines, (), None
+    lines = answer.lines
+    challenges: tuple[bytes, ...] = ()
+    coding: bytes | None = None
     if answer.judged:
         lines, challenges, coding = lane.answer_rules.read(lines, answer.judged, public_url, call.match.target)
     else:  # 900 instructions less
