@@ -40,12 +40,12 @@ class AnswerReader(BaseProtocol):
         "_backlog",
         "_body",
         "_due",
-        "_failure",
         "_is_head_request",
         "_spoiled",
         "_timeouts",
         "answered",
         "deadline",
+        "failure",
     )
 
     def __init__(self, loop: asyncio.AbstractEventLoop, backlog: Backlog) -> None:
@@ -55,7 +55,7 @@ class AnswerReader(BaseProtocol):
         self._awaits_turn = False
         self._body: AnswerBody | None = None  # while its end has not been read
         self._due = UNASKED
-        self._failure: Exception | None = None
+        self.failure: Exception | None = None
         self._is_head_request = False
         self._spoiled = False
         self._timeouts = Timeouts()
@@ -118,7 +118,7 @@ class AnswerReader(BaseProtocol):
     def _read_on(self) -> None:
         """Read the next slice of the chunks that have come: it is this connection's turn."""
         self._awaits_turn = False
-        if self._body is not None and self._failure is None:
+        if self._body is not None and self.failure is None:
             self.data_received(b"")
         if self._awaits_turn:
             return
@@ -129,7 +129,7 @@ class AnswerReader(BaseProtocol):
             self._resume_transport_reading()
 
     def _cut_body(self) -> None:
-        if self._body is not None and self._failure is None:
+        if self._body is not None and self.failure is None:
             self._body.stream.set_exception(Truncated())
 
     # --- without a copy ------------------------------------------------------------------------------------------

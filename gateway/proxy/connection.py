@@ -43,10 +43,14 @@ class Stale(Exception):
 
 
 class UpstreamConnection(AnswerReader):
-    """One connection, one exchange at a time. Made by `UpstreamPool`."""
+    """
+    One connection, one exchange at a time. Made by `UpstreamPool`.
+
+    While it *is_waiting* there is neither *answer*, whose head has come, nor *failure*, which ends the exchange
+    (whatever has come): `Stale`, UpstreamUnreachable, UpstreamProtocolError, or why somebody ended it.
+    """
 
     __slots__ = (
-        "_answer",
         "_begun_at",
         "_continue",
         "_feeder",
@@ -57,6 +61,7 @@ class UpstreamConnection(AnswerReader):
         "_may_switch",
         "_poll",
         "address",
+        "answer",
         "awaits_caller",
         "fresh_until",
         "is_reused",
@@ -70,10 +75,10 @@ class UpstreamConnection(AnswerReader):
         self.awaits_caller = False  # more of the request's body, which it does not send
         self.fresh_until = 0.0  # while it is idle: its upstream may have begun to end it then
         self.is_reused = False
-        self.is_waiting = True  # neither the head of the answer has come nor a failure: *answered* is fired for both
+        self.is_waiting = True  # *answered* is fired when it no longer is
         self.keep_alive_seconds: int | None = None  # for which the upstream says that it keeps it idle
         self._begun_at = 0.0
-        self._answer: Answer | None = None
+        self.answer: Answer | None = None
         self._head = b""  # of the answer, as far as it has come
         self._may_switch = False
         self._informational = 0
@@ -125,8 +130,8 @@ class UpstreamConnection(AnswerReader):
         self._is_head_request = method == "HEAD"
         self._may_switch = may_switch
         self._informational = 0
-        self._answer = None
-        self.is_waiting = self._failure is None
+        self.answer = None
+        self.is_waiting = self.failure is None
         self._body = None
         self._continue = None
         self._is_silent = True
@@ -135,25 +140,25 @@ class UpstreamConnection(AnswerReader):
         self._begun_at = now = self._loop.time()
         self.deadline = now + timeouts.response_seconds
         if self.transport is None:
-            raise self._failure or UpstreamUnreachable()
+            raise self.failure or UpstreamUnreachable()
         self.transport.write(data)
 
     def extend_response_time(self, sent_bytes: int) -> None:
         """Count the response time from now, *sent_bytes* of the body being sent. One that dribbles ends anyway."""
-        if self._answer is None:
+        if self.answer is None:
             seconds = self._timeouts.response_seconds
             longest = self._begun_at + seconds + sent_bytes / MIN_BODY_BYTES_PER_SECOND
             self.deadline = min(self._loop.time() + seconds, longest)
 
     def restart_response_time(self) -> None:
         """Count the response time from now: the whole request has been sent."""
-        if self._answer is None:
+        if self.answer is None:
             self.deadline = self._loop.time() + self._timeouts.response_seconds
 
     def write(self, data: bytes) -> None:
         """Write *data*, more of the request, or raise UpstreamUnreachable when the upstream is gone."""
         if self.transport is None:
-            raise self._failure or UpstreamUnreachable()
+            raise self.failure or UpstreamUnreachable()
         self.transport.write(data)
 
     def hold_back(self, body: Body | None) -> None:
@@ -180,19 +185,6 @@ class UpstreamConnection(AnswerReader):
             self.awaits_caller = True
             self._feeder.resume()
 
-    def answer(self) -> Answer:
-        """
-        Return the answer whose head has come.
-
-        Raises:
-            Stale: a reused connection was closed before a byte of an answer came.
-            UpstreamUnreachable, UpstreamProtocolError, UpstreamTimeout: as their names say.
-        """
-        if self._failure is not None:
-            raise self._failure
-        assert self._answer is not None
-        return self._answer
-
     async def wait_for_continue(self, seconds: float) -> bool:
         """
         Wait until the upstream has sent `100 Continue` (true) or a final answer (false), at most *seconds* (true).
@@ -215,8 +207,8 @@ class UpstreamConnection(AnswerReader):
         """End the exchange and the connection with *failure*, for whoever waits for its head or its body."""
         self._spoiled = True
         self._due = EXTRA
-        if self._failure is None:
-            self._failure = failure
+        if self.failure is None:
+            self.failure = failure
         if self._body is not None:
             self._body.stream.set_exception(failure)
         if self.transport is not None:
@@ -241,7 +233,7 @@ class UpstreamConnection(AnswerReader):
                         # Most answers come whole in one piece: what `_take_head` would do, for 1,200 instructions less.
                         self._due = EXTRA
                         head.whole = body
-                        self._answer = head
+                        self.answer = head
                         self.is_waiting = False
                         if self._continue is not None:
                             self._stop_waiting()
@@ -256,7 +248,7 @@ class UpstreamConnection(AnswerReader):
         except (HeadInvalid, ChunksInvalid):
             self.fail(UpstreamProtocolError())
             return
-        if self._answer is not None:  # a head that trickles in has the response time, not more
+        if self.answer is not None:  # a head that trickles in has the response time, not more
             self.deadline = self._loop.time() + self._timeouts.idle_seconds
             # Last of all: who waits may go on at once, and use this connection for the next request.
             if self._body is None or not self._body.stream.is_passing:
@@ -296,7 +288,7 @@ class UpstreamConnection(AnswerReader):
         if status == 407:
             raise HeadInvalid  # RFC 9110 15.5.8: a proxy says so to its client, and the gateway is nobody's here
         self._begin_body(head, data)
-        self._answer = head
+        self.answer = head
         self._stop_waiting()
         return True
 
@@ -307,7 +299,7 @@ class UpstreamConnection(AnswerReader):
         self._spoiled = True
         self._due = EXTRA
         head.whole = data
-        self._answer = head
+        self.answer = head
         self._stop_waiting()
         self._pause_transport_reading()  # what comes next is for whoever takes the transport over
 
@@ -340,9 +332,9 @@ class UpstreamConnection(AnswerReader):
     def connection_lost(self, exc: BaseException | None) -> None:
         """Tell whoever waits: a whole close-delimited answer ends here, everything else is cut."""
         self._spoiled = True
-        if self._answer is None and self._failure is None:
-            self._failure = Stale() if self.is_reused and self._is_silent else UpstreamUnreachable()
-        elif self._body is not None and self._failure is None:
+        if self.answer is None and self.failure is None:
+            self.failure = Stale() if self.is_reused and self._is_silent else UpstreamUnreachable()
+        elif self._body is not None and self.failure is None:
             if self._has_ended and exc is None and self._body.lasts:
                 self._body.stream.feed_eof()
             elif not self._awaits_turn:  # else the end may be among what has come already
@@ -358,7 +350,7 @@ class UpstreamConnection(AnswerReader):
         """
         self._due = UNASKED
         self.deadline = NEVER
-        answer = self._answer
+        answer = self.answer
         if self._spoiled or answer is None or not answer.keeps_alive or self._body is not None:
             return False
         self.keep_alive_seconds = answer.keep_alive_seconds

@@ -135,7 +135,10 @@ async def send(
                 pump = asyncio.create_task(_pump(connection, awaited), name="request-body")
             if connection.is_waiting:
                 await connection.answered
-            answer = connection.answer()
+            if connection.failure is not None:
+                raise connection.failure
+            answer = connection.answer
+            assert answer is not None
         except Stale as exc:
             await _abandon(lane, connection, pump)
             if call.method not in SAFE_METHODS or call.effective_method is not None or body is not None:

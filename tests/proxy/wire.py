@@ -198,7 +198,10 @@ def respond_with(data: bytes, *, close: bool = False) -> Callable[[Any, asyncio.
 
 
 async def answer_of(connection: UpstreamConnection) -> Answer:
-    """Return the answer on *connection* once its head has come; raise as `UpstreamConnection.answer`."""
+    """Return the answer on *connection* once its head has come; raise its failure."""
     if connection.is_waiting:
         await connection.answered
-    return connection.answer()
+    if connection.failure is not None:
+        raise connection.failure
+    assert connection.answer is not None
+    return connection.answer
