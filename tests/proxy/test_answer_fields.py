@@ -187,3 +187,15 @@ def test_injected_parameter_is_in_no_reference() -> None:
         b"Location: https://other.test/x#f\r\n"
         b"Location: ?page=2\r\n"
     ) == answered(*fields, route=route)
+
+
+def test_what_every_answer_gets_is_shared_by_routes() -> None:
+    """
+    Routes whose callers stand in the same fields add the same lines, not equal ones: they are in the caches already.
+    """
+    other = AnswerRules(replace(ROUTE, name="other", prefix="/other"))
+    elsewhere = AnswerRules(replace(ROUTE, credential=CredentialPlace("header", "X-Key")))
+
+    assert OWN == other.own_lines
+    assert other.own_lines is AnswerRules(ROUTE).own_lines
+    assert OWN.replace(b"Gateway-Authorization", b"Gateway-Authorization, X-Key") == elsewhere.own_lines
