@@ -10,16 +10,19 @@ Rules:
    fdatasync would then succeed without it (fsync(2); PostgreSQL, etcd and Kafka stop there as well). All who wait are
    refused, and nothing is believed of this file any more.
 4. A caller that goes away takes nothing with it: the line stays, the group goes on.
+5. Who waits brings what it waits by (`Waiting`), and goes on inside of its `fire`: none of them needs a task, a future
+   or a turn of the loop. The next fdatasync has begun by then.
 """
 
 from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from contextlib import suppress
 from queue import SimpleQueue
 from threading import Thread
+from typing import Any, Protocol
 
 import structlog
 
@@ -31,27 +34,37 @@ LIMIT_SECONDS = 5.0  # a healthy disk takes milliseconds, a busy one may take a 
 log = structlog.get_logger()
 
 
+class Waiting(Protocol):
+    """What one coroutine awaits until it is fired, once; fired while nobody awaits it, it does nothing."""
+
+    def __await__(self) -> Generator[Any, None, None]:
+        """Wait until it is fired."""
+
+    def fire(self) -> None:
+        """Have who waits go on."""
+
+
 class _Group:
     """Those who wait for one fdatasync, and when they wait no longer."""
 
-    __slots__ = ("timer", "waiters")
+    __slots__ = ("is_refused", "timer", "waiting")
 
     def __init__(self, timer: asyncio.TimerHandle) -> None:
         self.timer = timer
-        self.waiters: list[asyncio.Future[None]] = []
+        self.waiting: list[Waiting] = []
+        self.is_refused = False
 
-    def succeed(self) -> None:
+    def end(self) -> None:
+        """Have all who wait go on, once."""
         self.timer.cancel()
-        for waiter in self.waiters:
-            if not waiter.done():  # its caller may be gone
-                waiter.set_result(None)
+        waiting, self.waiting = self.waiting, []
+        for each in waiting:
+            each.fire()
 
     def refuse(self) -> None:
-        self.timer.cancel()
-        for waiter in self.waiters:
-            if not waiter.done():
-                waiter.set_exception(RecordUnavailable(retry_after=5))
-        self.waiters.clear()
+        """Have all who wait go on, and refuse them."""
+        self.is_refused = True
+        self.end()
 
 
 class GroupCommit:
@@ -78,24 +91,25 @@ class GroupCommit:
         self.sync_seconds = 0.0
         self._began = 0.0
 
-    async def wait(self) -> None:
+    async def wait(self, waiting: Waiting) -> None:
         """
-        Return when all that has been written is on the disk.
+        Return when all that has been written is on the disk, having awaited *waiting*.
 
         Raises:
             RecordUnavailable: the disk hangs or has failed.
         """
         if self.is_hanging or self.has_failed:
             raise RecordUnavailable(retry_after=5)
-        loop = asyncio.get_running_loop()
         group = self._gathering
         if group is None:
+            loop = asyncio.get_running_loop()
             group = self._gathering = _Group(loop.call_later(self._limit_seconds, self._hang))
             if self._running is None:
                 loop.call_soon(self._begin)  # whoever else is about to write in this turn of the loop comes along
-        waiter = loop.create_future()
-        group.waiters.append(waiter)
-        await waiter
+        group.waiting.append(waiting)
+        await waiting
+        if group.is_refused:
+            raise RecordUnavailable(retry_after=5)
 
     def close(self) -> bool:
         """Let the thread end. Return whether it has: one in a disk that hangs is left behind."""
@@ -144,10 +158,10 @@ class GroupCommit:
             group.refuse()
             self._refuse_gathering()
             return
-        group.succeed()
         if self._gathering is not None:
             # At once: waiting a turn of the loop, or 1 ms, for more of them saved nothing (13 calls a sync, then 14).
             self._begin()
+        group.end()
 
     def _hang(self) -> None:
         """Refuse all who wait: the oldest of them has waited as long as anybody may."""
@@ -158,6 +172,6 @@ class GroupCommit:
         self._refuse_gathering()
 
     def _refuse_gathering(self) -> None:
-        if self._gathering is not None:
-            self._gathering.refuse()
-            self._gathering = None
+        group, self._gathering = self._gathering, None
+        if group is not None:
+            group.refuse()

@@ -26,7 +26,7 @@ from prometheus_client import Metric
 from prometheus_client.core import CounterMetricFamily, SummaryMetricFamily
 from prometheus_client.registry import Collector
 
-from gateway.audit.commit import LIMIT_SECONDS, GroupCommit, fdatasync
+from gateway.audit.commit import LIMIT_SECONDS, GroupCommit, Waiting, fdatasync
 from gateway.errors import RecordUnavailable
 
 RECORD_FILE = Path("record") / "egress.jsonl"  # in the data directory
@@ -146,9 +146,9 @@ class LogFile(Collector):
             log.info("record_available", refused=self._refused)
             self._refused = 0
 
-    async def append_durably(self, line: bytes) -> None:
+    async def append_durably(self, line: bytes, waiting: Waiting) -> None:
         """
-        Write *line* as `append` does, and return when it is on the disk.
+        Write *line* as `append` does, and return when it is on the disk, having awaited *waiting* (`commit.py`).
 
         Raises:
             RecordUnavailable: as `append` says, or the disk did not answer within the limit. Then the line may stay.
@@ -156,7 +156,7 @@ class LogFile(Collector):
         if self._commit.is_hanging:
             raise RecordUnavailable(retry_after=5)
         self.append(line)
-        await self._commit.wait()
+        await self._commit.wait(waiting)
 
     def _count_refused(self, error: str, number: int | None) -> None:
         """Tell the first of a row of lines that could not be written: a flood of calls must not fill a log as well."""

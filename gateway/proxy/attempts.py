@@ -30,7 +30,7 @@ from gateway.proxy.record import Call, EgressLog
 from gateway.proxy.rejection import rejects_token
 from gateway.proxy.relay import relay, switch
 from gateway.proxy.request import Asker, ProxyRequest
-from gateway.proxy.steps import in_task
+from gateway.proxy.steps import Signal, in_task
 from gateway.proxy.tokens import ConnectionTokens
 from gateway.proxy.tunnel import Tunnel
 
@@ -169,15 +169,24 @@ class Attempts:
         if not request.asker.lane.records_durably:
             self._log.append(line)
             return injected
-        await in_task()
-        await self._log.append_durably(line)
-        # 3 to 5 microseconds beside the disk's, on such routes only: not worth a rule about how long a wait may be.
+        await self._log.append_durably(line, Signal())
         return await self._after_wait(request, injected)
 
     async def _after_wait(self, request: ProxyRequest, injected: Injected) -> Injected:
         """Decide again, and return *injected*, or what has taken its token's place by now."""
         asker = request.asker
         assert asker is not None
+        kept, now = asker.kept, self._monotonic()
+        # Nothing has changed where the caller is still believed to be who it was, and the token still kept: policy
+        # would say what it said. 0.4 microseconds; the longer way takes 3 to 5.
+        if (
+            injected is asker.injected
+            and kept is not None
+            and asker.verified.is_believed(now)
+            and self._tokens.may_use(kept, now)
+        ):
+            return injected
+        await in_task()
         key, caller, credential = asker.key, asker.caller, asker.credential
         current = await self._tokens.current(injected.token, key, caller=caller, credential=credential)
         await self._decide_again(request, asker)

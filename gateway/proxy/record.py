@@ -25,6 +25,7 @@ import orjson
 
 from gateway.errors import RecordUnavailable
 from gateway.models import Caller, Route, RouteMatch, Subject
+from gateway.proxy.steps import Signal
 
 Echo = Literal["field", "body", "cut", "unread"]
 
@@ -51,9 +52,9 @@ class EgressLog(Protocol):
     def append_soon(self, line: bytes) -> None:
         """Write *line* with the next one, or at the end of this turn of the loop. Count it where that fails."""
 
-    async def append_durably(self, line: bytes) -> None:
+    async def append_durably(self, line: bytes, waiting: Signal) -> None:
         """
-        Write *line* so that it survives this machine, and wait for that within a limit.
+        Write *line* so that it survives this machine, and wait by *waiting* for that, within a limit.
 
         Raises:
             RecordUnavailable: as with `append`, or the disk did not take it in time.

@@ -15,6 +15,7 @@ from structlog.testing import capture_logs
 
 from gateway.audit.commit import GroupCommit
 from gateway.errors import RecordUnavailable
+from gateway.proxy.steps import Signal, Steps
 from tests.disk import Syncs
 from tests.proxy.wire import eventually
 
@@ -53,7 +54,7 @@ async def outcomes(*waiting: asyncio.Task[None]) -> list[object]:
 
 
 def waiting(commit: GroupCommit, number: int) -> list[asyncio.Task[None]]:
-    return [asyncio.create_task(commit.wait()) for _ in range(number)]
+    return [asyncio.create_task(commit.wait(Signal())) for _ in range(number)]
 
 
 async def test_who_comes_together_shares_one_sync(commit: GroupCommit, syncs: Syncs) -> None:
@@ -62,7 +63,7 @@ async def test_who_comes_together_shares_one_sync(commit: GroupCommit, syncs: Sy
     """
     assert [None] * 50 == await outcomes(*waiting(commit, 50))
     assert 1 == syncs.begun
-    await commit.wait()
+    await commit.wait(Signal())
 
     assert (2, 2) == (syncs.begun, commit.syncs)
     assert 0 < commit.sync_seconds < LONG_SECONDS
@@ -82,6 +83,27 @@ async def test_who_comes_while_one_runs_waits_for_the_next(commit: GroupCommit, 
 
     assert [None] * 21 == await outcomes(*first, *later)
     assert 2 == syncs.begun
+
+
+async def test_who_runs_in_steps_waits_without_a_task(commit: GroupCommit, syncs: Syncs) -> None:
+    """
+    Who waits goes on inside of the answer, and may wait again there: for the next sync, together with the others.
+    """
+    ended: list[int] = []
+    needed_task: list[int] = []
+
+    async def wait_twice(number: int) -> bool:
+        await commit.wait(Signal())
+        await commit.wait(Signal())
+        ended.append(number)
+        return True
+
+    for number in range(20):
+        steps = Steps(on_end=lambda _: None, on_hand_over=lambda: needed_task.append(1))
+        steps.run(wait_twice(number))
+
+    assert await eventually(lambda: 20 == len(ended))
+    assert (list(range(20)), [], 2) == (ended, needed_task, syncs.begun)
 
 
 @pytest.mark.parametrize("error", [OSError(errno.EIO, "EIO"), OSError(errno.ENOSPC, "ENOSPC"), ValueError("closed")])
@@ -121,7 +143,7 @@ async def test_disk_that_hangs_refuses_within_the_limit(syncs: Syncs, descriptor
         refused += await outcomes(*waiting(commit, 100))
         syncs.let_go()
         assert await eventually(lambda: not commit.is_hanging)
-        await commit.wait()
+        await commit.wait(Signal())
 
     assert [RecordUnavailable] * 104 == refused
     assert 2 == syncs.begun
@@ -159,7 +181,7 @@ async def test_caller_that_goes_away_leaves_nothing(commit: GroupCommit, syncs: 
 
     assert [asyncio.CancelledError] * 3 == gone
     assert [None] == await outcomes(first[1])
-    await commit.wait()
+    await commit.wait(Signal())
     assert {asyncio.current_task()} == asyncio.all_tasks()
 
 
@@ -184,7 +206,7 @@ def test_answer_after_the_end_of_the_loop_is_nobodys(syncs: Syncs, descriptor: i
     syncs.hold()
 
     async def give_up() -> None:
-        task = asyncio.create_task(commit.wait())
+        task = asyncio.create_task(commit.wait(Signal()))
         assert await eventually(lambda: 1 == syncs.begun)
         task.cancel()
 
@@ -202,12 +224,12 @@ def test_loop_that_stood_still_is_no_disk_that_hangs(run: object, syncs: Syncs, 
     commit = GroupCommit(descriptor, sync=syncs, limit_seconds=0.05)
 
     async def stand_still() -> None:
-        task = asyncio.create_task(commit.wait())
+        task = asyncio.create_task(commit.wait(Signal()))
         await asyncio.sleep(0)
         time.sleep(0.1)  # noqa: ASYNC251  # this is the pause
         await outcomes(task)
         assert await eventually(lambda: not commit.is_hanging)
-        await commit.wait()
+        await commit.wait(Signal())
 
     assert callable(run)
     run(stand_still())

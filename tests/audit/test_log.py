@@ -18,6 +18,7 @@ from structlog.testing import capture_logs
 
 from gateway.audit.log import LogFile
 from gateway.errors import RecordUnavailable
+from gateway.proxy.steps import Signal
 from tests.disk import Syncs, fill, release, small_disk
 from tests.tools import ROOT
 
@@ -227,7 +228,7 @@ async def test_durable_line_is_written_before_the_disk_is_asked(tmp_path: Path) 
     seen: list[bytes] = []
     syncs.on_sync = lambda: seen.append(log.path.read_bytes())
     log.append(b"1")
-    await log.append_durably(b"2")
+    await log.append_durably(b"2", Signal())
     log.append(b"3")
     metrics = [sample for metric in log.collect() for sample in metric.samples]
     log.close()
@@ -245,16 +246,16 @@ async def test_failed_disk_refuses_every_line(tmp_path: Path) -> None:
     syncs.error = OSError(errno.EIO, "EIO")
     log = LogFile.open(tmp_path / "egress.jsonl", sync=syncs)
     with pytest.raises(RecordUnavailable):
-        await log.append_durably(b"1")
+        await log.append_durably(b"1", Signal())
     syncs.error = None
     with pytest.raises(RecordUnavailable):
-        await log.append_durably(b"2")
+        await log.append_durably(b"2", Signal())
     with pytest.raises(RecordUnavailable):
         log.append(b"3")
     is_available = log.is_available
     log.close()
     again = LogFile.open(log.path, sync=syncs)
-    await again.append_durably(b"4")
+    await again.append_durably(b"4", Signal())
     again.close()
 
     assert not is_available
@@ -270,7 +271,7 @@ async def test_disk_that_hangs_refuses_before_it_writes(tmp_path: Path) -> None:
     log = LogFile.open(tmp_path / "egress.jsonl", sync=syncs, limit_seconds=0.05)
     for line in (b"1", b"2"):
         with pytest.raises(RecordUnavailable):
-            await log.append_durably(line)
+            await log.append_durably(line, Signal())
     log.append(b"3")
     is_available = log.is_available
     log.close()
@@ -287,13 +288,13 @@ async def test_full_disk_refuses_durable_lines_too(tmp_path: Path) -> None:
     syncs = Syncs()
     with small_disk(tmp_path / "disk", mebibytes=1) as disk:
         log = LogFile.open(disk / "egress.jsonl", sync=syncs)
-        await log.append_durably(b"1")
+        await log.append_durably(b"1", Signal())
         fill(disk, leaving_bytes=0)
         with pytest.raises(RecordUnavailable):
-            await log.append_durably(b"x" * 10_000)
+            await log.append_durably(b"x" * 10_000, Signal())
         begun = syncs.begun
         release(disk)
-        await log.append_durably(b"2")
+        await log.append_durably(b"2", Signal())
         log.close()
         content = log.path.read_bytes()
 
@@ -323,13 +324,14 @@ async def test_durable_lines_survive_kill_9(tmp_path: Path) -> None:
 WRITER = """
 import asyncio, pathlib, sys
 from gateway.audit.log import LogFile
+from gateway.proxy.steps import Signal
 
 log = LogFile.open(pathlib.Path(sys.argv[1]))
 
 async def write(name):
     for number in range(100_000):
         line = f'{{"writer": {name}, "number": {number}}}'
-        await log.append_durably(line.encode())
+        await log.append_durably(line.encode(), Signal())
         print(line, flush=True)
 
 async def main():

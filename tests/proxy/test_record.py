@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from gateway.errors import RecordUnavailable
 from gateway.models import Caller, Origin, Route, RouteMatch, Subject
 from gateway.proxy.record import Call, Strangers, attempt, intent, outcome, timestamp, unauthenticated, who
+from gateway.proxy.steps import Signal
 
 ROUTE = Route("api", "/api", Origin("https", "api.example.com", 443), "contacts")
 
@@ -200,7 +201,7 @@ class Full:
     def append_soon(self, line: bytes) -> None:
         self.append(line)
 
-    async def append_durably(self, line: bytes) -> None:
+    async def append_durably(self, line: bytes, waiting: Signal) -> None:
         self.append(line)
 
 

@@ -135,6 +135,27 @@ async def test_key_revoked_during_the_wait_sends_nothing(
     assert "caller_unauthenticated" == gateway.lines("outcome")[-1]["error"]
 
 
+async def test_token_replaced_during_the_wait_is_not_sent(
+    gateway: Running, upstream: Upstream, provider: Provider, issuer: Issuer, syncs: Syncs
+) -> None:
+    """
+    What is heard of a token's end counts for the call that waits, also where a later call of the caller has the next.
+    """
+    data = request("GET", "/api/x", credential=issuer.token("ada"))
+    await call(gateway, data)
+    syncs.hold()
+    waiting = [asyncio.create_task(call(gateway, data))]
+    assert await eventually(lambda: 2 == syncs.begun)
+    await gateway.connect("ada", access_token="T2", refresh_token=provider.issue())
+    await asyncio.sleep(FEED_SECONDS)
+    waiting.append(asyncio.create_task(call(gateway, data)))
+    assert await eventually(lambda: 3 == len(gateway.lines("intent")))
+    syncs.let_go()
+
+    assert [200, 200] == [got.status for got in await asyncio.gather(*waiting)]
+    assert ["Bearer T1", "Bearer T2", "Bearer T2"] == upstream.authorizations
+
+
 async def test_caller_that_goes_away_during_the_wait_sends_nothing(
     gateway: Running, upstream: Upstream, issuer: Issuer, syncs: Syncs
 ) -> None:
