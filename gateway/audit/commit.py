@@ -11,7 +11,9 @@ Rules:
    refused, and nothing is believed of this file any more.
 4. A caller that goes away takes nothing with it: the line stays, the group goes on.
 5. Who waits brings what it waits by (`Waiting`), and goes on inside of its `fire`: none of them needs a task, a future
-   or a turn of the loop. The next fdatasync has begun by then.
+   or a turn of the loop.
+6. An fdatasync begins a turn of the loop after the first who waits for it, or after the one before: who is about to
+   write comes along. It costs 0.15 ms of CPU, with its thread's ways, whoever shares it.
 """
 
 from __future__ import annotations
@@ -44,32 +46,33 @@ class Waiting(Protocol):
         """Have who waits go on."""
 
 
-class _Group:
-    """Those who wait for one fdatasync, and when they wait no longer."""
+class Group:
+    """Those who wait for one fdatasync, and when they wait no longer. *is_on_disk*: it has said so."""
 
-    __slots__ = ("is_refused", "timer", "waiting")
+    __slots__ = ("is_on_disk", "timer", "waiting")
 
     def __init__(self, timer: asyncio.TimerHandle) -> None:
         self.timer = timer
         self.waiting: list[Waiting] = []
-        self.is_refused = False
+        self.is_on_disk = False
 
-    def end(self) -> None:
-        """Have all who wait go on, once."""
+    def check(self) -> None:
+        """Return where the disk has what they have waited for, or raise RecordUnavailable."""
+        if not self.is_on_disk:
+            raise RecordUnavailable(retry_after=5)
+
+    def end(self, *, is_on_disk: bool) -> None:
+        """Have all who wait go on, once, and tell them whether the disk has it."""
+        self.is_on_disk = is_on_disk
         self.timer.cancel()
         waiting, self.waiting = self.waiting, []
         for each in waiting:
             each.fire()
 
-    def refuse(self) -> None:
-        """Have all who wait go on, and refuse them."""
-        self.is_refused = True
-        self.end()
-
 
 class GroupCommit:
     """
-    Brings to the disk what was written to *descriptor*, by *sync*. Belongs to one event loop, that of the first `wait`.
+    Brings to the disk what was written to *descriptor*, by *sync*. Belongs to one event loop, that of the first `join`.
 
     *is_hanging*: the disk has not answered within the limit. *has_failed*: it has said no, which is final. *syncs* have
     ended, and took *sync_seconds* in all, the way to their thread and back included.
@@ -81,8 +84,8 @@ class GroupCommit:
         self._descriptor = descriptor
         self._sync = sync
         self._limit_seconds = limit_seconds
-        self._gathering: _Group | None = None
-        self._running: _Group | None = None
+        self._gathering: Group | None = None
+        self._running: Group | None = None
         self._orders: SimpleQueue[bool] = SimpleQueue()  # True: one fdatasync; False: the end
         self._thread: Thread | None = None
         self.is_hanging = False
@@ -91,9 +94,9 @@ class GroupCommit:
         self.sync_seconds = 0.0
         self._began = 0.0
 
-    async def wait(self, waiting: Waiting) -> None:
+    def join(self, waiting: Waiting) -> Group:
         """
-        Return when all that has been written is on the disk, having awaited *waiting*.
+        Have *waiting* fired when all that has been written is on the disk, or will not be: the group says which.
 
         Raises:
             RecordUnavailable: the disk hangs or has failed.
@@ -103,13 +106,11 @@ class GroupCommit:
         group = self._gathering
         if group is None:
             loop = asyncio.get_running_loop()
-            group = self._gathering = _Group(loop.call_later(self._limit_seconds, self._hang))
+            group = self._gathering = Group(loop.call_later(self._limit_seconds, self._hang))
             if self._running is None:
-                loop.call_soon(self._begin)  # whoever else is about to write in this turn of the loop comes along
+                loop.call_soon(self._begin)
         group.waiting.append(waiting)
-        await waiting
-        if group.is_refused:
-            raise RecordUnavailable(retry_after=5)
+        return group
 
     def close(self) -> bool:
         """Let the thread end. Return whether it has: one in a disk that hangs is left behind."""
@@ -155,23 +156,24 @@ class GroupCommit:
         if error is not None:
             self.has_failed = True
             log.error("record_not_synced", error=type(error).__name__, errno=getattr(error, "errno", None))
-            group.refuse()
+            group.end(is_on_disk=False)
             self._refuse_gathering()
             return
         if self._gathering is not None:
-            # At once: waiting a turn of the loop, or 1 ms, for more of them saved nothing (13 calls a sync, then 14).
-            self._begin()
-        group.end()
+            # Not at once: 15 calls a sync instead of 13, 1 to 4 microseconds of a call's 67. Waiting while each turn
+            # brings more: 22, but fewer calls a second, since too few are left to be served meanwhile.
+            asyncio.get_running_loop().call_soon(self._begin)
+        group.end(is_on_disk=True)
 
     def _hang(self) -> None:
         """Refuse all who wait: the oldest of them has waited as long as anybody may."""
         if self._running is not None:
             self.is_hanging = True
             log.error("record_hangs", seconds=self._limit_seconds)
-            self._running.refuse()
+            self._running.end(is_on_disk=False)
         self._refuse_gathering()
 
     def _refuse_gathering(self) -> None:
         group, self._gathering = self._gathering, None
         if group is not None:
-            group.refuse()
+            group.end(is_on_disk=False)

@@ -2,7 +2,7 @@
 The record's file: one JSON line a fact, appended, never rewritten.
 
 Rules:
-1. When `append` returns, the line is in the kernel: it survives kill -9 of this process. When `append_durably` does, it
+1. When `append` returns, the line is in the kernel: it survives kill -9 of this process. `append_durably` tells when it
    is on the disk: it survives the machine. `append_soon` promises the kernel by the end of this turn of the loop.
 2. A line is whole or absent. What a full disk cuts off is taken back, and the call is refused (`RecordUnavailable`).
    What a crash of the machine has left of one is ended when the file is opened, so that the next line is whole.
@@ -26,7 +26,7 @@ from prometheus_client import Metric
 from prometheus_client.core import CounterMetricFamily, SummaryMetricFamily
 from prometheus_client.registry import Collector
 
-from gateway.audit.commit import LIMIT_SECONDS, GroupCommit, Waiting, fdatasync
+from gateway.audit.commit import LIMIT_SECONDS, Group, GroupCommit, Waiting, fdatasync
 from gateway.errors import RecordUnavailable
 
 RECORD_FILE = Path("record") / "egress.jsonl"  # in the data directory
@@ -146,17 +146,17 @@ class LogFile(Collector):
             log.info("record_available", refused=self._refused)
             self._refused = 0
 
-    async def append_durably(self, line: bytes, waiting: Waiting) -> None:
+    def append_durably(self, line: bytes, waiting: Waiting) -> Group:
         """
-        Write *line* as `append` does, and return when it is on the disk, having awaited *waiting* (`commit.py`).
+        Write *line* as `append` does, and have *waiting* fired when it is on the disk; or it is not, says the group.
 
         Raises:
-            RecordUnavailable: as `append` says, or the disk did not answer within the limit. Then the line may stay.
+            RecordUnavailable: as `append` says, or the disk hangs: it has not answered others within the limit.
         """
         if self._commit.is_hanging:
             raise RecordUnavailable(retry_after=5)
         self.append(line)
-        await self._commit.wait(waiting)
+        return self._commit.join(waiting)
 
     def _count_refused(self, error: str, number: int | None) -> None:
         """Tell the first of a row of lines that could not be written: a flood of calls must not fill a log as well."""

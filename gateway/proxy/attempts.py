@@ -169,7 +169,10 @@ class Attempts:
         if not request.asker.lane.records_durably:
             self._log.append(line)
             return injected
-        await self._log.append_durably(line, Signal())
+        answered = Signal()
+        written = self._log.append_durably(line, answered)
+        await answered
+        written.check()
         return await self._after_wait(request, injected)
 
     async def _after_wait(self, request: ProxyRequest, injected: Injected) -> Injected:

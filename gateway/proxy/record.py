@@ -8,8 +8,8 @@ Rules:
    JSON escapes it.
 3. Who and what is said once per call and stands in both lines: each line can be read alone.
 4. An outcome may wait for the next line in the same turn of the loop: it delays nobody, and nothing hangs on it.
-5. The log is a protocol: `append` returns when the line is in the kernel, `append_durably` when it is on the disk, or
-   they raise RecordUnavailable. Routes with `audit: required` wait for the disk before anything leaves.
+5. The log is a protocol: `append` returns when the line is in the kernel, `append_durably` tells when it is on the
+   disk, or they raise RecordUnavailable. Routes with `audit: required` wait for the disk before anything leaves.
 
 Field names follow what proxies' access logs and OCSF's HTTP activity call them.
 """
@@ -52,13 +52,20 @@ class EgressLog(Protocol):
     def append_soon(self, line: bytes) -> None:
         """Write *line* with the next one, or at the end of this turn of the loop. Count it where that fails."""
 
-    async def append_durably(self, line: bytes, waiting: Signal) -> None:
+    def append_durably(self, line: bytes, waiting: Signal) -> Durable:
         """
-        Write *line* so that it survives this machine, and wait by *waiting* for that, within a limit.
+        Write *line* so that it survives this machine; fire *waiting* when it does, or after a limit.
 
         Raises:
-            RecordUnavailable: as with `append`, or the disk did not take it in time.
+            RecordUnavailable: as with `append`, or the disk is known to take nothing.
         """
+
+
+class Durable(Protocol):
+    """What became of a line that was to survive the machine."""
+
+    def check(self) -> None:
+        """Raise RecordUnavailable unless the disk has it. To be asked once who waits was fired."""
 
 
 class Call:

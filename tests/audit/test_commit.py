@@ -46,6 +46,14 @@ def commit(syncs: Syncs, descriptor: int) -> Iterator[GroupCommit]:
     assert made.close()
 
 
+async def wait(commit: GroupCommit) -> None:
+    """Return when all that has been written is on the disk, as a call does."""
+    answered = Signal()
+    group = commit.join(answered)
+    await answered
+    group.check()
+
+
 async def outcomes(*waiting: asyncio.Task[None]) -> list[object]:
     return [
         type(each) if isinstance(each, BaseException) else each
@@ -54,7 +62,7 @@ async def outcomes(*waiting: asyncio.Task[None]) -> list[object]:
 
 
 def waiting(commit: GroupCommit, number: int) -> list[asyncio.Task[None]]:
-    return [asyncio.create_task(commit.wait(Signal())) for _ in range(number)]
+    return [asyncio.create_task(wait(commit)) for _ in range(number)]
 
 
 async def test_who_comes_together_shares_one_sync(commit: GroupCommit, syncs: Syncs) -> None:
@@ -63,7 +71,7 @@ async def test_who_comes_together_shares_one_sync(commit: GroupCommit, syncs: Sy
     """
     assert [None] * 50 == await outcomes(*waiting(commit, 50))
     assert 1 == syncs.begun
-    await commit.wait(Signal())
+    await wait(commit)
 
     assert (2, 2) == (syncs.begun, commit.syncs)
     assert 0 < commit.sync_seconds < LONG_SECONDS
@@ -93,8 +101,8 @@ async def test_who_runs_in_steps_waits_without_a_task(commit: GroupCommit, syncs
     needed_task: list[int] = []
 
     async def wait_twice(number: int) -> bool:
-        await commit.wait(Signal())
-        await commit.wait(Signal())
+        await wait(commit)
+        await wait(commit)
         ended.append(number)
         return True
 
@@ -143,7 +151,7 @@ async def test_disk_that_hangs_refuses_within_the_limit(syncs: Syncs, descriptor
         refused += await outcomes(*waiting(commit, 100))
         syncs.let_go()
         assert await eventually(lambda: not commit.is_hanging)
-        await commit.wait(Signal())
+        await wait(commit)
 
     assert [RecordUnavailable] * 104 == refused
     assert 2 == syncs.begun
@@ -181,7 +189,7 @@ async def test_caller_that_goes_away_leaves_nothing(commit: GroupCommit, syncs: 
 
     assert [asyncio.CancelledError] * 3 == gone
     assert [None] == await outcomes(first[1])
-    await commit.wait(Signal())
+    await wait(commit)
     assert {asyncio.current_task()} == asyncio.all_tasks()
 
 
@@ -206,7 +214,7 @@ def test_answer_after_the_end_of_the_loop_is_nobodys(syncs: Syncs, descriptor: i
     syncs.hold()
 
     async def give_up() -> None:
-        task = asyncio.create_task(commit.wait(Signal()))
+        task = asyncio.create_task(wait(commit))
         assert await eventually(lambda: 1 == syncs.begun)
         task.cancel()
 
@@ -224,12 +232,12 @@ def test_loop_that_stood_still_is_no_disk_that_hangs(run: object, syncs: Syncs, 
     commit = GroupCommit(descriptor, sync=syncs, limit_seconds=0.05)
 
     async def stand_still() -> None:
-        task = asyncio.create_task(commit.wait(Signal()))
+        task = asyncio.create_task(wait(commit))
         await asyncio.sleep(0)
         time.sleep(0.1)  # noqa: ASYNC251  # this is the pause
         await outcomes(task)
         assert await eventually(lambda: not commit.is_hanging)
-        await commit.wait(Signal())
+        await wait(commit)
 
     assert callable(run)
     run(stand_still())

@@ -36,6 +36,14 @@ def file_size_limit(limit_bytes: int) -> Iterator[None]:
         signal.signal(signal.SIGXFSZ, handler)
 
 
+async def append_durably(log: LogFile, line: bytes) -> None:
+    """Write *line* to *log*, and return when it is on the disk, as a call does."""
+    answered = Signal()
+    written = log.append_durably(line, answered)
+    await answered
+    written.check()
+
+
 def test_line_is_in_the_file_when_append_returns(tmp_path: Path) -> None:
     """
     A line is readable by others as soon as it was appended, and earlier ones stay.
@@ -228,7 +236,7 @@ async def test_durable_line_is_written_before_the_disk_is_asked(tmp_path: Path) 
     seen: list[bytes] = []
     syncs.on_sync = lambda: seen.append(log.path.read_bytes())
     log.append(b"1")
-    await log.append_durably(b"2", Signal())
+    await append_durably(log, b"2")
     log.append(b"3")
     metrics = [sample for metric in log.collect() for sample in metric.samples]
     log.close()
@@ -246,16 +254,16 @@ async def test_failed_disk_refuses_every_line(tmp_path: Path) -> None:
     syncs.error = OSError(errno.EIO, "EIO")
     log = LogFile.open(tmp_path / "egress.jsonl", sync=syncs)
     with pytest.raises(RecordUnavailable):
-        await log.append_durably(b"1", Signal())
+        await append_durably(log, b"1")
     syncs.error = None
     with pytest.raises(RecordUnavailable):
-        await log.append_durably(b"2", Signal())
+        await append_durably(log, b"2")
     with pytest.raises(RecordUnavailable):
         log.append(b"3")
     is_available = log.is_available
     log.close()
     again = LogFile.open(log.path, sync=syncs)
-    await again.append_durably(b"4", Signal())
+    await append_durably(again, b"4")
     again.close()
 
     assert not is_available
@@ -271,7 +279,7 @@ async def test_disk_that_hangs_refuses_before_it_writes(tmp_path: Path) -> None:
     log = LogFile.open(tmp_path / "egress.jsonl", sync=syncs, limit_seconds=0.05)
     for line in (b"1", b"2"):
         with pytest.raises(RecordUnavailable):
-            await log.append_durably(line, Signal())
+            await append_durably(log, line)
     log.append(b"3")
     is_available = log.is_available
     log.close()
@@ -288,13 +296,13 @@ async def test_full_disk_refuses_durable_lines_too(tmp_path: Path) -> None:
     syncs = Syncs()
     with small_disk(tmp_path / "disk", mebibytes=1) as disk:
         log = LogFile.open(disk / "egress.jsonl", sync=syncs)
-        await log.append_durably(b"1", Signal())
+        await append_durably(log, b"1")
         fill(disk, leaving_bytes=0)
         with pytest.raises(RecordUnavailable):
-            await log.append_durably(b"x" * 10_000, Signal())
+            await append_durably(log, b"x" * 10_000)
         begun = syncs.begun
         release(disk)
-        await log.append_durably(b"2", Signal())
+        await append_durably(log, b"2")
         log.close()
         content = log.path.read_bytes()
 
@@ -328,10 +336,16 @@ from gateway.proxy.steps import Signal
 
 log = LogFile.open(pathlib.Path(sys.argv[1]))
 
+async def append_durably(log, line):
+    answered = Signal()
+    written = log.append_durably(line, answered)
+    await answered
+    written.check()
+
 async def write(name):
     for number in range(100_000):
         line = f'{{"writer": {name}, "number": {number}}}'
-        await log.append_durably(line.encode(), Signal())
+        await append_durably(log, line.encode())
         print(line, flush=True)
 
 async def main():

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from gateway.errors import RecordUnavailable
 from gateway.models import Caller, Origin, Route, RouteMatch, Subject
-from gateway.proxy.record import Call, Strangers, attempt, intent, outcome, timestamp, unauthenticated, who
+from gateway.proxy.record import Call, Durable, Strangers, attempt, intent, outcome, timestamp, unauthenticated, who
 from gateway.proxy.steps import Signal
 
 ROUTE = Route("api", "/api", Origin("https", "api.example.com", 443), "contacts")
@@ -201,8 +201,8 @@ class Full:
     def append_soon(self, line: bytes) -> None:
         self.append(line)
 
-    async def append_durably(self, line: bytes, waiting: Signal) -> None:
-        self.append(line)
+    def append_durably(self, line: bytes, waiting: Signal) -> Durable:
+        raise RecordUnavailable
 
 
 def test_strangers_are_kept_until_they_can_be_written() -> None:
