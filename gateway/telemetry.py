@@ -67,8 +67,9 @@ class Metrics(Collector):
 
     def request(self, route: str, method: str, status: int, seconds: float) -> None:
         """Count a request of *route* ("" where none was reached) that took *seconds*."""
-        times = self._times.get((route, method, status))
-        if times is None:
+        try:
+            times = self._times[route, method, status]
+        except KeyError:
             key = (route, method if method in METHODS else "other", status)
             times = self._times.setdefault(key, [0.0] * (_SUM + 1))
         times[bisect_left(LATENCY_BUCKETS_SECONDS, seconds)] += 1.0
