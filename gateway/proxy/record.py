@@ -81,8 +81,20 @@ class Call:
 
     # Slots that are all set: an attribute of the class, read through its object, is looked for in four places.
     __slots__ = (
-        *("_durations", "address", "attempts", "auth_seconds", "bytes_received", "bytes_sent"),
-        *("caller", "echo", "effective_method", "id", "match", "method", "peer", "refreshed", "rule", "started"),
+        *("address", "attempts", "auth_seconds", "bytes_received", "bytes_sent"),
+        *(
+            "caller",
+            "echo",
+            "effective_method",
+            "id",
+            "match",
+            "method",
+            "peer",
+            "refreshed",
+            "rule",
+            "spent",
+            "started",
+        ),
         *("started_at", "status", "subject", "target", "token_seconds", "trace_id", "traceparent"),
         *("upstream_seconds", "who", "who_and_what"),
     )
@@ -109,7 +121,7 @@ class Call:
         self.rule: str | None = None
         self.subject: Subject | None = None
         self.who: str | None = None
-        self._durations: tuple[str, str, str] | None = None
+        self.spent: tuple[str, str, str] | None = None
         self.who_and_what: str | None = None
 
     def follow(self, trace_id: str) -> None:
@@ -119,15 +131,15 @@ class Call:
 
     def durations(self) -> tuple[str, str, str]:
         """Return the milliseconds to authorise, to get the token, and to the upstream's head; made once, at its end."""
-        if self._durations is None:
+        if self.spent is None:
             # `milliseconds` twice, and mostly no call of it: 1 of 3 microseconds.
             auth, upstream = floor(self.auth_seconds * 1e6 + 0.5), floor(self.upstream_seconds * 1e6 + 0.5)
-            self._durations = (
+            self.spent = (
                 _MILLISECONDS[auth] if 0 <= auth < _LOOKED_UP else milliseconds(self.auth_seconds),
                 milliseconds(self.token_seconds) if self.token_seconds else "0.000",
                 _MILLISECONDS[upstream] if 0 <= upstream < _LOOKED_UP else milliseconds(self.upstream_seconds),
             )
-        return self._durations
+        return self.spent
 
 
 def intent(call: Call) -> bytes:
@@ -152,7 +164,9 @@ def attempt(call: Call, reason: str, *, status: int | None, now: float) -> bytes
 
 def outcome(call: Call, *, seconds: float, error: str | None) -> bytes:
     """Return the line that says how the call ended after *seconds*; *error*: a refusal's code, or what cut it short."""
-    auth, token, upstream = call.durations()
+    auth, token, upstream = call.spent or call.durations()
+    took = floor(seconds * 1e6 + 0.5)
+    total = _MILLISECONDS[took] if 0 <= took < _LOOKED_UP else milliseconds(seconds)
     at = call.started_at + seconds
     time = _last.text if _last.since <= at < _last.until else timestamp(at)
     # Text until one encode at the end. Neither an address nor a code holds a character that JSON escapes.
@@ -163,7 +177,7 @@ def outcome(call: Call, *, seconds: float, error: str | None) -> bytes:
         f'{{"event":"outcome","time":"{time}",{call.who_and_what or _who_and_what(call)},'
         f'"status":{call.status},"attempts":{call.attempts},"refreshed":{"true" if call.refreshed else "false"},'
         f'"bytes_received":{call.bytes_received},"bytes_sent":{call.bytes_sent},"duration_ms":'
-        f'{{"total":{milliseconds(seconds)},"auth":{auth},"token":{token},"upstream":{upstream}}},'
+        f'{{"total":{total},"auth":{auth},"token":{token},"upstream":{upstream}}},'
         f'"address":{address},"echo":{echo},"error":{cause}}}'
     ).encode()
 
@@ -234,6 +248,14 @@ def _who_and_what(call: Call) -> str:
         path, _, query = target.partition("?")
     if len(path) > MAX_TEXT:  # slices that take all are dear
         path = path[:MAX_TEXT]
+    keys = []
+    if query:
+        for pair in query.split("&", MAX_QUERY_KEYS)[:MAX_QUERY_KEYS]:
+            name, equals, _ = pair.partition("=")
+            # What has no "=" may be a value alone, and a credential: only what is a word stands here.
+            if not equals and _WORD.fullmatch(name) is None:
+                name = ""
+            keys.append(name if len(name) <= MAX_KEY else name[:MAX_KEY])
     if (
         call.who is not None
         and call.effective_method is None
@@ -247,10 +269,10 @@ def _who_and_what(call: Call) -> str:
             rule = _TEXTS[call.rule]
         except KeyError:
             rule = _TEXTS[call.rule] = orjson.dumps(call.rule).decode()
-        keys = '"' + '","'.join(_query_keys(query)) + '"' if query else ""
+        names = '"' + '","'.join(keys) + '"' if keys else ""
         return (
             f'"id":"{call.id}","trace_id":"{call.trace_id}","peer":"{call.peer}",{call.who},"rule":{rule},'
-            f'"method":"{call.method}","path":"{path}","query_keys":[{keys}]'
+            f'"method":"{call.method}","path":"{path}","query_keys":[{names}]'
         )
     members: dict[str, Any] = {"id": call.id, "trace_id": call.trace_id, "peer": call.peer}
     members |= _who(call.caller, call.subject, match.route if match is not None else None)
@@ -260,7 +282,7 @@ def _who_and_what(call: Call) -> str:
     if call.effective_method is not None:
         members["effective_method"] = call.effective_method
     members["path"] = path
-    members["query_keys"] = _query_keys(query) if query else []
+    members["query_keys"] = keys
     try:
         return orjson.dumps(members)[1:-1].decode()
     except orjson.JSONEncodeError:
@@ -271,17 +293,6 @@ def _who_and_what(call: Call) -> str:
 
 
 _TEXTS: dict[str | None, str] = {}  # the ids of policies, as JSON: as many as the file has
-
-
-def _query_keys(query: str) -> list[str]:
-    keys = []
-    for pair in query.split("&", MAX_QUERY_KEYS)[:MAX_QUERY_KEYS]:
-        name, equals, _ = pair.partition("=")
-        # What has no "=" may be a value alone, and a credential: only what is a word stands here.
-        if not equals and _WORD.fullmatch(name) is None:
-            name = ""
-        keys.append(name if len(name) <= MAX_KEY else name[:MAX_KEY])
-    return keys
 
 
 _second = 0

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from datetime import UTC, datetime
+from math import floor
 
 import orjson
 import pytest
@@ -230,3 +232,20 @@ def test_time_has_milliseconds() -> None:
     assert ["1970-01-01T00:00:01.999Z", "1970-01-01T00:00:00.000Z", "2033-05-18T03:33:20.125Z"] == [
         timestamp(seconds) for seconds in (1.9999, 0.0, 2_000_000_000.125)
     ]
+
+
+@given(st.lists(st.integers(-3_000, 3_000), min_size=2))
+@example([0, 999, 1_000, 999])
+@example([990, 989, 1_989, -1, 0])
+def test_time_is_that_of_its_millisecond(microseconds: list[int]) -> None:
+    """
+    Lines of one millisecond share its text; none shares that of the one before or behind it.
+    """
+    for count in microseconds:
+        call = made()
+        call.started_at = seconds = 2_000_000_000 + count / 1e6
+        whole = floor(seconds)
+        time = f"{datetime.fromtimestamp(whole, UTC):%Y-%m-%dT%H:%M:%S}.{floor((seconds - whole) * 1000):03d}Z"
+
+        assert time == json.loads(intent(call))["time"]
+        assert time == json.loads(outcome(call, seconds=0.0, error=None))["time"]
