@@ -20,7 +20,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import suppress
 from queue import SimpleQueue
 from threading import Thread
@@ -65,9 +65,16 @@ class Group:
         """Have all who wait go on, once, and tell them whether the disk has it."""
         self.is_on_disk = is_on_disk
         self.timer.cancel()
-        waiting, self.waiting = self.waiting, []
-        for each in waiting:
-            each.fire()
+        waiting, self.waiting = iter(self.waiting), []
+        self._fire(waiting)
+
+    def _fire(self, waiting: Iterator[Waiting]) -> None:
+        try:
+            for each in waiting:
+                each.fire()
+        except BaseException:
+            asyncio.get_running_loop().call_soon(self._fire, waiting)  # the fault of one must not stop the others
+            raise
 
 
 class GroupCommit:

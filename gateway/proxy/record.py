@@ -76,27 +76,16 @@ class Call:
     *peer* is the caller's address: the connection's other end, or whom a trusted proxy names. *echo* is where the
     injected token was in the answer: in a field, in the body, in one that was cut; or that some body is unread. *who*
     says who calls for whom, once that is known (the function of that name). *traceparent* is the field line with the
-    W3C trace context, for the upstream and for the answer.
+    W3C trace context, for the upstream and for the answer. *who_and_what* are the members that the lines of a call
+    share which has left, *spent* is what `durations` has returned.
     """
 
     # Slots that are all set: an attribute of the class, read through its object, is looked for in four places.
     __slots__ = (
-        *("address", "attempts", "auth_seconds", "bytes_received", "bytes_sent"),
-        *(
-            "caller",
-            "echo",
-            "effective_method",
-            "id",
-            "match",
-            "method",
-            "peer",
-            "refreshed",
-            "rule",
-            "spent",
-            "started",
-        ),
-        *("started_at", "status", "subject", "target", "token_seconds", "trace_id", "traceparent"),
-        *("upstream_seconds", "who", "who_and_what"),
+        *("address", "attempts", "auth_seconds", "bytes_received", "bytes_sent", "caller", "echo"),
+        *("effective_method", "id", "match", "method", "peer", "refreshed", "rule", "spent", "started", "started_at"),
+        *("status", "subject", "target", "token_seconds", "trace_id", "traceparent", "upstream_seconds", "who"),
+        *("who_and_what",),
     )
 
     def __init__(
@@ -132,7 +121,7 @@ class Call:
     def durations(self) -> tuple[str, str, str]:
         """Return the milliseconds to authorise, to get the token, and to the upstream's head; made once, at its end."""
         if self.spent is None:
-            # `milliseconds` twice, and mostly no call of it: 1 of 3 microseconds.
+            # What `milliseconds` does, mostly without calling it: 0.3 microseconds less.
             auth, upstream = floor(self.auth_seconds * 1e6 + 0.5), floor(self.upstream_seconds * 1e6 + 0.5)
             self.spent = (
                 _MILLISECONDS[auth] if 0 <= auth < _LOOKED_UP else milliseconds(self.auth_seconds),
@@ -143,7 +132,7 @@ class Call:
 
 
 def intent(call: Call) -> bytes:
-    """Return the line that says what is about to leave."""
+    """Return the line that says what is about to leave; it is made once a call."""
     at = call.started_at
     time = _last.text if _last.since <= at < _last.until else timestamp(at)
     what = call.who_and_what = _who_and_what(call)

@@ -114,6 +114,29 @@ async def test_who_runs_in_steps_waits_without_a_task(commit: GroupCommit, syncs
     assert (list(range(20)), [], 2) == (ended, needed_task, syncs.begun)
 
 
+class Broken(Signal):
+    """Who waits by it fails as it goes on."""
+
+    __slots__ = ()
+
+    def fire(self) -> None:
+        raise ValueError("broken")
+
+
+async def test_fault_of_one_does_not_stop_the_others(commit: GroupCommit) -> None:
+    """
+    Those behind one that fails as it goes on are served, and the fault is told.
+    """
+    faults: list[object] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: faults.append(context.get("exception")))
+    broken = commit.join(Broken())
+    served = await outcomes(*waiting(commit, 3))
+    broken.check()
+
+    assert [None] * 3 == served
+    assert [ValueError] == [type(fault) for fault in faults]
+
+
 @pytest.mark.parametrize("error", [OSError(errno.EIO, "EIO"), OSError(errno.ENOSPC, "ENOSPC"), ValueError("closed")])
 async def test_failed_sync_is_final(commit: GroupCommit, syncs: Syncs, error: Exception) -> None:
     """
