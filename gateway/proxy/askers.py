@@ -3,9 +3,10 @@ For whom a request is sent: the caller, whose token it gets, and what the record
 
 Rules:
 1. What is remembered follows from four things: the lane, the caller, the credential, and the Gateway fields. All of
-   them find it, and the caller must be the very object that `Identity` believes at this moment: a credential that was
-   verified anew, after a revocation too, finds nothing. Which policies apply to them follows from the four as well, and
-   is kept with the asker; what those say of a method and a path is asked for each call.
+   them find it, and what was verified must be the very object that `Identity` believes at this moment: a credential
+   that was verified anew, after a revocation too, finds nothing. Which policies apply to them follows from the four as
+   well, and is kept with the asker; what those say of a method and a path is asked for each call. So is whether the
+   token that it was given last may still be used.
 2. Only known callers who may choose what they chose are remembered, so strangers fill nothing. Beyond MAX_ASKERS the
    oldest goes. A management key can fill it with users that it names: then others are put together anew.
 
@@ -23,7 +24,9 @@ from gateway.proxy.lane import Lane
 from gateway.proxy.request import Asker
 from gateway.proxy.request_fields import RequestFields
 
-MAX_ASKERS = 20_000  # as many as `Identity` has callers; 0.7 KB each beside the credential, which is the same object
+# As many as `Identity` has callers. 0.7 KB each, and 0.3 to 3 for how its token is written and found (`attempts.py`),
+# beside the credential, which is the same object.
+MAX_ASKERS = 20_000
 
 _Place = tuple[Lane, str, str | None, str | None, str | None]
 

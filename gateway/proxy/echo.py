@@ -37,13 +37,12 @@ _AUTO_WBITS = 47  # zlib.decompressobj: gzip or zlib, by its first bytes
 class Needles:
     """The spellings of one token, each at least MIN_HELD_BYTES long. None of a short token."""
 
-    __slots__ = ("_beginnings", "_searches", "_short", "spellings")
+    __slots__ = ("_searches", "_short", "spellings")
 
     def __init__(self, spellings: tuple[bytes, ...]) -> None:
         self.spellings = spellings
         self._searches = tuple((*_rarest(each), each) for each in spellings)
-        self._beginnings = tuple(each[:MIN_HELD_BYTES] for each in spellings)
-        self._short = frozenset(each[:size] for each in spellings for size in range(1, MIN_HELD_BYTES))
+        self._short: frozenset[bytes] | None = None  # their beginnings, 3 KB: made for those who hold something back
 
     def __repr__(self) -> str:
         return f"<Needles of {len(self.spellings)} spellings>"
@@ -76,7 +75,8 @@ class Needles:
     def live_bytes(self, data: bytes) -> int:
         """Return the length of the longest end of *data* that begins a spelling and is not a whole one."""
         longest = 0
-        for spelling, beginning in zip(self.spellings, self._beginnings, strict=True):
+        for spelling in self.spellings:
+            beginning = spelling[:MIN_HELD_BYTES]
             at = data.find(beginning, max(len(data) - len(spelling) + 1, 0))
             while at >= 0:
                 if spelling.startswith(data[at:]):
@@ -85,6 +85,8 @@ class Needles:
                 at = data.find(beginning, at + 1)
         if longest:
             return longest
+        if self._short is None:
+            self._short = frozenset(each[:size] for each in self.spellings for size in range(1, MIN_HELD_BYTES))
         for size in range(min(MIN_HELD_BYTES - 1, len(data)), 0, -1):
             if data[-size:] in self._short:
                 return size

@@ -62,7 +62,14 @@ class Sent:
         if self.pump is not None and not self.is_ended:
             if not self.pump.done():
                 self.connection.fail(UpstreamUnreachable())
-            await _stop(self.pump)
+            try:
+                await _stop(self.pump)
+            finally:  # also where whoever waits is cancelled
+                self._release(lane)
+        else:
+            self._release(lane)
+
+    def _release(self, lane: Lane) -> None:
         if not self.is_ended:
             self.is_ended = True
             lane.pool.release(self.connection)

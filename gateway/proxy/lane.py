@@ -87,7 +87,7 @@ class Lane:
         self.route = route
         self.pool = pool
         self.upstream_rules = upstream_rules
-        said = _without_name_and_place(route)
+        said = _said(route)
         self.request_rules = _request_rules(said, via, upstream_rules, trusts_proxies)
         self.target_rules = _target_rules(said, upstream_rules, has_conditions)
         self.answer_rules = AnswerRules(route)
@@ -154,14 +154,14 @@ class Lane:
         return with_param(target, inject.name, inject.format.replace("{token}", token))
 
 
-# Routes that differ in name and place alone have their rules in common: what is the same for all of them is in the
-# processor's caches, and fields that were read on one of them need not be read again on another.
+# Routes that differ in nothing that rules for requests look at have them in common: what is the same for all of them is
+# in the processor's caches, and fields that were read on one of them need not be read again on another.
 _NOWHERE = Route(name="", prefix="", origin=Origin("https", "", 443), connection="")
 _shared = lru_cache(maxsize=1_024)
 
 
-def _without_name_and_place(route: Route) -> Route:
-    """Return what the rules for requests look at of *route*."""
+def _said(route: Route) -> Route:
+    """Return what the rules for requests look at of *route*, and nothing else of it."""
     return replace(
         _NOWHERE,
         allow=ANYTHING if route.allow else (),

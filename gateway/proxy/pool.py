@@ -3,7 +3,8 @@ The connections to one upstream: opened, kept, given out again, ended.
 
 Rules:
 1. All routes that reach the same origin in the same way share them. Nobody waits for a connection: a call that finds
-   none opens one, and how many calls a route has under way is the lane's to bound. So no route starves another.
+   none opens one, and how many calls a route has under way is the lane's to bound. So no route starves another. Nor
+   does it see another's answers, but for an upstream that answers out of step, which none of its routes can use safely.
 2. What comes back is kept only if it is clean (`connection.py`), and used again only while it is young (in the words of
    the upstream's `Keep-Alive: timeout=`, if it has any) and nothing lies on it unread.
 3. How a connection is opened is not decided here (`opener.py`).

@@ -95,7 +95,9 @@ class QueryRules:
 
     def _classify(self, name: str) -> int:
         do = self._special.get(folded(name), _PASS)
-        if len(self._memo) < MEMO_NAMES and len(name) <= MEMO_CHARS:
+        if len(name) <= MEMO_CHARS:
+            if len(self._memo) >= MEMO_NAMES:
+                self._memo.clear()
             self._memo[name] = do
         return do
 

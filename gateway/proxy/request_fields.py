@@ -278,8 +278,9 @@ class RequestRules:
                 do = _DROP
             else:
                 do = _FORWARD
-        if len(self._memo) < MEMO_NAMES:
-            self._memo[name] = do
+        if len(self._memo) >= MEMO_NAMES:
+            self._memo.clear()
+        self._memo[name] = do
         return do
 
     def _keep(self, fields: RequestFields, do: int, name: bytes, value: bytes) -> None:

@@ -5,14 +5,17 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import random
+import socket
+import time
 from contextlib import suppress
 from pathlib import Path
+from threading import Event, Thread
 from urllib.parse import urlsplit
 
 import pytest
 
-from tests.proxy.wire import RawCaller, request
-from tests.world import Received, Running, Upstream, answer, create_connection, running, settings
+from tests.proxy.wire import RawCaller, call, eventually, request
+from tests.world import Issuer, Received, Running, Upstream, answer, create_connection, running, settings
 
 USERS = 200
 REQUESTS_PER_USER = 25  # 5,000 in all (issue 4)
@@ -126,3 +129,83 @@ async def _settled(wanted: tuple[int, int]) -> tuple[int, int]:
 
 def _is_within(held: tuple[int, int], wanted: tuple[int, int]) -> bool:
     return held[0] <= wanted[0] and held[1] <= wanted[1]
+
+
+async def test_caller_that_goes_as_an_early_answer_comes_costs_its_route_nothing(tmp_path: Path) -> None:
+    """
+    An upload is answered before its end, and in the same turn of a busy loop its caller goes: it is over, and counted
+    as such. The route, which takes one call at a time, takes the next one.
+    """
+    api = EarlyApi()
+    issuer = await Issuer().start()
+    route = {"name": "api", "prefix": "/api", "upstream": api.url, "connection": "api", "limits": {"concurrent": 1}}
+    async with (
+        asyncio.timeout(GUARD_SECONDS),
+        running(settings(route, issuers=(issuer,)), tmp_path / "data") as gateway,
+    ):
+        await create_connection(gateway, None)
+        await gateway.connect("ada", access_token="T1")
+        credential = issuer.token("ada")
+        head = request("POST", "/api/x", credential=credential, fields=("Content-Length: 1000",))
+        address = urlsplit(gateway.url).hostname, urlsplit(gateway.url).port
+        for number in range(1, 4):
+            caller = socket.create_connection(address)
+            caller.sendall(head + b"0123456789")
+            assert await asyncio.to_thread(api.asked.wait, 5)
+            api.asked.clear()
+            await asyncio.sleep(0.1)  # the gateway waits for the rest of the body by now
+            asyncio.get_running_loop().call_soon(api.answer_while_the_loop_is_busy, caller)
+            await eventually(lambda number=number: number == len(gateway.lines("outcome")))  # type: ignore[misc]
+        errors = [line["error"] for line in gateway.lines("outcome")]
+        got = await call(gateway, request("POST", "/api/x", credential=credential, body=b"hi"))
+    await issuer.stop()
+    api.close()
+
+    assert ["client_aborted"] * 3 == errors
+    assert 200 == got.status
+
+
+class EarlyApi:
+    """An API in threads of its own: it answers a request whose body has not come when it is told to, others at once."""
+
+    def __init__(self) -> None:
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.url = f"http://127.0.0.1:{self._listener.getsockname()[1]}"
+        self.asked, self._goes, self._has_answered = Event(), Event(), Event()
+        Thread(target=self._accept, daemon=True).start()
+
+    def answer_while_the_loop_is_busy(self, caller: socket.socket) -> None:
+        """Hold the loop until the answer is sent and *caller* has gone: it learns both in one turn."""
+        self._has_answered.clear()
+        self._goes.set()
+        self._has_answered.wait(5)
+        time.sleep(0.02)
+        caller.close()
+        time.sleep(0.02)
+
+    def close(self) -> None:
+        """Take no more connections."""
+        self._listener.close()
+
+    def _accept(self) -> None:
+        with suppress(OSError):
+            while True:
+                Thread(target=self._serve, args=(self._listener.accept()[0],), daemon=True).start()
+
+    def _serve(self, connection: socket.socket) -> None:
+        data = b""
+        while more := connection.recv(65_536):
+            data += more
+            if b"\r\n\r\n" not in data:
+                continue
+            if not data.endswith(b"hi"):
+                self.asked.set()
+                self._goes.wait(5)
+                self._goes.clear()
+            connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nhi")
+            self._has_answered.set()
+            break
+        with suppress(OSError):
+            while connection.recv(65_536):
+                pass
+        connection.close()

@@ -48,6 +48,10 @@ STREAMS = {
     ),
     "a broken body": (CHUNKED[:-20] + b"zz\r\n" + GET % 1, ["/c broken"]),
     "the same fields, a strange method": (GET % 1 + b"FOO / HTTP/1.1\r\nHost: x\r\n\r\n", ["/1", "invalid_request"]),
+    "a strange method, and too many fields": (
+        b"FOO / HTTP/1.1\r\nHost: x\r\n" + b"A: b\r\n" * 100 + b"\r\n",
+        ["fields_too_large"],
+    ),
     "the same fields, HTTP/1.0": (GET % 1 + b"GET /2 HTTP/1.0\r\nHost: x\r\n\r\n" + GET % 3, ["/1", "/2"]),
     "the same fields, a bad target": (GET % 1 + b"GET /# HTTP/1.1\r\nHost: x\r\n\r\n", ["/1", "ambiguous_target"]),
     "the same fields twice, with a body": (POST + POST, ["/p hello", "/p hello"]),

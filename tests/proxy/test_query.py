@@ -204,7 +204,7 @@ def test_memo_of_names_is_bounded() -> None:
     for number in range(2000):
         found.read(f"x{number}=1", "GET")
 
-    assert MEMO_NAMES == len(found._memo)
+    assert 0 < len(found._memo) <= MEMO_NAMES
     assert [] == [name for name in found._memo if len(name) > MEMO_CHARS]
     with pytest.raises(CredentialNotPassed):
         found.read("access_token=1", "GET")

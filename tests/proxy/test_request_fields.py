@@ -238,5 +238,5 @@ def test_memo_of_names_is_bounded() -> None:
     for number in range(2000):
         rules.read(((b"X-%d" % number, b""),))
 
-    assert 512 == len(rules._memo)
+    assert 0 < len(rules._memo) <= 512
     assert [] == rules.read(((b"cOOkie", b"x"),)).lines
