@@ -5,9 +5,9 @@ Rules:
 1. TLS 1.2 and 1.3. Nobody writes session keys to a file, whatever SSLKEYLOGFILE says, which
    `ssl.create_default_context` obeys.
 2. Event loops read again after each record, until OpenSSL says by an exception that it wants more. Where no byte waits
-   to be decrypted, and none that was decrypted waits to be read, `TlsObject` says so itself: OpenSSL takes one record at
-   a time from memory, and of one that has come in part it wants the rest. 1.1 instead of 2.2 microseconds a record, and
-   two records a call on both sides.
+   to be decrypted, and none that was decrypted waits to be read, `TlsObject` says so itself: OpenSSL takes one record
+   at a time from memory, and of one that has come in part it wants the rest. 1.1 instead of 2.2 microseconds a record,
+   and two records a call on both sides.
 3. Everything else is OpenSSL's to say. Once it has told of an end or of a fault, it is asked each time.
 
 Source: `ssl.SSLContext.sslobject_class`, which exists for such a class; SSL_read(3), SSL_set_read_ahead(3).
