@@ -22,6 +22,7 @@ how requests are smuggled (threats A1, A2, A5, A12, A13).
 from __future__ import annotations
 
 import re
+import sys
 from functools import lru_cache
 from typing import Any, NamedTuple
 
@@ -291,7 +292,7 @@ def read_section(fields: RawFields, *, target: bytes = b"/", is_http_1_0: bool =
         is_last = is_last or (_UPGRADE in found and b"upgrade" in options)
     return HeaderSection(
         fields,
-        host=host.decode("ascii").lower() if host is not None else "",
+        host=sys.intern(host.decode("ascii").lower()) if host is not None else "",  # the same for nearly all callers
         framing=framing,
         is_last=is_last,
         expects_continue=expects_continue,

@@ -106,8 +106,9 @@ async def send(
         body.settle_length()
         if not body.is_buffered:
             await in_task()
-    is_plain = body is None and request.fields.content_length is None and request.handshake is None
-    framing = b"" if is_plain else _framing(request, body)
+    reading = request.reading
+    framing = b"" if reading.is_plain else _framing(request, body)
+    lines = reading.lines if reading.is_plain else b"".join(request.fields.lines)
     is_repeated = False
     while True:
         # Repeated once, on a new connection: an upstream that hangs up each time must not be asked 256 times.
@@ -125,7 +126,7 @@ async def send(
             data = b"".join(
                 (
                     f"{call.method} {target}{lane.host_line}".encode("ascii"),
-                    *request.fields.lines,
+                    lines,
                     injected.line,
                     framing,
                     # RFC 9110 7.6.3: the version is that of the request as it was received.

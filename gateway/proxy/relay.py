@@ -73,7 +73,7 @@ def relay(
             raise UpstreamProtocolError from exc
     # The gateway stops since this request came; or a body was announced and not asked for: the caller may send it now
     # or not (RFC 9110 section 10.1.1), so nobody knows whether a body comes next or a request.
-    if request.client.is_closing or (request.fields.expects_continue and request.may_get_uninvited_body):
+    if request.client.is_closing or (not request.reading.is_plain and request.may_get_uninvited_body):
         request.keep_alive = False
     if is_whole and call.method != "HEAD" and answer.status not in NO_BODY_STATUSES:
         framing, is_chunked = f"Content-Length: {len(data)}\r\n", False

@@ -67,9 +67,11 @@ class Reading:
     """
     How the fields of a request from *peer* were read by *rules*, and who the *asker* was that they told, to be believed
     for as long as its credential is. *is_kept*: the caller was known, and the next request with these fields gets it.
+
+    *is_plain*: the fields say nothing to the gateway beside who calls and for whom; *lines* are those to send on then.
     """
 
-    __slots__ = ("asker", "fields", "is_kept", "peer", "rules")
+    __slots__ = ("asker", "fields", "is_kept", "is_plain", "lines", "peer", "rules")
 
     def __init__(self, rules: RequestRules, fields: RequestFields, peer: str) -> None:
         self.rules = rules
@@ -77,6 +79,8 @@ class Reading:
         self.peer = peer
         self.asker: Asker | None = None
         self.is_kept = False
+        self.is_plain = fields.say_nothing_else
+        self.lines = b"".join(fields.lines) if self.is_plain else b""
 
 
 class Client(Protocol):
@@ -157,7 +161,11 @@ class ProxyRequest:
         section, last, peer = self.head.section, self.client.last_reading, self.client.peer
         reading: Reading | None = section.reading
         # What a proxy says of its caller is believed or not by who the proxy is: it is read anew for each.
-        if reading is None or reading.rules is not rules or (reading.fields.forwarded and reading.peer != peer):
+        if (
+            reading is None
+            or reading.rules is not rules
+            or (not reading.is_plain and reading.fields.forwarded and reading.peer != peer)
+        ):
             reading = Reading(rules, rules.read(section.raw_fields), peer)
             if last is not None and last.rules is rules and last.fields.name_the_same(reading.fields):
                 reading.asker = last.asker

@@ -174,6 +174,19 @@ class RequestFields:
         """Whether a body follows the header section."""
         return self.chunked or bool(self.content_length)
 
+    @property
+    def say_nothing_else(self) -> bool:
+        """Whether they tell the gateway nothing beside who calls and for whom: no body, no trace, no other protocol."""
+        return not (
+            self.chunked
+            or self.expects_continue
+            or self.wants_upgrade
+            or self.content_length is not None
+            or self.forwarded is not None
+            or self.method_override is not None
+            or self.traceparent is not None
+        )
+
     def name_the_same(self, other: RequestFields) -> bool:
         """Whether *other* holds the same credentials, and names the same subject."""
         return (
