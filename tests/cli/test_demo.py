@@ -13,6 +13,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.proxy.wire import eventually
+
 SECONDS_UNTIL_TOKENS_DIE = 20.5
 
 
@@ -62,7 +64,10 @@ async def test_printed_lines_work_and_nothing_is_left(tmp_path: Path, number: si
         again = await paste(ada)
         found = re.search(r"tail -n 5 (\S+)", text)
         assert found is not None
-        lines = read_record(Path(found[1]))
+        record = Path(found[1])
+        # The outcome is written behind the answer.
+        assert await eventually(lambda: read_record(record)[-1]["event"] == "outcome")
+        lines = read_record(record)
     finally:
         process.send_signal(number)
         _, stderr = await process.communicate()

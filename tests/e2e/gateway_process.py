@@ -19,6 +19,7 @@ from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+from urllib.request import urlopen
 
 import aiohttp
 import yaml
@@ -28,6 +29,7 @@ from tests.world import Running, key_ring
 
 START_SECONDS = 30.0
 STOP_SECONDS = 10.0
+_ASK_SECONDS = 5.0
 # What heavy tests allow the event loop to be late: the machine has other work. docs/metrics.md has what was measured.
 MAX_LOOP_LAG_SECONDS = 1.0
 
@@ -154,6 +156,17 @@ class RunningProcess(Running):
     """A gateway process under test, and what a test needs to use it."""
 
     process: GatewayProcess = field(kw_only=True)
+
+    def lines(self, event: str | None = None) -> list[dict[str, Any]]:
+        """
+        Return the record's lines as `Running.lines` does.
+
+        An outcome is written a turn of the gateway's loop behind its answer, so that this process may have read that
+        before: what the console is asked now is answered behind it.
+        """
+        with suppress(OSError):  # a console that is closed has no turn to wait for
+            urlopen(f"{self.process.console_url}/healthz", timeout=_ASK_SECONDS).close()  # noqa: S310  # of loopback
+        return super(RunningProcess, self).lines(event)
 
     async def loop_lag_seconds(self) -> float:
         """How late the event loop was at worst, in the last minute."""
