@@ -206,7 +206,7 @@ def unauthenticated(count: int, *, first: float, last: float) -> bytes:
 
 def who(caller: Caller, subject: Subject, route: Route) -> str:
     """Return the members that say whose call on *route* it is, as JSON without its braces: the same for many calls."""
-    return orjson.dumps(_who(caller, subject, route))[1:-1].decode("utf-8")
+    return _text(_who(caller, subject, route))
 
 
 def _who(caller: Caller | None, subject: Subject | None, route: Route | None) -> dict[str, Any]:
@@ -263,22 +263,26 @@ def _who_and_what(call: Call) -> str:
             f'"id":"{call.id}","trace_id":"{call.trace_id}","peer":"{call.peer}",{call.who},"rule":{rule},'
             f'"method":"{call.method}","path":"{path}","query_keys":[{names}]'
         )
-    members: dict[str, Any] = {"id": call.id, "trace_id": call.trace_id, "peer": call.peer}
-    members |= _who(call.caller, call.subject, match.route if match is not None else None)
-    if match is not None:
-        members["rule"] = call.rule
-    members["method"] = call.method
+    first = {"id": call.id, "trace_id": call.trace_id, "peer": call.peer}
+    # Who it is was put together when that was known; a refusal may come before.
+    who = call.who or _text(_who(call.caller, call.subject, match.route if match is not None else None))
+    what: dict[str, Any] = {} if match is None else {"rule": call.rule}
+    what["method"] = call.method
     if call.effective_method is not None:
-        members["effective_method"] = call.effective_method
-    members["path"] = path
-    members["query_keys"] = keys
+        what["effective_method"] = call.effective_method
+    what["path"] = path
+    what["query_keys"] = keys
     try:
-        return orjson.dumps(members)[1:-1].decode()
+        said = _text(what)
     except orjson.JSONEncodeError:
         # A refused target may hold bytes that are no UTF-8 (the parser keeps them as lone surrogates).
-        members["path"] = ascii(path[:MAX_TEXT])
-        members["query_keys"] = []
-        return orjson.dumps(members)[1:-1].decode()
+        said = _text({**what, "path": ascii(path[:MAX_TEXT]), "query_keys": []})
+    return ",".join(filter(None, (_text(first), who, said)))
+
+
+def _text(members: dict[str, Any]) -> str:
+    """Return *members* as JSON without its braces."""
+    return orjson.dumps(members)[1:-1].decode()
 
 
 _TEXTS: dict[str | None, str] = {}  # the ids of policies, as JSON: as many as the file has

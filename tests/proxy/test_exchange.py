@@ -233,6 +233,38 @@ async def test_every_call_has_one_intent_and_one_outcome(gateway: Running, upstr
     assert "value-in-query" not in gateway.gateway.record_path.read_text()
 
 
+SUBJECTS: dict[str, tuple[str, tuple[str, ...]]] = {
+    "usual": ("/api/x?a=1", ()),
+    "a quote in the query": ('/api/x?q="1"', ()),
+    "a backslash in the query": ("/api/x?q=a\\b", ()),
+    "a method override in a field": ("/api/x", ("X-HTTP-Method-Override: DELETE",)),
+    "a method override in the query": ("/api/x?_method=DELETE", ()),
+}
+
+
+@pytest.mark.parametrize("case", SUBJECTS)
+async def test_record_says_whose_token_left(
+    tmp_path: Path, upstream: Upstream, provider: Provider, issuer: Issuer, case: str
+) -> None:
+    """
+    Intent and outcome name the user whose token was sent, whatever the caller writes into its request.
+    """
+    target, fields = SUBJECTS[case]
+    entry = {"name": "api", "prefix": "/api", "upstream": upstream.url, "connection": "api"}
+    configuration = settings({**entry, "method_override": "judge"}, issuers=(issuer,))
+    configuration["callers"]["management_keys"] = True
+    async with running(configuration, tmp_path / "data") as gateway:
+        await create_connection(gateway, provider)
+        await gateway.connect("ada", access_token="T1")
+        named = (*fields, "Gateway-User: ada")
+        got = await call(gateway, request("GET", target, credential=gateway.management_key, fields=named))
+        lines = gateway.lines()
+
+    assert (200, ["Bearer T1"]) == (got.status, upstream.authorizations)
+    assert ["intent", "outcome"] == [line["event"] for line in lines]
+    assert [{"user": "ada", "tenant": None, "account": None}] * 2 == [line.get("subject") for line in lines]
+
+
 # --- limits and keys -----------------------------------------------------------------------------------------------
 
 
