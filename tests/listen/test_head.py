@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 
 import pytest
 from aiohttp.base_protocol import BaseProtocol
@@ -25,7 +26,7 @@ from gateway.listen.head import (
     Framing,
     HeaderSection,
     first_fault,
-    is_host,
+    read_host,
     read_section,
     split_fields,
 )
@@ -171,8 +172,16 @@ HOSTS = {
 
 @pytest.mark.parametrize("host", HOSTS)
 def test_host_is_a_name_or_an_address(host: bytes) -> None:
-    """A host could stand in a URL of ours as it is, and its port exists."""
-    assert HOSTS[host] == is_host(host)
+    """A host could stand in a URL of ours as it is, and its port exists; it is kept in small letters."""
+    assert (host.decode().lower() if HOSTS[host] else None) == read_host(host)
+
+
+def test_sections_share_a_host_that_can_be_forgotten() -> None:
+    """Those of one host hold one text of it. It is not interned: some versions of Python never let go of such a one."""
+    first, second = (read_section(((b"Host", b"API.seldom.example"), (b"Name", value))) for value in (b"a", b"b"))
+
+    assert first.host is second.host
+    assert sys.intern("".join(("api.seldom", ".example"))) is not first.host
 
 
 Given = tuple[tuple[tuple[bytes, bytes], ...], Framing | str]
