@@ -326,7 +326,7 @@ def _classify(name: bytes) -> int:
     return kind
 
 
-# 0.1 against 0.5 microseconds; and nearly all sections hold one and the same text. It is not interned, since Python 3.12
+# 0.1 against 0.5 microseconds; and nearly all sections hold one and the same text. It is not interned, as Python 3.12
 # before 3.12.7 never lets go of such texts, and this one is a stranger's (gh-113993).
 @lru_cache(maxsize=1024)
 def read_host(value: bytes) -> str | None:

@@ -27,6 +27,7 @@ from gateway.net.whole_body import WholeBody
 Piece = Any  # bytes, or a view of some: what transports write. The type of both is Buffer, from Python 3.12 on
 
 HIGH_BYTES = 131_072  # kept for a reader that does not come
+LENT_BYTES = 65_536  # a transport that holds more stops its source, so that nobody holds more than two lent buffers
 
 
 class Source(Protocol):
@@ -104,9 +105,13 @@ class BodyStream:
             self.pause()
 
     def lend(self, data: memoryview) -> bool:
-        """Do as `feed_data` with *data*, which is good for this call only; return whether it is needed longer."""
+        """
+        Do as `feed_data` with *data*, which is good for this call only; return whether it is needed longer.
+
+        What is small is copied: it costs 1 microsecond, where a new buffer for what comes next costs 14.
+        """
         lends = self._lends
-        if self._take is None or lends is None:
+        if self._take is None or lends is None or len(data) <= LENT_BYTES:
             self.feed_data(bytes(data))
             return False
         self.feed_data(data)

@@ -4,8 +4,9 @@ Read a large body straight into a buffer that is written from, in larger pieces 
 Rules:
 1. One buffer serves all bodies of the process: what is read into it is written in the same call.
 2. What the other side does not take of it at once is still to be written: that buffer is lent to its transport, and the
-   next piece gets another one. While MAX_LENT_BYTES are lent, buffers are smaller: a slow reader costs at most 512 KiB,
-   two hundred cost 72 MiB (threats G3).
+   next piece gets another one. Small pieces are copied instead (`net/body_stream.py`), and a transport that holds a
+   large one wants no more: one that does not read costs two buffers at most, mostly one, however its body comes. While
+   MAX_LENT_BYTES are lent, buffers are smaller: two hundred cost 72 MiB (threats G3).
 3. Never more is read than the body has left: what comes behind it is the connection's own to judge.
 4. Everything else that a transport tells goes to the connection, which is its protocol again once the body is over.
 

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 import ssl
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, suppress
 from pathlib import Path
 
 import pytest
 
 from gateway.net.backlog import Backlog
+from gateway.net.body_stream import LENT_BYTES
+from gateway.proxy import direct
 from gateway.proxy.connection import UpstreamConnection
 from gateway.proxy.direct import LARGE_BYTES, MAX_LENT_BYTES, SMALL_BYTES, DirectReader, Memory
 from tests.listen.site import LOOPS, run
@@ -96,3 +99,44 @@ def test_no_caller_sees_bytes_of_another(tmp_path: Path, loop: str, over_tls: bo
         assert dict.fromkeys(range(CALLERS), (0, 0)) == seen
 
     run(loop, scenario())
+
+
+@pytest.mark.parametrize("loop", LOOPS)
+@pytest.mark.parametrize("piece_bytes", [300, 1_400, LENT_BYTES, LENT_BYTES + 4_000])
+def test_silent_caller_costs_little_however_small_the_pieces_are(tmp_path: Path, loop: str, piece_bytes: int) -> None:
+    """
+    A large answer that comes piece by piece to a caller who does not read holds two buffers at most, not one a piece.
+    """
+    most, over = 0, asyncio.Event()
+
+    async def respond(_: Received, writer: asyncio.StreamWriter) -> None:
+        nonlocal most
+        writer.get_extra_info("socket").setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % SIZE)
+        with suppress(ConnectionError, TimeoutError):
+            for _ in range(SIZE // piece_bytes):
+                writer.write(b"x" * piece_bytes)
+                async with asyncio.timeout(0.5):  # until nobody takes any more
+                    await writer.drain()
+                await asyncio.sleep(0)
+                most = max(most, direct._memory.lent_bytes)
+        writer.transport.abort()
+        over.set()
+
+    async def scenario() -> None:
+        upstream = await Upstream().start()
+        upstream.respond = respond
+        entry = {"name": "api", "prefix": "/api", "upstream": upstream.url, "connection": "api"}
+        async with asyncio.timeout(WAIT_SECONDS), running(settings(entry), tmp_path / "data") as gateway:
+            await create_connection(gateway, None)
+            await gateway.connect("ada", access_token="T1")
+            caller = socket.socket()
+            caller.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4_096)
+            with caller:
+                caller.connect(("127.0.0.1", int(gateway.url.rpartition(":")[2])))
+                caller.sendall(request("GET", "/api/x", credential=await gateway.agent_key("ada")))
+                await over.wait()
+        await upstream.stop()
+
+    run(loop, scenario())
+    assert most <= 2 * LARGE_BYTES
