@@ -37,7 +37,7 @@ from gateway.proxy.tunnel import Tunnel
 DecideAgain = Callable[[ProxyRequest, Asker], Awaitable[None]]  # raises Refusal
 
 
-# Of a token that each of its askers holds with its needles, 0.3 to 3 KB; longer ones are held by lanes alone.
+# Of a token that each of its askers holds with its needles, 0.3 to 3 KB; of longer ones `needles_of` alone holds them.
 MAX_HELD_CHARS = 512
 _DOUBTFUL = frozenset({401, 403, 417})  # the token may be not good, or not good enough; our Expect was not taken
 

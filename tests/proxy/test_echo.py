@@ -13,12 +13,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.proxy.echo import (
+    MAX_KNOWN_BYTES,
     MAX_LOOKED_INTO_BYTES,
     MIN_HELD_BYTES,
     MIN_TOKEN_BYTES,
     Needles,
     Scanner,
     Watch,
+    needles_of,
 )
 
 TOKEN = "ya29.a0Ac~d/e+f?g=="  # every kind of character that some spelling changes
@@ -65,6 +67,24 @@ def test_text_without_the_token_is_none() -> None:
     for text in (TOKEN[:-1], TOKEN[1:], changed, ""):
         for spell in SPELLED.values():
             assert not needles.are_in(b"<" + spell(text.encode()) + b">"), text
+
+
+def test_needles_are_remembered_within_bounds() -> None:
+    """
+    What is looked for is made once for a token, and forgotten when many others have come since.
+    """
+    token = "once-" + "Aa9_" * 9
+    first = needles_of(token)
+    again = needles_of(token)
+    for number in range(1_000):
+        needles_of(f"{number}-" + "Aa9_" * 4_000)
+        assert needles_of.cache.currsize <= MAX_KNOWN_BYTES
+    later = needles_of(token)
+    needles_of.cache.clear()
+
+    assert first is again
+    assert first is not later
+    assert first.spellings == later.spellings
 
 
 def test_short_token_is_not_looked_for() -> None:
