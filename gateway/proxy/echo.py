@@ -104,8 +104,8 @@ class Needles:
 @cached(LRUCache(maxsize=MAX_KNOWN_BYTES, getsizeof=lambda needles: needles.size_bytes))
 def needles_of(token: str) -> Needles:
     """
-    Return what `Needles.of` makes of *token*, remembered for all routes: 0.8 microseconds, where to make it takes 40 for
-    40 characters and 100 for 1,500. What was not asked for the longest time is forgotten, and so is what belongs to
+    Return what `Needles.of` makes of *token*, remembered for all routes: 0.8 microseconds, where to make it takes 40
+    for 40 characters and 100 for 1,500. What was not asked for the longest time is forgotten, and so is what belongs to
     tokens that have ended.
     """
     return Needles.of(token)

@@ -22,6 +22,7 @@ The token service itself is a protocol: the vault, or Descope.
 from __future__ import annotations
 
 import asyncio
+from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import Protocol
 
@@ -123,7 +124,7 @@ class ConnectionTokens:
         self._shared = service.shares_tokens_between_callers
         self._clock = clock
         self._monotonic = monotonic
-        self._cached: dict[CacheKey, Kept] = {}
+        self._cached: OrderedDict[CacheKey, Kept] = OrderedDict()
         self._owned: dict[str, set[CacheKey]] = {}
         self._flights: dict[object, asyncio.Task[ConnectionToken]] = {}
         # (family, route) → token last rejected, until. The hot path asks whether there are any.
@@ -306,14 +307,19 @@ class ConnectionTokens:
         age = min(until - self._clock(), NEVER if longest is None else longest)
         until_monotonic = NEVER if age == NEVER else self._monotonic() + age  # one object for all of them
         if place not in self._cached and len(self._cached) >= MAX_CACHED_TOKENS:
-            oldest = next(iter(self._cached))
-            self._drop(oldest)
-            self._owned.get(oldest[0].owner, set()).discard(oldest)
+            self._drop(next(iter(self._cached)))  # the oldest: quick, where a dict would pass over all that went before
         self._drop(place)
         self._cached[place] = Kept(token, until, until_monotonic)
         self._owned.setdefault(place[0].owner, set()).add(place)
 
     def _drop(self, place: CacheKey) -> None:
         kept = self._cached.pop(place, None)
-        if kept is not None:
-            kept.end()
+        if kept is None:
+            return
+        kept.end()
+        owner = place[0].owner
+        places = self._owned.get(owner)
+        if places is not None:  # else all of the owner's are being dropped
+            places.discard(place)
+            if not places:
+                del self._owned[owner]

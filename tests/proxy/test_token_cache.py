@@ -161,6 +161,26 @@ async def test_what_leaves_the_cache_ends_for_whoever_holds_it(
     assert not tokens.may_use(held, clock.now)
 
 
+async def test_nothing_stays_of_who_was_served_and_then_refused(clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
+    """
+    Nor of who was pushed out by others: what is found by its owner ends with what is cached.
+    """
+    monkeypatch.setattr("gateway.proxy.tokens.MAX_CACHED_TOKENS", 2)
+    ledger = Ledger(shares=False, max_cache_seconds=60.0)
+    tokens = ConnectionTokens(ledger, clock=clock, monotonic=clock)
+    for number in range(5):
+        ledger.stored[KEY._replace(user=f"u{number}")] = ledger.stored[KEY] = T1
+        await fetch(tokens, KEY._replace(user=f"u{number}"))
+        await fetch(tokens, credential=f"jwt-{number}")
+    ledger.stored.clear()
+    for number in range(5):
+        for key, credential in ((KEY, f"jwt-{number}"), (KEY._replace(user=f"u{number}"), "c")):
+            with pytest.raises(ConnectionRequired):
+                await tokens.fetch(key, caller=ADA, credential=credential)
+
+    assert ({}, {}) == (tokens._cached, tokens._owned)
+
+
 @dataclass
 class Heard:
     """A feed that a test holds."""
