@@ -163,8 +163,7 @@ class GroupCommit:
         if error is not None:
             self.has_failed = True
             log.error("record_not_synced", error=type(error).__name__, errno=getattr(error, "errno", None))
-            group.end(is_on_disk=False)
-            self._refuse_gathering()
+            self._refuse(group)
             return
         if self._gathering is not None:
             # Not at once: 15 calls a sync instead of 13, 1 to 4 microseconds of a call's 67. Waiting while each turn
@@ -177,10 +176,14 @@ class GroupCommit:
         if self._running is not None:
             self.is_hanging = True
             log.error("record_hangs", seconds=self._limit_seconds)
-            self._running.end(is_on_disk=False)
-        self._refuse_gathering()
+        self._refuse(self._running)
 
-    def _refuse_gathering(self) -> None:
-        group, self._gathering = self._gathering, None
-        if group is not None:
-            group.end(is_on_disk=False)
+    def _refuse(self, running: Group | None) -> None:
+        """Refuse those who wait for the sync that is *running*, and those who would have had the next one."""
+        gathering, self._gathering = self._gathering, None
+        try:
+            if running is not None:
+                running.end(is_on_disk=False)
+        finally:  # the fault of one must not keep the others waiting
+            if gathering is not None:
+                gathering.end(is_on_disk=False)

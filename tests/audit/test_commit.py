@@ -137,6 +137,22 @@ async def test_fault_of_one_does_not_stop_the_others(commit: GroupCommit) -> Non
     assert [ValueError] == [type(fault) for fault in faults]
 
 
+async def test_fault_of_one_does_not_keep_who_came_later_waiting(commit: GroupCommit, syncs: Syncs) -> None:
+    """
+    Where the disk fails, those who would have had the next sync are refused now, and not at their limit.
+    """
+    asyncio.get_running_loop().set_exception_handler(lambda *_: None)
+    syncs.hold()
+    syncs.error = OSError(errno.EIO, "EIO")
+    commit.join(Broken())
+    assert await eventually(lambda: 1 == syncs.begun)
+    later = commit.join(Broken())
+    syncs.let_go()
+    assert await eventually(lambda: commit.has_failed)
+
+    assert later.timer.cancelled()
+
+
 @pytest.mark.parametrize("error", [OSError(errno.EIO, "EIO"), OSError(errno.ENOSPC, "ENOSPC"), ValueError("closed")])
 async def test_failed_sync_is_final(commit: GroupCommit, syncs: Syncs, error: Exception) -> None:
     """
