@@ -42,7 +42,7 @@ class Upstream:
         self.jwks = jwks
         self.ok = render(200, people().encode())
         self.unauthorized = render(401, b"{}")
-        self.injected = re.compile(rb"\r\n(?i:authorization): Bearer " + re.escape(token.encode()) + rb"\r\n")
+        self.injected = re.compile(rb"\r\n(?i:authorization): Bearer " + re.escape(token.encode()) + rb"(-[0-9]+)?\r\n")
 
     def answer(self, head: bytes) -> bytes:
         """Return the whole answer to the request with this *head*."""

@@ -34,6 +34,7 @@ FEW, MANY = 100, 100_000
 SAMPLES = 1000
 SECONDS = 4.0
 CONNECTIONS = 16
+TOKENS = {"connection": "api", "token": "access"}
 LATEST = "/v1/mgmt/outbound/app/user/token/latest"
 COLUMNS = (
     "id", "connection_id", "user_id", "tenant_id", "account", "requested_scopes", "requested_scopes_key",
@@ -50,15 +51,15 @@ async def _sealing_key(data: Path) -> SealingKey:
         await ring.close()
 
 
-def fill(data: Path, first: int, last: int, *, connection: str = "api", token: str | None = None) -> None:
-    """Write tokens of the users *first* to *last* for *connection*: each another one, or *token* for all."""
+def fill(data: Path, first: int, last: int, *, connection: str, token: str) -> None:
+    """Write tokens of the users *first* to *last* for *connection*: each another one, which begins with *token*."""
     sealer = Sealer(asyncio.run(_sealing_key(data)), os.urandom)
     key = scopes_key(())
 
     def row(number: int) -> tuple[object, ...]:
         token_id, user = f"{number:032x}", f"user-{number}"
         binding = Binding("tokens", "sealed_access_token", token_id, connection, user, "", "")
-        sealed = sealer.seal((token or f"access-{number}").encode(), binding=binding)
+        sealed = sealer.seal(f"{token}-{number}".encode(), binding=binding)
         return (
             token_id,
             connection,
@@ -129,10 +130,10 @@ async def measure() -> None:
         await (await Store.open(sqlite_url(data / "gateway.db"))).close()
         async with serving(settings(), data) as gateway:
             await create_connection(gateway, None)
-            await asyncio.to_thread(fill, data, 0, FEW)
+            await asyncio.to_thread(fill, data, 0, FEW, **TOKENS)
             await latency_us(gateway, list(range(FEW)))  # imports and connections are not what is measured
             few = await latency_us(gateway, [number % FEW for number in range(SAMPLES)])
-            await asyncio.to_thread(fill, data, FEW, MANY)
+            await asyncio.to_thread(fill, data, FEW, MANY, **TOKENS)
             step = MANY // SAMPLES
             many = await latency_us(gateway, [number * step for number in range(SAMPLES)])
             cached = await per_second(gateway, [7])

@@ -1,8 +1,8 @@
 """
 10,000 callers and 1,000 routes beside 1 caller and 1 route: caches that do not fit one line.
 
-Each caller has a JWT and a stored token of its own; the API takes the same token from all, so that what it saw can be
-verified. The requests come in an order that no cache can guess.
+Each caller has a JWT and a stored token of its own, which begins as all of them do, so that the API can verify what it
+saw. The requests come in an order that no cache can guess.
 """
 
 from __future__ import annotations

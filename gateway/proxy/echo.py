@@ -101,7 +101,10 @@ class Needles:
         return 0
 
 
-@cached(LRUCache(maxsize=MAX_KNOWN_BYTES, getsizeof=lambda needles: needles.size_bytes))
+KNOWN: LRUCache[str, Needles] = LRUCache(MAX_KNOWN_BYTES, getsizeof=lambda needles: needles.size_bytes)
+
+
+@cached(KNOWN)
 def needles_of(token: str) -> Needles:
     """
     Return what `Needles.of` makes of *token*, remembered for all routes: 0.8 microseconds, where to make it takes 40

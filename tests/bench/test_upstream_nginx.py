@@ -66,6 +66,7 @@ def ask(
     [
         pytest.param([], 403, id="no credential"),
         pytest.param([("Authorization", "Bearer another")], 403, id="another token"),
+        pytest.param([("Authorization", f"Bearer {TOKEN}-a")], 403, id="one that begins as it does"),
         pytest.param([("Authorization", f"Bearer {TOKEN.upper()}")], 403, id="the token in capitals"),
         pytest.param([RIGHT, ("Authorization", "Bearer another")], 400, id="a second credential beside it"),
     ],
@@ -88,15 +89,16 @@ def test_request_without_the_token_alone_is_counted_as_refused(
 @pytest.mark.parametrize(
     ("path", "size"), [("/people", BODY_BYTES), ("/people/7?x=1", BODY_BYTES), ("/bytes/65536", 65_536)]
 )
+@pytest.mark.parametrize("behind", ["", "-7"], ids=["the token", "a user's own"])
 def test_request_with_the_token_is_served_and_counted(
-    upstream: NginxUpstream, connection: HTTPConnection, path: str, size: int
+    upstream: NginxUpstream, connection: HTTPConnection, path: str, size: int, behind: str
 ) -> None:
     """
     A body has its length announced, and each answer counts one.
     """
     accepted, refused = upstream.seen()
 
-    response = ask(connection, path, RIGHT)
+    response = ask(connection, path, ("Authorization", f"Bearer {TOKEN}{behind}"))
 
     assert 200 == response.status
     assert str(size) == response.headers["Content-Length"]

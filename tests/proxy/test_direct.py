@@ -114,7 +114,7 @@ def test_silent_caller_costs_little_however_small_the_pieces_are(tmp_path: Path,
         writer.get_extra_info("socket").setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % SIZE)
         with suppress(ConnectionError, TimeoutError):
-            for _ in range(SIZE // piece_bytes):
+            for _number in range(SIZE // piece_bytes):
                 writer.write(b"x" * piece_bytes)
                 async with asyncio.timeout(0.5):  # until nobody takes any more
                     await writer.drain()
