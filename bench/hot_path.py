@@ -125,15 +125,15 @@ class WireTransport(asyncio.Transport):
         return True
 
 
-class OneToken:
-    """A token service that has one token, for whoever asks: it is asked once, then the cache answers."""
+class TokenEach:
+    """A token service that has one token for each user: it is asked once for it, then the cache answers."""
 
     shares_tokens_between_callers = True
     max_cache_seconds = None
 
     async def fetch(self, key: TokenKey, *, caller: Caller, credential: str) -> ConnectionToken:
-        """Return the token."""
-        return ConnectionToken("bench", TOKEN)
+        """Return the user's token; one user's alone is what it was when the first figures were stored."""
+        return ConnectionToken("bench", TOKEN if key.user == USER else f"{TOKEN}-{key.user}")
 
     async def replace(
         self, key: TokenKey, *, rejected: ConnectionToken, caller: Caller, credential: str
@@ -290,7 +290,7 @@ async def drive(
             lanes=lanes,
             identity=Identity(issuers, keyring, clock=clock, monotonic=monotonic, accepts_management=False),
             policies=policies,
-            tokens=ConnectionTokens(OneToken(), clock=clock, monotonic=monotonic, feed=feed),
+            tokens=ConnectionTokens(TokenEach(), clock=clock, monotonic=monotonic, feed=feed),
             egress_log=egress_log,
             metrics=metrics,
             resource=ProtectedResource([ISSUER], []),
