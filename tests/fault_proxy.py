@@ -13,6 +13,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 
+END_SECONDS = 10.0
 _RESET = struct.pack("ii", 1, 0)  # SO_LINGER on, for no time: close(2) sends a reset
 
 
@@ -173,7 +174,9 @@ async def _end(
             proxy.held -= 1
     elif fault.how == "close":
         writer.write_eof()
-        await asyncio.sleep(0.2)
+        with suppress(TimeoutError):  # what is still under way ends with a reset, so the other side's end is waited for
+            async with asyncio.timeout(END_SECONDS):
+                await (reader.read() if reader is not None else asyncio.Event().wait())
     else:
         await asyncio.sleep(0.05)  # so that what was passed on arrives: a reset overtakes it
         _reset(writer)

@@ -148,6 +148,12 @@ async def test_remembers_a_token_for_a_minute(identity: Identity, idp: Idp, mono
     assert not known.is_believed(monotonic.now)
 
 
+async def load(issuers: Issuers) -> None:
+    """Have the key sets fetched again, and wait until they are."""
+    await issuers.load()
+    await asyncio.gather(*(task for task in asyncio.all_tasks() if task.get_name() == "key-set"))
+
+
 @pytest.mark.parametrize("key_set", ["fresh", "fetched again", "due"])
 async def test_believes_a_token_for_another_minute_while_its_key_is_there(
     identity: Identity, issuers: Issuers, idp: Idp, monotonic: Clock, key_set: str
@@ -159,8 +165,7 @@ async def test_believes_a_token_for_another_minute_while_its_key_is_there(
     held = await identity.verify(jwt)
     if key_set == "fetched again":
         monotonic.now += REFRESH_SECONDS
-        await issuers.load()
-        await asyncio.sleep(0.1)
+        await load(issuers)
         assert 2 == idp.fetches
     monotonic.now += REFRESH_SECONDS - 1 if key_set == "due" else 60
     assert not held.is_believed(monotonic.now)
@@ -196,8 +201,7 @@ async def test_believes_no_token_whose_key_has_gone(
         "of a name that came twice": [key, jwk(rsa_key("two"), "k1"), jwk(rsa_key("two"), "k2")],
     }[what]
     monotonic.now += REFRESH_SECONDS
-    await issuers.load()
-    await asyncio.sleep(0.1)
+    await load(issuers)
 
     assert identity.cached(jwt) is None
     with pytest.raises(CallerUnauthenticated):

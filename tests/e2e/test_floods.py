@@ -49,7 +49,7 @@ async def test_calls_are_served_while_an_upstream_floods(tmp_path: Path) -> None
             await create_connection(gateway, None)
             await gateway.connect("ada", access_token="T1")
             key = await gateway.agent_key("ada")
-            async with calling(gateway, wait_seconds=30) as flooded, calling(gateway, wait_seconds=30) as caller:
+            async with calling(gateway, wait_seconds=120) as flooded, calling(gateway, wait_seconds=120) as caller:
                 await flooded.send(request("GET", "/bad/x", credential=key))
                 flow = asyncio.create_task(flooded.answer())
                 served = 0
@@ -91,7 +91,7 @@ async def test_calls_are_served_while_strangers_flood(tmp_path: Path) -> None:
                     pass
             return sent
 
-        async with calling(gateway, wait_seconds=30) as caller:
+        async with calling(gateway, wait_seconds=120) as caller:
             flooding = [asyncio.create_task(asyncio.to_thread(send)) for _ in range(20)]
             while any(not task.done() for task in flooding):
                 await caller.send(request("GET", "/api/x", credential=key))
@@ -114,7 +114,7 @@ async def test_malformed_requests_leave_one_line_a_second(tmp_path: Path) -> Non
 
         async def send() -> None:
             for _ in range(MALFORMED_OF_EACH):
-                async with calling(gateway, wait_seconds=30) as caller:
+                async with calling(gateway, wait_seconds=120) as caller:
                     await caller.send(b"GET /CANARY HTTP/1.1\r\nCANARY : x\r\n\r\n")
                     assert 400 == (await caller.answer()).status
 

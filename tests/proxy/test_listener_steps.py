@@ -278,14 +278,14 @@ def test_request_that_breaks_ends_its_connection(loop: str, target: str, capsys:
 def test_only_an_idle_connection_is_ended_for_its_age(monkeypatch: pytest.MonkeyPatch, loop: str, target: str) -> None:
     """A request may take longer than a connection may be idle, and the time for the next one counts from its end."""
     for module in (listener, listen_connection):
-        monkeypatch.setattr(module, "KEEPALIVE_SECONDS", 0.1)
+        monkeypatch.setattr(module, "KEEPALIVE_SECONDS", 0.5)
 
     async def scenario() -> None:
         async with floor() as here, opened(here) as (reader, writer):
             writer.write(get(target))
             for word in target.strip("/").split("-"):
                 await here.waits(target)
-                await asyncio.sleep(0.2)
+                await asyncio.sleep(0.75)
                 assert not here.clients[0].is_closing, word
                 here.go(target)
             assert answer(target) == await reader.readexactly(len(answer(target)))

@@ -136,7 +136,7 @@ class Peer:
         async def resolve() -> Addresses:
             return [(int(socket.AF_INET), self.listener.getsockname())]
 
-        opener = direct_opener(ORIGIN, connect_seconds=0.2, resolve=resolve, tls=None, loop=loop)
+        opener = direct_opener(ORIGIN, connect_seconds=5.0, resolve=resolve, tls=None, loop=loop)
         return UpstreamPool(ORIGIN, open_connection=opener, loop=loop)
 
     async def exchange(self, pool: UpstreamPool, fields: str = "") -> UpstreamConnection:

@@ -15,7 +15,7 @@ from gateway.errors import CallerUnauthenticated, DeniedByPolicy, KeysUnavailabl
 from gateway.proxy import tunnel as module
 from gateway.proxy.tunnel import Tunnel, TunnelBroken
 
-WAIT_SECONDS = 5.0
+WAIT_SECONDS = 15.0
 
 
 class Owner(asyncio.Protocol):
@@ -135,10 +135,10 @@ async def test_silence_ends_both() -> None:
     """
     Where nothing moves for the idle time both are cut; what moves starts it anew.
     """
-    async with asyncio.timeout(WAIT_SECONDS), between(idle_seconds=0.3) as ends:
+    async with asyncio.timeout(WAIT_SECONDS), between(idle_seconds=2.0) as ends:
         running = asyncio.create_task(ends.tunnel.run())
         for _ in range(3):
-            await asyncio.sleep(0.2)
+            await asyncio.sleep(0.8)
             ends.caller[1].write(b"x")
         assert not running.done()
         with pytest.raises(TunnelBroken) as broken:

@@ -17,7 +17,7 @@ from gateway.proxy.answer_head import Answer
 from gateway.proxy.connection import UpstreamConnection
 from tests.world import Issuer, Provider, Running, Upstream, create_connection, running, settings
 
-WAIT_SECONDS = 5.0  # a test that waits longer has failed
+WAIT_SECONDS = 30.0  # a test that waits longer has failed
 
 
 @dataclass(frozen=True, slots=True)

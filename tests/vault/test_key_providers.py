@@ -104,7 +104,7 @@ async def test_silent_service_is_given_up(monkeypatch: pytest.MonkeyPatch) -> No
     pytest.importorskip("boto3", reason="boto3 is missing: pip install boto3")
     with socket.create_server(("127.0.0.1", 0)) as silent:
         point_to(f"http://127.0.0.1:{silent.getsockname()[1]}", monkeypatch)
-        provider = AwsKms(call_seconds=0.2)
+        provider = AwsKms(call_seconds=2.0)
         ticks = 0
 
         async def tick() -> None:
