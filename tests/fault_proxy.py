@@ -13,7 +13,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 
-END_SECONDS = 10.0
+CLOSE_SECONDS = 10.0  # how long a side that was told the end may take to go
 _RESET = struct.pack("ii", 1, 0)  # SO_LINGER on, for no time: close(2) sends a reset
 
 
@@ -166,20 +166,25 @@ async def _end(
     if fault.how == "hang":
         proxy.held += 1
         try:
-            if reader is None:
-                await asyncio.Event().wait()
-            else:
-                await reader.read()
+            await _gone(reader)
         finally:
             proxy.held -= 1
     elif fault.how == "close":
         writer.write_eof()
-        with suppress(TimeoutError):  # what is still under way ends with a reset, so the other side's end is waited for
-            async with asyncio.timeout(END_SECONDS):
-                await (reader.read() if reader is not None else asyncio.Event().wait())
+        with suppress(TimeoutError):  # what was passed on may lie in the kernel still, and a reset throws it away
+            async with asyncio.timeout(CLOSE_SECONDS):
+                await _gone(reader)
     else:
         await asyncio.sleep(0.05)  # so that what was passed on arrives: a reset overtakes it
         _reset(writer)
+
+
+async def _gone(reader: asyncio.StreamReader | None) -> None:
+    """Return when the caller has gone; without *reader* it is cancelled then, for `_requests` ends the group."""
+    if reader is None:
+        await asyncio.Event().wait()
+    else:
+        await reader.read()
 
 
 def _reset(writer: asyncio.StreamWriter) -> None:

@@ -76,6 +76,17 @@ def lines(process: subprocess.Popen[bytes], count: int) -> list[str]:
     return [process.stdout.readline().decode().strip() for _ in range(count)]
 
 
+def logged_until(process: subprocess.Popen[bytes], word: bytes) -> bytes:
+    """Return what is logged, up to the line that has *word*."""
+    assert process.stderr is not None
+    logged = b""
+    while line := process.stderr.readline():
+        logged += line
+        if word in line:
+            break
+    return logged
+
+
 def events(stderr: bytes) -> list[dict[str, Any]]:
     """Return the log's lines."""
     return [json.loads(line) for line in stderr.splitlines() if line.startswith(b"{")]
@@ -163,7 +174,8 @@ def test_worker_that_cannot_be_forked_is_tried_again(tmp_path: Path) -> None:
         resource.prlimit(supervisor, resource.RLIMIT_NOFILE, (3, limit[1]))
         worker.tell_serving()
         said("serves 1")
-        time.sleep(0.5)
+        while not (directory / "room").exists():
+            time.sleep(0.01)
         resource.prlimit(supervisor, resource.RLIMIT_NOFILE, limit)
     else:
         worker.tell_serving()
@@ -171,9 +183,12 @@ def test_worker_that_cannot_be_forked_is_tried_again(tmp_path: Path) -> None:
     ordered(worker)
     """
     with program(tmp_path, work) as process:
-        serving = lines(process, 2)
+        serving = lines(process, 1)
+        stderr = logged_until(process, b"worker_not_started")
+        (tmp_path / "room").touch()
+        serving += lines(process, 1)
         process.terminate()
-        _, stderr = process.communicate(timeout=TIMEOUT)
+        stderr += process.communicate(timeout=TIMEOUT)[1]
     said = [event for event in events(stderr) if event["event"] == "worker_not_started"]
 
     assert (["serves 1", "serves 2"], 0) == (serving, process.returncode)

@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import os
 import shutil
+import socket
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import NoReturn
 
@@ -49,6 +51,17 @@ def require_oidc_provider() -> Path:
     if not (OIDC_PROVIDER / "node_modules" / "oidc-provider").is_dir():
         missing("oidc-provider", f"npm ci --prefix {OIDC_PROVIDER.relative_to(ROOT)}")
     return node
+
+
+def own_port() -> int:
+    """Return a free port of loopback that the system gives to nobody: what is to be bound later, or twice, can be."""
+    first, end = 20_000, 32_768  # from there on Linux gives ports to whoever asks for any
+    for number in range(end - first):
+        port = first + (os.getpid() + number) % (end - first)
+        with socket.socket() as free, suppress(OSError):
+            free.bind(("127.0.0.1", port))
+            return port
+    raise AssertionError("no port is free")
 
 
 def missing(name: str, command: str) -> NoReturn:

@@ -148,9 +148,8 @@ async def test_remembers_a_token_for_a_minute(identity: Identity, idp: Idp, mono
     assert not known.is_believed(monotonic.now)
 
 
-async def load(issuers: Issuers) -> None:
-    """Have the key sets fetched again, and wait until they are."""
-    await issuers.load()
+async def fetched() -> None:
+    """Return when every fetch of a key set that has begun is over."""
     await asyncio.gather(*(task for task in asyncio.all_tasks() if task.get_name() == "key-set"))
 
 
@@ -165,7 +164,8 @@ async def test_believes_a_token_for_another_minute_while_its_key_is_there(
     held = await identity.verify(jwt)
     if key_set == "fetched again":
         monotonic.now += REFRESH_SECONDS
-        await load(issuers)
+        await issuers.load()
+        await fetched()
         assert 2 == idp.fetches
     monotonic.now += REFRESH_SECONDS - 1 if key_set == "due" else 60
     assert not held.is_believed(monotonic.now)
@@ -201,7 +201,8 @@ async def test_believes_no_token_whose_key_has_gone(
         "of a name that came twice": [key, jwk(rsa_key("two"), "k1"), jwk(rsa_key("two"), "k2")],
     }[what]
     monotonic.now += REFRESH_SECONDS
-    await load(issuers)
+    await issuers.load()
+    await fetched()
 
     assert identity.cached(jwt) is None
     with pytest.raises(CallerUnauthenticated):

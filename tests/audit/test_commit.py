@@ -20,6 +20,7 @@ from tests.disk import Syncs
 from tests.proxy.wire import eventually
 
 LONG_SECONDS = 60.0  # no test waits for it
+HANG_SECONDS = 0.8  # tests wait for it; a disk that is well and the way to its thread take less
 
 
 @pytest.fixture
@@ -179,7 +180,7 @@ async def test_disk_that_hangs_refuses_within_the_limit(syncs: Syncs, descriptor
     """
     All who wait are refused at the limit, and who comes then at once; when the disk has answered, all is well.
     """
-    commit = GroupCommit(descriptor, sync=syncs, limit_seconds=1.0)
+    commit = GroupCommit(descriptor, sync=syncs, limit_seconds=HANG_SECONDS)
     syncs.hold()
     with capture_logs() as lines:
         first = waiting(commit, 2)
@@ -202,7 +203,7 @@ async def test_disk_that_hangs_and_then_fails_has_failed(syncs: Syncs, descripto
     """
     The answer of a disk that was given up counts when it comes.
     """
-    commit = GroupCommit(descriptor, sync=syncs, limit_seconds=1.0)
+    commit = GroupCommit(descriptor, sync=syncs, limit_seconds=HANG_SECONDS)
     syncs.hold()
     syncs.error = OSError(errno.EIO, "EIO")
     assert [RecordUnavailable] == await outcomes(*waiting(commit, 1))
@@ -236,7 +237,7 @@ async def test_close_leaves_a_disk_that_hangs_behind(syncs: Syncs, descriptor: i
     """
     What the disk holds on to does not hold up the end; its late answer finds nobody, and breaks nothing.
     """
-    commit = GroupCommit(descriptor, sync=syncs, limit_seconds=1.0)
+    commit = GroupCommit(descriptor, sync=syncs, limit_seconds=HANG_SECONDS)
     syncs.hold()
     await outcomes(*waiting(commit, 1))
 
@@ -268,12 +269,12 @@ def test_loop_that_stood_still_is_no_disk_that_hangs(run: object, syncs: Syncs, 
     """
     Who waits through a pause of the process beyond the limit may be refused; who comes then is served.
     """
-    commit = GroupCommit(descriptor, sync=syncs, limit_seconds=1.0)
+    commit = GroupCommit(descriptor, sync=syncs, limit_seconds=HANG_SECONDS)
 
     async def stand_still() -> None:
         task = asyncio.create_task(wait(commit))
         await asyncio.sleep(0)
-        time.sleep(1.5)  # noqa: ASYNC251  # this is the pause
+        time.sleep(1.5 * HANG_SECONDS)  # noqa: ASYNC251  # this is the pause
         await outcomes(task)
         assert await eventually(lambda: not commit.is_hanging)
         await wait(commit)

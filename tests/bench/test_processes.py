@@ -10,6 +10,7 @@ import pytest
 
 from bench.contestants import free_port
 from bench.peers.processes import own_directory, serving
+from tests.tools import own_port
 
 LISTENER = "import socket, sys, time; s = socket.create_server(('127.0.0.1', int(sys.argv[1]))); time.sleep(600)"
 
@@ -31,7 +32,7 @@ def test_process_given_is_the_one_that_listens_and_ends_with_the_block(tmp_path:
     """
     The id is the program's own, not that of what pins it; after the block it has gone.
     """
-    port = free_port()
+    port = own_port()
 
     with serving(sys.executable, "-c", LISTENER, str(port), port=port, directory=tmp_path) as pid:
         words = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")

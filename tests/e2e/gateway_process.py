@@ -30,8 +30,21 @@ from tests.world import Running, key_ring
 START_SECONDS = 30.0
 STOP_SECONDS = 10.0
 _ASK_SECONDS = 5.0
-# What heavy tests allow the event loop to be late: the machine has other work. docs/metrics.md has what was measured.
+# What heavy tests allow the event loop to be late beyond what the machine makes everyone late (`Witness`).
+# docs/metrics.md has what was measured.
 MAX_LOOP_LAG_SECONDS = 1.0
+# Looks every 50 ms, as the gateway's gauge does, and says the worst lateness of a minute when its input ends.
+_WITNESS = """
+import collections, select, sys, time
+seen = collections.deque((0.0,), maxlen=1200)
+print("looking", flush=True)
+while True:
+    due = time.monotonic() + 0.05
+    if select.select([sys.stdin], [], [], 0.05)[0]:
+        break
+    seen.append(time.monotonic() - due)
+print(max(seen))
+"""
 
 
 class GatewayProcess:
@@ -194,6 +207,37 @@ async def serving(
             yield RunningProcess(process, data, management_key, session, database_url, process=process)
     finally:
         await process.stop()
+
+
+class Witness:
+    """
+    A process that does nothing but look how late it is: what it is late by, the machine took. Made by `witness`.
+
+    It is none of this process' threads: those are late for each other.
+    """
+
+    def __init__(self, process: Process) -> None:
+        self._process = process
+
+    async def lag_beyond(self, gateway: RunningProcess) -> float:
+        """How much later than this process the event loop of *gateway* was at worst. Asked once."""
+        lag = await gateway.loop_lag_seconds()
+        said, _ = await self._process.communicate(b"")  # the end of its input
+        return lag - float(said)
+
+
+@asynccontextmanager
+async def witness() -> AsyncIterator[Witness]:
+    """Have a process look for how long the machine keeps from work who could go on."""
+    process = await asyncio.create_subprocess_exec(sys.executable, "-I", "-c", _WITNESS, stdin=PIPE, stdout=PIPE)
+    try:
+        assert process.stdout is not None
+        assert b"looking\n" == await process.stdout.readline()
+        yield Witness(process)
+    finally:
+        if process.returncode is None:
+            process.kill()
+        await process.communicate()
 
 
 def children(pid: int) -> list[int]:

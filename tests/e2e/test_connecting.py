@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import socket
 import time
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -12,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from tests.tools import own_port
 from tests.vault.authority import Authority, authority
 from tests.vault.connecting import Browser
 from tests.world import PROJECT, Issuer, Received, Running, Upstream, answer, running, settings
@@ -78,9 +78,7 @@ async def test_connection_of_the_file_is_registered_once(
     A connection of routes.yaml without a client gets one from its provider once the gateway serves; after a restart
     the same client connects a user, and nothing more was registered.
     """
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = own_port()
     entry = {"id": "api", "discovery_url": provider.url, "use_dcr": True, "scopes": ["mail.read"]}
     configuration = settings(ROUTE | {"upstream": upstream.url}, issuers=(issuer,), connections=[entry])
     configuration["listeners"]["traffic"] = {"bind": f"127.0.0.1:{port}", "public_url": f"http://127.0.0.1:{port}"}

@@ -21,7 +21,8 @@ from tests.world import Provider, Received, Upstream, answer, create_connection,
 
 DRAIN_SECONDS = 1.0
 GUARD_SECONDS = 60.0
-DELAY_SECONDS = 6.0
+DELAY_SECONDS = 3.5
+SHORT_CALL_SECONDS = 3.0  # a call must end within it, and streams are cut after it
 ANSWER_BYTES = 30_000
 
 
@@ -42,7 +43,7 @@ async def test_stop_ends_or_cuts_what_is_in_flight(tmp_path: Path, upstream: Ups
 
     upstream.respond = respond
     route = {"name": "api", "prefix": "/api", "upstream": upstream.url, "connection": "api"}
-    configuration = settings(route, drain_seconds=5.0)  # a call that ends in time may meet a machine that stands still
+    configuration = settings(route, drain_seconds=SHORT_CALL_SECONDS)
     async with asyncio.timeout(2 * GUARD_SECONDS), serving(configuration, tmp_path / "data") as gateway:
         await create_connection(gateway, None)
         await gateway.connect("ada", access_token="T1")

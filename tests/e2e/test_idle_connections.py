@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.e2e import crowd
-from tests.e2e.gateway_process import MAX_LOOP_LAG_SECONDS, serving
+from tests.e2e.gateway_process import MAX_LOOP_LAG_SECONDS, serving, witness
 from tests.proxy.wire import RawCaller, calling, request
 from tests.world import Received, Upstream, answer, create_connection, settings
 
@@ -46,7 +46,11 @@ async def test_strangers_who_say_nothing_cost_little(tmp_path: Path, upstream: U
         if count < FEWEST_STRANGERS:
             pytest.skip(f"the system gives {most} descriptors: ulimit -Hn")
         configuration["listeners"]["traffic"]["limits"] = {"connections": count + 100}
-        async with asyncio.timeout(GUARD_SECONDS), serving(configuration, tmp_path / "data") as gateway:
+        async with (
+            asyncio.timeout(GUARD_SECONDS),
+            witness() as machine,
+            serving(configuration, tmp_path / "data") as gateway,
+        ):
             await create_connection(gateway, None)
             await gateway.connect("ada", access_token="T1")
             key = await gateway.agent_key("ada")
@@ -69,7 +73,7 @@ async def test_strangers_who_say_nothing_cost_little(tmp_path: Path, upstream: U
                 is_back = await eventually(lambda: process.descriptors <= descriptors)
                 is_over.set()
                 served = await calls
-            lag = await gateway.loop_lag_seconds()
+            lag = await machine.lag_beyond(gateway)
 
     print(f"{count} strangers: {bytes_each / 1024:.1f} KiB each, {served} calls meanwhile, lag {lag * 1000:.0f} ms")
     assert {b"HTTP/1.1 408 "} == {got[:13] for got in told}

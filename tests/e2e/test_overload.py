@@ -10,7 +10,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from tests.e2e.gateway_process import MAX_LOOP_LAG_SECONDS, RunningProcess, serving
+from tests.e2e.gateway_process import MAX_LOOP_LAG_SECONDS, RunningProcess, serving, witness
 from tests.proxy.wire import RawCaller, WireAnswer, calling, request
 from tests.world import Received, Upstream, answer, create_connection, settings
 
@@ -40,7 +40,7 @@ async def test_calls_beyond_the_limit_are_refused_at_once(tmp_path: Path, upstre
     gate, hanging = Gate(), await Upstream().start()
     hanging.respond = gate.respond
     slow = api(hanging, concurrent=CONCURRENT) | {"name": "slow", "prefix": "/slow"}
-    async with of_routes(tmp_path, slow, api(upstream, concurrent=CONCURRENT)) as gateway:
+    async with witness() as machine, of_routes(tmp_path, slow, api(upstream, concurrent=CONCURRENT)) as gateway:
         key = await gateway.agent_key("ada")
         begun = calls(gateway, "/slow/1", key, TIMES * CONCURRENT)
         others = [await call(gateway, "/api/x", key) for _ in range(CONCURRENT)]
@@ -49,7 +49,7 @@ async def test_calls_beyond_the_limit_are_refused_at_once(tmp_path: Path, upstre
         gate.opened.set()
         served = await asyncio.gather(*waiting)
         after = await asyncio.gather(*calls(gateway, "/slow/2", key, CONCURRENT))
-        lag = await gateway.loop_lag_seconds()
+        lag = await machine.lag_beyond(gateway)
         outcomes = Counter(line["status"] for line in gateway.lines("outcome"))
     await hanging.stop()
 

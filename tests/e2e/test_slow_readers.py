@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from tests.e2e.gateway_process import MAX_LOOP_LAG_SECONDS, RunningProcess, serving
+from tests.e2e.gateway_process import MAX_LOOP_LAG_SECONDS, RunningProcess, serving, witness
 from tests.proxy.wire import request
 from tests.world import Received, Upstream, answer, create_connection, settings
 
@@ -46,7 +46,11 @@ async def test_slow_readers_cost_bounded_memory(tmp_path: Path, upstream: Upstre
 
     upstream.respond = respond
     route = {"name": "api", "prefix": "/api", "upstream": upstream.url, "connection": "api"}
-    async with asyncio.timeout(GUARD_SECONDS), serving(settings(route), tmp_path / "data") as gateway:
+    async with (
+        asyncio.timeout(GUARD_SECONDS),
+        witness() as machine,
+        serving(settings(route), tmp_path / "data") as gateway,
+    ):
         await create_connection(gateway, None)
         await gateway.connect("ada", access_token="T1")
         key = await gateway.agent_key("ada")
@@ -57,7 +61,7 @@ async def test_slow_readers_cost_bounded_memory(tmp_path: Path, upstream: Upstre
         await _stalled(written)
         status = await _call(gateway, key)
         growth = gateway.process.peak_rss_bytes - before
-        lag = await gateway.loop_lag_seconds()
+        lag = await machine.lag_beyond(gateway)
         over.set()
         for writer in writers:
             writer.transport.abort()

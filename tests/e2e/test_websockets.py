@@ -204,7 +204,7 @@ async def test_idle_tunnel_is_cut(tmp_path: Path, echo: Echo) -> None:
     """
     Where nothing moves for the route's idle time, both sides are cut, and the record says why.
     """
-    async with gateway_before(echo.port, tmp_path, timeouts={"idle_seconds": 4}) as gateway:
+    async with gateway_before(echo.port, tmp_path, timeouts={"idle_seconds": 2.5}) as gateway:
         async with opened(gateway, await gateway.agent_key("ada"), ping_interval=None) as socket:
             assert "hello" == await echoed(socket, "hello")
             await asyncio.wait_for(socket.wait_closed(), WAIT_SECONDS)

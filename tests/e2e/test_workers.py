@@ -136,7 +136,7 @@ async def test_stop_drains_both_workers(tmp_path: Path, upstream: Upstream) -> N
         writer.write(answer(200, _token(received)))
 
     upstream.respond = respond
-    async with crew(tmp_path, upstream, drain_delay_seconds=6) as gateway:
+    async with crew(tmp_path, upstream, drain_delay_seconds=3.5) as gateway:
         await create_connection(gateway, None)
         await gateway.connect("ada", access_token="T1")
         key = await gateway.agent_key("ada")

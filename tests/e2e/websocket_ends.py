@@ -25,7 +25,7 @@ from tests.world import Provider, create_connection, settings
 
 MEGABYTE = 1 << 20
 BLOCK = os.urandom(MEGABYTE)
-WAIT_SECONDS = 10.0
+WAIT_SECONDS = 20.0
 GUARD_SECONDS = 120.0  # a test that waits for what never comes ends here
 HANDSHAKE = (
     "Connection: Upgrade",

@@ -30,7 +30,7 @@ def test_handshakes_count(tmp_path: Path, loop: str, limits: TrafficLimits) -> N
     shown, trusted = contexts(tmp_path)
 
     async def scenario() -> None:
-        async with listening(limits, tls=shown, handshake_seconds=4.0) as site:
+        async with listening(limits, tls=shown, handshake_seconds=2.0) as site:
             silent = [await asyncio.open_connection(*site.address) for _ in range(6)]
             for _, writer in silent[3:]:
                 writer.write(HALF_HELLO)

@@ -19,6 +19,7 @@ from gateway.net.body_stream import Body
 from gateway.proxy.listener import CallerConnection
 from gateway.proxy.traffic import TrafficServer
 from tests.net.certificates import Authority
+from tests.proxy.wire import eventually
 
 DONE = b"HTTP/1.1 204 No Content\r\n\r\n"
 WAIT_SECONDS = 5.0
@@ -55,6 +56,15 @@ class Listener:
     async def connect(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
         return await asyncio.open_connection("127.0.0.1", self.port)
 
+    @property
+    def has_half_a_head(self) -> bool:
+        """Whether a connection waits for the rest of a head."""
+        return any(each._head_since is not None for each in self.server._open)
+
+    async def holds(self, number: int) -> bool:
+        """Wait until *number* connections are open; return whether they are."""
+        return await eventually(lambda: len(self.server._open) == number)
+
     def sweep(self, seconds: float) -> None:
         """Sweep as it would be done in *seconds*."""
         self.server.sweep(self.loop.time() + seconds)
@@ -78,7 +88,7 @@ async def test_half_a_head_is_told_408(listener: Listener) -> None:
     """A head that is not whole in time is told so, and counted; until then nothing happens."""
     reader, writer = await listener.connect()
     writer.write(b"GET / HTTP/1.1\r\nHost:")
-    await asyncio.sleep(0.05)
+    assert await eventually(lambda: listener.has_half_a_head)
     listener.sweep(HEAD_SECONDS - 1)
     assert [] == listener.refused
     listener.sweep(HEAD_SECONDS)
@@ -93,9 +103,10 @@ async def test_half_a_head_is_told_408(listener: Listener) -> None:
 async def test_head_in_time_is_served(listener: Listener) -> None:
     """A slow head that becomes whole is served, and its clock is stopped; so is one that waits for nothing."""
     reader, writer = await listener.connect()
-    for packet in (b"GET / HTTP/1.1\r\nHo", b"st: x\r\n\r\n"):
-        writer.write(packet)
-        await asyncio.sleep(0.05)
+    writer.write(b"GET / HTTP/1.1\r\nHo")
+    assert await eventually(lambda: listener.has_half_a_head)
+    writer.write(b"st: x\r\n\r\n")
+    assert await eventually(lambda: not listener.has_half_a_head)
     listener.sweep(10 * HEAD_SECONDS)
 
     assert DONE == await within(reader.readexactly(len(DONE)))
@@ -112,7 +123,7 @@ async def test_each_head_has_its_own_time(listener: Listener, monkeypatch: pytes
     reader, writer = await listener.connect()
     whole = b"GET / HTTP/1.1\r\nHost: x\r\n\r\n"
     writer.write(whole[:9])
-    await asyncio.sleep(0.05)
+    assert await eventually(lambda: listener.has_half_a_head)
     now = listener.loop.time()
     monkeypatch.setattr(listener.loop, "time", lambda: now + HEAD_SECONDS - 1)
     writer.write(whole[9:] + whole[:9])
@@ -149,7 +160,8 @@ async def test_refusal_arrives_over_tls(tmp_path: Path) -> None:
     writer.write(b"GET  / HTTP/1.1\r\n\r\n")
     got = await within(reader.readuntil(b"\r\n\r\n"))
     writer.write(b"x" * 10_000)
-    await asyncio.sleep(0.05)
+    left = [LINGER_BYTES - 10_000]
+    assert await eventually(lambda: left == [each._linger_left for each in listener.server._open])
     listener.sweep(LINGER_SECONDS + 1)
     rest = await within(reader.read())
     writer.close()
@@ -173,9 +185,8 @@ async def test_who_sends_on_for_ever_is_cut(listener: Listener) -> None:
     silent_writer.write(b"GET  / HTTP/1.1\r\n\r\n")
     await within(silent_reader.read())
     listener.sweep(LINGER_SECONDS + 1)
-    await asyncio.sleep(0.05)
 
-    assert [] == listener.server.connections
+    assert await eventually(lambda: [] == listener.server.connections)
     for each in (writer, silent_writer):
         each.close()
 
@@ -185,13 +196,13 @@ async def test_connections_are_limited() -> None:
     for limits in (TrafficLimits(2, 9), TrafficLimits(9, 2)):
         listener = await Listener(limits).start()
         first, second = [await listener.connect() for _ in range(2)]
-        await asyncio.sleep(0.05)
+        assert await listener.holds(2)
         reader, writer = await listener.connect()
         writer.write(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
         got = await within(reader.read())
         writer.close()
         first[1].close()
-        await asyncio.sleep(0.05)
+        assert await listener.holds(1)
         reader, writer = await listener.connect()
         writer.write(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
         after = await within(reader.readexactly(len(DONE)))
@@ -209,10 +220,9 @@ async def test_flood_beyond_the_limit_holds_nothing() -> None:
     """Of connections over the limit so many are told so at once; the rest is reset, and none is left behind."""
     listener = await Listener(TrafficLimits(1, 1)).start()
     held = await listener.connect()
-    await asyncio.sleep(0.05)
+    assert await listener.holds(1)
     told = [await listener.connect() for _ in range(MAX_TURNED_AWAY)]
-    await asyncio.sleep(0.1)
-    before = len(listener.server._turned_away)
+    assert await eventually(lambda: len(listener.server._turned_away) == MAX_TURNED_AWAY)
     for _ in range(20):
         with pytest.raises(ConnectionResetError):
             reader, writer = await listener.connect()  # on a busy machine it is made before it is reset
@@ -221,11 +231,9 @@ async def test_flood_beyond_the_limit_holds_nothing() -> None:
     for _, writer in (*told, held):
         writer.close()
     listener.sweep(LINGER_SECONDS + 1)
-    await asyncio.sleep(0.1)
 
-    assert MAX_TURNED_AWAY == before
+    assert await eventually(lambda: (0, 0) == (len(listener.server._turned_away), len(listener.server._open)))
     assert MAX_TURNED_AWAY + 20 == len(listener.refused)
-    assert (0, 0) == (len(listener.server._turned_away), len(listener.server._open))
     await listener.stop()
 
 
@@ -251,9 +259,8 @@ async def test_who_does_not_read_its_refusal_is_let_go(listener: Listener) -> No
     _, writer = await listener.connect()
     writer.transport.pause_reading()  # type: ignore[attr-defined]  # a socket's transport can
     writer.write(b"GET  / HTTP/1.1\r\n\r\n")
-    await asyncio.sleep(0.05)
+    assert await eventually(lambda: any(each._linger_until is not None for each in listener.server._open))
     listener.sweep(LINGER_SECONDS + KEEPALIVE_SECONDS + 1)
-    await asyncio.sleep(0.05)
 
-    assert [] == listener.server.connections
+    assert await eventually(lambda: [] == listener.server.connections)
     writer.close()

@@ -22,7 +22,7 @@ from tests.world import Issuer, Upstream, create_connection, running, settings
 
 ORIGIN = Origin("http", "api.test", 80)
 CONNECT_SECONDS = 0.4
-PATIENT_SECONDS = 4.0  # where it is to succeed: a machine may stand still for a while
+AMPLE_SECONDS = 4.0  # for what is to be connected
 
 
 def opener(*rounds: Addresses, connect_seconds: float = CONNECT_SECONDS) -> Opener:
@@ -69,7 +69,7 @@ async def test_new_connection_goes_to_the_first_address_that_accepts(upstream: U
     The addresses are asked for at each connection and tried in their order; where none accepts, that is told.
     """
     with refusing() as closed:
-        open_connection = opener([at(closed), at(upstream.port)], [at(closed)], [], connect_seconds=PATIENT_SECONDS)
+        open_connection = opener([at(closed), at(upstream.port)], [at(closed)], [], connect_seconds=AMPLE_SECONDS)
         connection = await open_connection()
         for _ in range(2):
             with pytest.raises(UpstreamUnreachable):
@@ -84,7 +84,7 @@ async def test_address_that_swallows_everything_leaves_the_next_its_turn(upstrea
     A first address that never answers takes half of the time; with no other, the time limit is told, as retryable.
     """
     with swallowing() as silent:
-        connection = await opener([at(silent), at(upstream.port)], connect_seconds=PATIENT_SECONDS)()
+        connection = await opener([at(silent), at(upstream.port)], connect_seconds=AMPLE_SECONDS)()
         open_connection = opener([at(silent)], [at(silent), at(silent)])
         for _ in range(2):
             with pytest.raises(ConnectTimeout) as caught:
@@ -105,12 +105,11 @@ async def test_look_up_does_not_take_the_connections_time(upstream: Upstream) ->
     """
 
     async def slowly() -> Addresses:
-        await asyncio.sleep(connect_seconds * 1.5)
+        await asyncio.sleep(CONNECT_SECONDS * 1.5)
         return [at(upstream.port)]
 
-    connect_seconds = 2.0
     open_connection = direct_opener(
-        ORIGIN, connect_seconds=connect_seconds, resolve=slowly, tls=None, loop=asyncio.get_running_loop()
+        ORIGIN, connect_seconds=CONNECT_SECONDS, resolve=slowly, tls=None, loop=asyncio.get_running_loop()
     )
     connection = await open_connection()
     connection.fail(UpstreamUnreachable())
@@ -199,7 +198,7 @@ async def test_tls_is_verified_behind_a_proxy(
 
     origin = Origin("https", "api.test", 443)
     tls = tls_context(Egress(ca_file=authority.ca_file))
-    open_connection = tunnel_opener(origin, connect_seconds=CONNECT_SECONDS, tunnel=tunnel, tls=tls, loop=loop)
+    open_connection = tunnel_opener(origin, connect_seconds=AMPLE_SECONDS, tunnel=tunnel, tls=tls, loop=loop)
     if refusal is None:
         connection = await open_connection()
         assert "api.test:443" == connection.address

@@ -104,7 +104,7 @@ async def test_silent_service_is_given_up(monkeypatch: pytest.MonkeyPatch) -> No
     pytest.importorskip("boto3", reason="boto3 is missing: pip install boto3")
     with socket.create_server(("127.0.0.1", 0)) as silent:
         point_to(f"http://127.0.0.1:{silent.getsockname()[1]}", monkeypatch)
-        provider = AwsKms(call_seconds=2.0)
+        provider = AwsKms(call_seconds=1.0)
         ticks = 0
 
         async def tick() -> None:
@@ -124,13 +124,14 @@ async def test_silent_service_is_given_up(monkeypatch: pytest.MonkeyPatch) -> No
 async def test_unreachable_service_is_unavailable(monkeypatch: pytest.MonkeyPatch) -> None:
     """Nobody listening is unavailable, and the error names neither address nor credentials."""
     pytest.importorskip("boto3", reason="boto3 is missing: pip install boto3")
-    with socket.create_server(("127.0.0.1", 0)) as once:
-        port = once.getsockname()[1]
-    point_to(f"http://127.0.0.1:{port}", monkeypatch)
-    provider = AwsKms()
-    with pytest.raises(SealingKeyUnavailable, match="cannot be reached") as error:
-        await provider.wrap(SECRET, master="key", key_id=KEY_ID)
-    await provider.close()
+    with socket.socket() as bound:  # and not listening: nobody else can take the port meanwhile
+        bound.bind(("127.0.0.1", 0))
+        port = bound.getsockname()[1]
+        point_to(f"http://127.0.0.1:{port}", monkeypatch)
+        provider = AwsKms()
+        with pytest.raises(SealingKeyUnavailable, match="cannot be reached") as error:
+            await provider.wrap(SECRET, master="key", key_id=KEY_ID)
+        await provider.close()
     assert str(port) not in str(error.value)
 
 
