@@ -139,8 +139,7 @@ class Exchange:
             error = refusal.code
             if isinstance(refusal, ConnectionRequired | ConnectionScopeMissing):
                 await in_task()
-                call.subject = request.asker.subject if request.asker is not None else None
-                refusal = await with_link(call, refusal, self._connects)
+                refusal = await with_link(refusal, request.asker, self._connects)
             self._refuse(request, refusal)
         except asyncio.CancelledError:
             error = "drained" if client.is_drained else "client_aborted"

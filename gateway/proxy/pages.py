@@ -19,8 +19,7 @@ from aiohttp.web_protocol import RequestPayloadError
 from gateway.errors import BodyTooLarge, ConnectionRequired, ConnectionScopeMissing, InvalidRequest, RequestTimeout
 from gateway.models import Caller, ConnectOffer, PageAnswer, PageRequest, TokenKey
 from gateway.proxy.answers import STATUS_LINES
-from gateway.proxy.record import Call
-from gateway.proxy.request import ProxyRequest
+from gateway.proxy.request import Asker, ProxyRequest
 from gateway.telemetry import place_of
 
 MAX_BODY_BYTES = 65_536
@@ -53,16 +52,14 @@ class Connects(Protocol):
 
 
 async def with_link(
-    call: Call, refusal: ConnectionRequired | ConnectionScopeMissing, connects: Connects | None
+    refusal: ConnectionRequired | ConnectionScopeMissing, asker: Asker | None, connects: Connects | None
 ) -> ConnectionRequired | ConnectionScopeMissing:
-    """Return *refusal* with what its caller can do: the link for the user, and where to wait (DESIGN section 5)."""
-    if connects is None or call.caller is None or call.match is None or call.subject is None:
+    """Return *refusal* with what *asker* can do: the link for the user, and where to wait (DESIGN section 5)."""
+    if connects is None or asker is None:
         return refusal
-    route, subject = call.match.route, call.subject
-    key = TokenKey(route.connection, subject.user, subject.tenant, route.scopes, subject.account)
     missing = refusal.missing_scopes if isinstance(refusal, ConnectionScopeMissing) else None
     try:
-        offer = await connects.offer(key, call.caller, missing_scopes=missing)
+        offer = await connects.offer(asker.key, asker.caller, missing_scopes=missing)
     except Exception as exc:  # the refusal stands by itself; a link is a help
         log.warning("connect_link_failed", error=type(exc).__name__, place=place_of(exc))
         return refusal

@@ -84,7 +84,7 @@ class Call:
     __slots__ = (
         *("address", "attempts", "auth_seconds", "bytes_received", "bytes_sent", "caller", "echo"),
         *("effective_method", "id", "match", "method", "peer", "refreshed", "rule", "spent", "started", "started_at"),
-        *("status", "subject", "target", "token_seconds", "trace_id", "traceparent", "upstream_seconds", "who"),
+        *("status", "target", "token_seconds", "trace_id", "traceparent", "upstream_seconds", "who"),
         *("who_and_what",),
     )
 
@@ -108,7 +108,6 @@ class Call:
         self.match: RouteMatch | None = None
         self.refreshed = False
         self.rule: str | None = None
-        self.subject: Subject | None = None
         self.who: str | None = None
         self.spent: tuple[str, str, str] | None = None
         self.who_and_what: str | None = None
@@ -204,12 +203,12 @@ def unauthenticated(count: int, *, first: float, last: float) -> bytes:
     ).encode()
 
 
-def who(caller: Caller, subject: Subject, route: Route) -> str:
-    """Return the members that say whose call on *route* it is, as JSON without its braces: the same for many calls."""
-    return _text(_who(caller, subject, route))
+def who(caller: Caller | None, subject: Subject | None, route: Route | None) -> str:
+    """
+    Return the members that say whose call on *route* it is, as JSON without its braces: the same for many calls.
 
-
-def _who(caller: Caller | None, subject: Subject | None, route: Route | None) -> dict[str, Any]:
+    None is left out: it is not known yet.
+    """
     members: dict[str, Any] = {}
     if caller is not None:
         members["caller"] = {
@@ -225,7 +224,7 @@ def _who(caller: Caller | None, subject: Subject | None, route: Route | None) ->
         members["route"] = route.name
         members["connection"] = route.connection
         members["host"] = route.origin.host_field
-    return members
+    return _text(members)
 
 
 def _who_and_what(call: Call) -> str:
@@ -265,7 +264,7 @@ def _who_and_what(call: Call) -> str:
         )
     first = {"id": call.id, "trace_id": call.trace_id, "peer": call.peer}
     # Who it is was put together when that was known; a refusal may come before.
-    who = call.who or _text(_who(call.caller, call.subject, match.route if match is not None else None))
+    whose = call.who or who(call.caller, None, match.route if match is not None else None)
     what: dict[str, Any] = {} if match is None else {"rule": call.rule}
     what["method"] = call.method
     if call.effective_method is not None:
@@ -277,7 +276,7 @@ def _who_and_what(call: Call) -> str:
     except orjson.JSONEncodeError:
         # A refused target may hold bytes that are no UTF-8 (the parser keeps them as lone surrogates).
         said = _text({**what, "path": ascii(path[:MAX_TEXT]), "query_keys": []})
-    return ",".join(filter(None, (_text(first), who, said)))
+    return ",".join(filter(None, (_text(first), whose, said)))
 
 
 def _text(members: dict[str, Any]) -> str:

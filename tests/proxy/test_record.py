@@ -12,7 +12,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from gateway.errors import RecordUnavailable
-from gateway.models import Caller, Origin, Route, RouteMatch, Subject
+from gateway.models import Caller, Origin, Route, RouteMatch
 from gateway.proxy.record import Call, Durable, Strangers, attempt, intent, outcome, timestamp, unauthenticated, who
 from gateway.proxy.steps import Signal
 
@@ -31,7 +31,6 @@ def test_each_line_can_be_read_alone() -> None:
     """
     call = made()
     call.match = RouteMatch(ROUTE, "GET", "/x", "/x?a=secret&b", "/x", "a=secret&b")
-    call.subject = Subject("ada", None)
     call.rule = "sales"
     before = json.loads(intent(call))
     call.status = 200
@@ -139,13 +138,12 @@ def test_lines_are_the_same_by_text_and_by_members(path: str, query: str, user: 
     """
     The usual line is put together as text: byte for byte what JSON makes of its members, whatever stands in them.
     """
-    subject = Subject(user.encode(errors="replace").decode(), None)
+    caller = Caller("jwt", user.encode(errors="replace").decode())
     by_members, by_text = made(), made()
     for call in (by_members, by_text):
         call.match = RouteMatch(ROUTE, "GET", f"/{path}", f"/{path}?{query}", f"/{path}", query)
-        call.caller, call.rule = Caller("jwt", "ada"), rule
-    by_members.subject = subject
-    by_text.who = who(Caller("jwt", "ada"), subject, ROUTE)
+        call.caller, call.rule = caller, rule
+    by_text.who = who(caller, None, ROUTE)
 
     assert intent(by_members) == intent(by_text) == orjson.dumps(orjson.loads(intent(by_text)))
 
